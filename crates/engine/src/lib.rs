@@ -1,0 +1,1 @@
+//! eversock: engine
