@@ -1,0 +1,311 @@
+//! Byte storage for the two ends of a session: what was sent and may have to be sent again, and
+//! what was read ahead of the program.
+//!
+//! Chunks come from a [`Pool`] that gives the most recently returned one first, so that a log which
+//! fits the cache stays in it. An empty log holds no chunk.
+//!
+//! Invariants: `base <= end`; every offset in `base..end` is in exactly one chunk.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::limits::{
+    CHUNK_BYTES, CHUNK_SMALL_BYTES, LOG_CAP_DEFAULT_BYTES, LOG_GUARANTEED_BYTES,
+    POOL_FREE_MAX_BYTES,
+};
+
+/// Free chunks, shared by all the sessions of a process, and the cap on what they hold in all.
+#[derive(Debug)]
+pub struct Pool {
+    free: Mutex<Vec<Box<[u8]>>>,
+    /// Bytes held by logs beyond each one's guaranteed part.
+    shared_used: AtomicU64,
+    cap: AtomicU64,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            free: Mutex::new(Vec::new()),
+            shared_used: AtomicU64::new(0),
+            cap: AtomicU64::new(LOG_CAP_DEFAULT_BYTES),
+        }
+    }
+}
+
+impl Pool {
+    /// Sets the cap on what all logs may hold beyond their guaranteed parts, in bytes.
+    pub fn set_cap(&self, bytes: u64) {
+        self.cap.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that logs hold beyond their guaranteed parts.
+    pub fn shared_used(&self) -> u64 {
+        self.shared_used.load(Ordering::Relaxed)
+    }
+
+    /// Room under the cap, in bytes.
+    fn shared_room(&self) -> u64 {
+        self.cap.load(Ordering::Relaxed).saturating_sub(self.shared_used())
+    }
+
+    fn take(&self, bytes: usize) -> Box<[u8]> {
+        if bytes <= CHUNK_SMALL_BYTES {
+            return vec![0; CHUNK_SMALL_BYTES].into_boxed_slice();
+        }
+        // A poisoned lock means that a push or pop panicked; the vector itself is whole.
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.unwrap_or_else(|| vec![0; CHUNK_BYTES].into_boxed_slice())
+    }
+
+    fn give(&self, chunk: Box<[u8]>) {
+        if chunk.len() != CHUNK_BYTES {
+            return;
+        }
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < POOL_FREE_MAX_BYTES / CHUNK_BYTES {
+            free.push(chunk);
+        }
+    }
+}
+
+/// A run of bytes of one direction, by absolute offset.
+#[derive(Debug)]
+pub struct Log {
+    pool: Arc<Pool>,
+    chunks: VecDeque<Chunk>,
+    base: u64,
+    end: u64,
+    /// What of ours the pool counts as beyond the guaranteed part.
+    shared: u64,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Box<[u8]>,
+    /// First byte that is still wanted.
+    from: usize,
+    /// End of the bytes written.
+    to: usize,
+}
+
+impl Log {
+    /// An empty log whose next byte has offset `base`.
+    pub fn new(pool: Arc<Pool>, base: u64) -> Self {
+        Self { pool, chunks: VecDeque::new(), base, end: base, shared: 0 }
+    }
+
+    /// Offset of the first byte held.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Offset behind the last byte held.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> u64 {
+        self.end - self.base
+    }
+
+    /// True when nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.end == self.base
+    }
+
+    /// Bytes that may be appended before the process-wide cap stops it.
+    pub fn room(&self) -> u64 {
+        LOG_GUARANTEED_BYTES.saturating_sub(self.len()).max(self.pool.shared_room())
+    }
+
+    /// Appends all of `bytes`. Whoever calls has checked [`Self::room`] as far as the cap matters.
+    pub fn append(&mut self, mut bytes: &[u8]) {
+        let total = bytes.len();
+        while !bytes.is_empty() {
+            let has_space = self.chunks.back().is_some_and(|chunk| chunk.to < chunk.bytes.len());
+            if !has_space {
+                let wanted = if self.chunks.is_empty() { bytes.len() } else { CHUNK_BYTES };
+                self.chunks.push_back(Chunk { bytes: self.pool.take(wanted), from: 0, to: 0 });
+            }
+            let Some(chunk) = self.chunks.back_mut() else { break };
+            let n = bytes.len().min(chunk.bytes.len() - chunk.to);
+            let (head, rest) = bytes.split_at(n);
+            chunk.bytes[chunk.to..chunk.to + n].copy_from_slice(head);
+            chunk.to += n;
+            bytes = rest;
+        }
+        self.end += total as u64;
+        self.account();
+    }
+
+    /// Forgets the bytes below `offset`; beyond the end it empties the log and moves both ends
+    /// there.
+    pub fn trim(&mut self, offset: u64) {
+        if offset <= self.base {
+            return;
+        }
+        let mut left = offset.min(self.end) - self.base;
+        while left > 0 {
+            let Some(chunk) = self.chunks.front_mut() else { break };
+            let held = (chunk.to - chunk.from) as u64;
+            if held > left {
+                chunk.from += left as usize;
+                break;
+            }
+            left -= held;
+            if let Some(chunk) = self.chunks.pop_front() {
+                self.pool.give(chunk.bytes);
+            }
+        }
+        self.base = offset;
+        self.end = self.end.max(offset);
+        if self.is_empty() {
+            while let Some(chunk) = self.chunks.pop_front() {
+                self.pool.give(chunk.bytes);
+            }
+        }
+        self.account();
+    }
+
+    /// The bytes from `offset`, at most `limit`, as slices into `out`. Gives the number of slices
+    /// and of bytes.
+    pub fn gather<'a>(
+        &'a self,
+        offset: u64,
+        limit: usize,
+        out: &mut [IoSlice<'a>],
+    ) -> (usize, usize) {
+        debug_assert!(offset >= self.base && offset <= self.end);
+        let mut skip = (offset - self.base) as usize;
+        let (mut slices, mut total) = (0, 0);
+        for chunk in &self.chunks {
+            let held = chunk.to - chunk.from;
+            if skip >= held {
+                skip -= held;
+                continue;
+            }
+            if slices == out.len() || total == limit {
+                break;
+            }
+            let n = (held - skip).min(limit - total);
+            let from = chunk.from + skip;
+            out[slices] = IoSlice::new(&chunk.bytes[from..from + n]);
+            slices += 1;
+            total += n;
+            skip = 0;
+        }
+        (slices, total)
+    }
+
+    /// Copies bytes from the front into `out` without forgetting them; gives their number.
+    pub fn peek(&self, out: &mut [u8]) -> usize {
+        let mut filled = 0;
+        for chunk in &self.chunks {
+            let n = (chunk.to - chunk.from).min(out.len() - filled);
+            out[filled..filled + n].copy_from_slice(&chunk.bytes[chunk.from..chunk.from + n]);
+            filled += n;
+            if filled == out.len() {
+                break;
+            }
+        }
+        filled
+    }
+
+    /// Copies bytes from the front into `out` and forgets them; gives their number.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        let n = self.peek(out);
+        self.trim(self.base + n as u64);
+        n
+    }
+
+    /// Tells the pool what this log holds beyond its guaranteed part.
+    fn account(&mut self) {
+        let now = self.len().saturating_sub(LOG_GUARANTEED_BYTES);
+        if now > self.shared {
+            self.pool.shared_used.fetch_add(now - self.shared, Ordering::Relaxed);
+        } else if now < self.shared {
+            self.pool.shared_used.fetch_sub(self.shared - now, Ordering::Relaxed);
+        }
+        self.shared = now;
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.trim(self.end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_full_cap_leaves_each_session_its_guaranteed_part() {
+        let pool = Arc::new(Pool::default());
+        pool.set_cap(1000);
+        let mut log = Log::new(Arc::clone(&pool), 0);
+        assert_eq!(log.room(), LOG_GUARANTEED_BYTES);
+        log.append(&vec![1; LOG_GUARANTEED_BYTES as usize]);
+        assert_eq!(log.room(), 1000);
+        log.append(&[1; 1000]);
+        assert_eq!((log.room(), pool.shared_used()), (0, 1000));
+        let other = Log::new(Arc::clone(&pool), 0);
+        assert_eq!(other.room(), LOG_GUARANTEED_BYTES);
+        drop(log);
+        assert_eq!(pool.shared_used(), 0);
+    }
+
+    #[test]
+    fn an_empty_log_holds_no_chunk() {
+        let mut log = Log::new(Arc::default(), 5);
+        log.append(&[0; 100_000]);
+        log.trim(100_005);
+        assert!(log.chunks.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn a_log_equals_a_byte_queue(
+            base in prop_oneof![Just(0u64), Just((1 << 31) - 3), Just((1 << 32) - 3), Just((1 << 63) - 3)],
+            ops in proptest::collection::vec((0..3u8, 0usize..70_000), 1..30),
+        ) {
+            let mut log = Log::new(Arc::default(), base);
+            let mut model: VecDeque<u8> = VecDeque::new();
+            let mut model_base = base;
+            let mut next = 0u8;
+            for (op, n) in ops {
+                match op {
+                    0 => {
+                        let bytes: Vec<u8> = (0..n).map(|_| { next = next.wrapping_mul(5).wrapping_add(3); next }).collect();
+                        log.append(&bytes);
+                        model.extend(&bytes);
+                    }
+                    1 => {
+                        let k = n.min(model.len());
+                        log.trim(model_base + k as u64);
+                        model.drain(..k);
+                        model_base += k as u64;
+                    }
+                    _ => {
+                        let mut out = vec![0; n];
+                        let k = log.peek(&mut out);
+                        prop_assert_eq!(k, n.min(model.len()));
+                        prop_assert!(out[..k].iter().eq(model.iter().take(k)));
+                    }
+                }
+                prop_assert_eq!((log.base(), log.len()), (model_base, model.len() as u64));
+                let from = model.len() / 2;
+                let mut slices = [IoSlice::new(&[]); 64];
+                let (count, total) = log.gather(model_base + from as u64, usize::MAX, &mut slices);
+                prop_assert_eq!(total, model.len() - from);
+                prop_assert!(slices[..count].iter().flat_map(|s| s.iter()).eq(model.iter().skip(from)));
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The sending direction: bytes that the program wrote and the peer has not confirmed yet, and the
+//! frames that carry them (PROTOCOL 2, 4).
+//!
+//! Everything that was accepted stays in the log until an ack covers it, so that the next epoch can
+//! replay it. Frames are cut from the log at one cursor, never from anywhere else; so a frame on
+//! the
+//! wire and a replayed one cannot disagree.
+//!
+//! Invariants: `base <= cursor <= total end`; `cursor` never exceeds the credit edge; an ack beyond
+//! what was ever sent is refused.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::limits::{CONTROL_BODY_BYTES, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES};
+use crate::log::{Log, Pool};
+use crate::wire::frame::{Acks, FLAG_BLOCKED, Header, Kind};
+use crate::wire::hello::encode_addrs;
+
+/// Slices that [`Sender::gather`] fills at most: a header and every chunk of a largest frame.
+pub const GATHER_SLICES: usize = 2 + FRAME_PAYLOAD_MAX_BYTES / crate::limits::CHUNK_BYTES + 1;
+
+/// The peer claims something about our bytes that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ClaimError {
+    /// An ack or a receive offset beyond what was sent.
+    #[error("the peer confirms offset {claimed}, but only {sent} were ever sent")]
+    BeyondSent {
+        /// The peer's offset.
+        claimed: u64,
+        /// The highest offset put on any wire.
+        sent: u64,
+    },
+}
+
+/// The sending direction of a session.
+#[derive(Debug)]
+pub struct Sender {
+    log: Log,
+    /// Next offset to cut into a frame in this epoch.
+    cursor: u64,
+    /// Highest offset that any epoch has put on a wire.
+    sent_max: u64,
+    /// Absolute credit edge; never retracted.
+    edge: u64,
+    acked: u64,
+    finished: bool,
+    /// The peer's program reads no more: writes fail, what was written still goes out.
+    stopped: bool,
+    /// What the peer was last told, in any frame of this epoch.
+    told: Acks,
+    frame: Frame,
+    due: Due,
+    replayed: u64,
+}
+
+/// The frame that is on its way: `head` first, then payload from the log.
+#[derive(Debug, Default)]
+struct Frame {
+    head: Vec<u8>,
+    head_sent: usize,
+    payload_left: usize,
+}
+
+/// Control frames to cut before the next payload.
+#[derive(Debug, Default)]
+struct Due {
+    start: Option<u64>,
+    ack: bool,
+    stop: Option<u64>,
+    reset: Option<u64>,
+    addrs: Option<Vec<u8>>,
+    goaway: bool,
+}
+
+impl Sender {
+    /// A direction that starts at `offset` (0 in real life) and may send up to the credit `edge`.
+    pub fn new(pool: Arc<Pool>, offset: u64, edge: u64) -> Self {
+        Self {
+            log: Log::new(pool, offset),
+            cursor: offset,
+            sent_max: offset,
+            edge,
+            acked: offset,
+            finished: false,
+            stopped: false,
+            told: Acks::default(),
+            frame: Frame::default(),
+            due: Due::default(),
+            replayed: 0,
+        }
+    }
+
+    /// Takes what the receiving direction has learnt: the highest ack and credit edge.
+    pub fn absorb(&mut self, ack: u64, edge: u64) -> Result<(), ClaimError> {
+        if ack > self.sent_max {
+            return Err(ClaimError::BeyondSent { claimed: ack, sent: self.sent_max });
+        }
+        self.edge = self.edge.max(edge);
+        if ack > self.acked {
+            self.acked = ack;
+            // Bytes that this epoch has not put on the wire stay, even if the peer has them: DATA
+            // carries no offset, so the wire may not jump.
+            self.trim();
+        }
+        Ok(())
+    }
+
+    /// How many bytes [`Self::write`] would take now: what credit and log leave.
+    pub fn room(&self) -> usize {
+        if self.finished || self.stopped {
+            return 0;
+        }
+        let credit = self.edge.saturating_sub(self.log.end());
+        usize::try_from(credit.min(self.log.room())).unwrap_or(usize::MAX)
+    }
+
+    /// Takes as many of `bytes` as there is room for, in order; gives their number. What was taken
+    /// is delivered once, or the session fails.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.room());
+        self.log.append(&bytes[..n]);
+        n
+    }
+
+    /// No more bytes: the FIN goes out behind what was written.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// True once [`Self::finish`] was called.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The peer's program will read no more.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// True when the peer's program will read no more: a write has nobody to go to (EPIPE).
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// True when the FIN and all before it were confirmed.
+    pub fn is_done(&self) -> bool {
+        self.finished && self.acked > self.log.end()
+    }
+
+    /// True when all that was written was confirmed.
+    pub fn is_drained(&self) -> bool {
+        self.acked >= self.log.end()
+    }
+
+    /// Offset behind the last byte, the FIN's own included.
+    pub fn total_end(&self) -> u64 {
+        self.log.end() + u64::from(self.finished)
+    }
+
+    /// Offset behind the last byte that the program wrote.
+    pub fn written(&self) -> u64 {
+        self.log.end()
+    }
+
+    /// Highest offset that the peer has confirmed.
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// Offset behind the last byte cut into a frame in this epoch.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// The credit edge.
+    pub fn edge(&self) -> u64 {
+        self.edge
+    }
+
+    /// Bytes held for replay.
+    pub fn log_len(&self) -> u64 {
+        self.log.len()
+    }
+
+    /// Bytes that later epochs have sent again.
+    pub fn replayed(&self) -> u64 {
+        self.replayed
+    }
+
+    /// True when a program that wants to write is held up by credit or cap rather than by the
+    /// kernel.
+    pub fn is_out_of_room(&self) -> bool {
+        !self.finished && !self.stopped && self.room() == 0
+    }
+
+    /// A new connection stands. `peer_receive` is the offset that the peer quoted when it resumed;
+    /// sending goes on there, or above if an ack of any epoch says so.
+    pub fn begin_epoch(&mut self, peer_receive: u64) -> Result<(), ClaimError> {
+        if peer_receive > self.sent_max {
+            return Err(ClaimError::BeyondSent { claimed: peer_receive, sent: self.sent_max });
+        }
+        self.frame = Frame::default();
+        let from = peer_receive.max(self.acked);
+        self.replayed += self.sent_max.min(self.log.end()).saturating_sub(from);
+        self.cursor = from;
+        self.trim();
+        self.due.ack = false;
+        self.due.start = Some(from);
+        self.told = Acks::default();
+        Ok(())
+    }
+
+    /// An ACK frame is wanted even if no payload goes out.
+    pub fn want_ack(&mut self) {
+        self.due.ack = true;
+    }
+
+    /// Tells the peer that nobody will read beyond `offset`.
+    pub fn want_stop(&mut self, offset: u64) {
+        self.due.stop = Some(offset);
+    }
+
+    /// Ends the session at once: the RESET goes out before anything else that is not begun.
+    pub fn want_reset(&mut self, code: u64) {
+        self.due.reset = Some(code);
+    }
+
+    /// Announces alternative addresses of this side.
+    pub fn want_addrs(&mut self, addrs: &[core::net::SocketAddr]) {
+        self.due.addrs = Some(encode_addrs(addrs));
+    }
+
+    /// Asks the peer to resume elsewhere or later.
+    pub fn want_goaway(&mut self) {
+        self.due.goaway = true;
+    }
+
+    /// True when the credit edge has moved by a quarter window since the peer was last told, or the
+    /// peer's FIN is unconfirmed.
+    pub fn ack_is_due(&self, now: Acks, fin_seen: bool) -> bool {
+        let window = now.edge() - now.ack;
+        now.edge().saturating_sub(self.told.edge()) * 4 >= window.max(1)
+            || (fin_seen && now.ack > self.told.ack)
+    }
+
+    /// True when the peer has not been told all that the receiver could tell.
+    pub fn ack_is_stale(&self, now: Acks) -> bool {
+        now != self.told
+    }
+
+    /// What the peer was last told.
+    pub fn told(&self) -> Acks {
+        self.told
+    }
+
+    /// True in the middle of a frame: its rest is owed before anything else.
+    pub fn is_mid_frame(&self) -> bool {
+        self.frame.head_sent < self.frame.head.len() || self.frame.payload_left > 0
+    }
+
+    /// True when [`Self::prepare`] would find something to send.
+    pub fn has_output(&self) -> bool {
+        let due = &self.due;
+        self.is_mid_frame()
+            || due.start.is_some()
+            || due.ack
+            || due.stop.is_some()
+            || due.reset.is_some()
+            || due.addrs.is_some()
+            || due.goaway
+            || self.payload_waiting() > 0
+            || self.fin_is_due()
+    }
+
+    /// Cuts the next frame if none is on its way. Gives false when there is nothing to send.
+    pub fn prepare(&mut self, acks: Acks) -> bool {
+        if self.is_mid_frame() {
+            return true;
+        }
+        if let Some(offset) = self.due.start.take() {
+            self.cut_control(Kind::Start, offset, acks);
+        } else if let Some(code) = self.due.reset.take() {
+            self.cut_control(Kind::Reset, code, acks);
+        } else if let Some(offset) = self.due.stop.take() {
+            self.cut_control(Kind::Stop, offset, acks);
+        } else if let Some(body) = self.due.addrs.take() {
+            self.cut(Kind::Addrs, 0, body.len(), acks);
+            self.frame.head.extend_from_slice(&body);
+        } else if self.due.goaway {
+            self.due.goaway = false;
+            self.cut(Kind::Goaway, 0, 0, acks);
+        } else if self.payload_waiting() > 0 {
+            let n = self.payload_waiting().min(FRAME_PAYLOAD_MAX_BYTES);
+            let blocked = self.cursor + n as u64 >= self.edge;
+            self.cut(Kind::Data, if blocked { FLAG_BLOCKED } else { 0 }, n, acks);
+            self.frame.payload_left = n;
+        } else if self.fin_is_due() {
+            self.cut_control(Kind::Fin, self.log.end(), acks);
+            self.cursor = self.log.end() + 1;
+            self.sent_max = self.sent_max.max(self.cursor);
+        } else if self.due.ack {
+            self.cut(Kind::Ack, 0, 0, acks);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// The bytes to put on the wire next: the rest of the current frame. Gives the number of slices
+    /// filled and of bytes in them.
+    pub fn gather<'a>(&'a self, out: &mut [IoSlice<'a>]) -> (usize, usize) {
+        let head = &self.frame.head[self.frame.head_sent..];
+        let mut slices = 0;
+        if !head.is_empty() && !out.is_empty() {
+            out[0] = IoSlice::new(head);
+            slices = 1;
+        }
+        let (more, payload) = if self.frame.payload_left > 0 {
+            self.log.gather(self.cursor, self.frame.payload_left, &mut out[slices..])
+        } else {
+            (0, 0)
+        };
+        (slices + more, head.len() + payload)
+    }
+
+    /// The connection took `n` of the bytes that [`Self::gather`] gave.
+    pub fn sent(&mut self, n: usize) {
+        let head = n.min(self.frame.head.len() - self.frame.head_sent);
+        self.frame.head_sent += head;
+        let payload = n - head;
+        debug_assert!(payload <= self.frame.payload_left);
+        self.frame.payload_left -= payload;
+        self.cursor += payload as u64;
+        self.sent_max = self.sent_max.max(self.cursor);
+        if !self.is_mid_frame() {
+            self.frame.head.clear();
+            self.frame.head_sent = 0;
+            self.trim();
+        }
+    }
+
+    /// Forgets what the peer has and this epoch need not send.
+    fn trim(&mut self) {
+        self.log.trim(self.acked.min(self.cursor).min(self.log.end()));
+    }
+
+    fn payload_waiting(&self) -> usize {
+        let to = self.log.end().min(self.edge);
+        usize::try_from(to.saturating_sub(self.cursor)).unwrap_or(usize::MAX)
+    }
+
+    fn fin_is_due(&self) -> bool {
+        self.finished && self.cursor == self.log.end()
+    }
+
+    fn cut_control(&mut self, kind: Kind, value: u64, acks: Acks) {
+        self.cut(kind, 0, CONTROL_BODY_BYTES, acks);
+        self.frame.head.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn cut(&mut self, kind: Kind, flags: u8, length: usize, acks: Acks) {
+        debug_assert!(self.frame.head.is_empty());
+        let header = Header { kind, flags, length: length as u32, acks };
+        self.frame.head.reserve_exact(HEADER_BYTES + CONTROL_BODY_BYTES);
+        self.frame.head.extend_from_slice(&header.encode());
+        self.told = acks;
+        self.due.ack = false;
+    }
+}

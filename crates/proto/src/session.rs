@@ -1,0 +1,176 @@
+//! Both directions and the control part of a session in one value, for those who need no
+//! concurrency: simulation and tests. The engine holds the same three parts under locks of their
+//! own.
+//!
+//! Order of calls: put bytes in ([`Session::handle_bytes`]), then drain [`Session::transmit`];
+//! the program's side ([`Session::read`], [`Session::write`]) may come at any time.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use crate::control::{Control, Offsets, Role};
+use crate::log::Pool;
+use crate::open::Opened;
+use crate::recv::{Receiver, Violation};
+use crate::send::{ClaimError, GATHER_SLICES, Sender};
+use thiserror::Error;
+
+/// Why a connection, or the session with it, came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// The bytes of the connection cannot be.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The peer confirms what was never sent.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+}
+
+impl Fault {
+    /// True when no other connection can mend it.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Violation(Violation::DataLost { .. }))
+    }
+}
+
+/// Where the two directions start counting, and what they may hold. Real sessions start at 0.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// First offset of what we send.
+    pub send: u64,
+    /// First offset of what we receive.
+    pub receive: u64,
+    /// Credit that we give at first, in bytes.
+    pub window: u64,
+    /// Credit that we give at most, in bytes.
+    pub window_max: u64,
+}
+
+/// A whole session.
+#[derive(Debug)]
+pub struct Session {
+    /// The sending direction.
+    pub tx: Sender,
+    /// The receiving direction.
+    pub rx: Receiver,
+    /// Epochs and progress.
+    pub control: Control,
+    reset_by_peer: Option<u64>,
+}
+
+impl Session {
+    /// A session that has just opened; its first epoch begins.
+    pub fn new(role: Role, opened: Opened, start: &Start, pool: Arc<Pool>) -> Self {
+        let edge = start.send.saturating_add(opened.window);
+        let mut rx = Receiver::new(Arc::clone(&pool), start.receive, start.window);
+        rx.set_window_max(start.window_max);
+        let mut session = Self {
+            tx: Sender::new(pool, start.send, edge),
+            rx,
+            control: Control::new(role, opened.id, opened.secret),
+            reset_by_peer: None,
+        };
+        session.rx.begin_epoch();
+        // Both sides start where they agreed to: nothing can be beyond what was sent.
+        let begun = session.tx.begin_epoch(start.send);
+        debug_assert!(begun.is_ok());
+        session
+    }
+
+    /// A new connection stands; `peer_receive` is what the peer quoted.
+    pub fn begin_epoch(&mut self, peer_receive: u64) -> Result<(), ClaimError> {
+        let (ack, edge) = self.rx.peer();
+        self.tx.absorb(ack, edge)?;
+        self.rx.begin_epoch();
+        self.tx.begin_epoch(peer_receive)
+    }
+
+    /// What the control part needs to know of the directions.
+    pub fn offsets(&self) -> Offsets {
+        Offsets {
+            acked: self.tx.acked(),
+            receive: self.rx.next(),
+            expecting: !self.tx.is_drained() && self.tx.edge() > self.tx.acked(),
+        }
+    }
+
+    /// Takes bytes of the connection that stands.
+    pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let fed = self.rx.feed(bytes);
+        let (ack, edge) = self.rx.peer();
+        let before = self.tx.acked();
+        self.tx.absorb(ack, edge)?;
+        if self.tx.acked() > before {
+            self.control.progress();
+        }
+        let news = self.rx.take_news();
+        if news.stop {
+            self.tx.stop();
+        }
+        if news.blocked {
+            self.rx.grow_window();
+        }
+        self.reset_by_peer = self.reset_by_peer.or(news.reset);
+        if self.tx.is_out_of_room() {
+            // Programs that write before they read would otherwise wait for each other.
+            self.rx.grow_window();
+        }
+        self.note_acks();
+        Ok(fed?)
+    }
+
+    /// The next bytes for the connection that stands, at most `limit`; empty when there are none.
+    pub fn transmit(&mut self, limit: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while out.len() < limit && self.tx.prepare(self.rx.acks()) {
+            let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+            let (count, _) = self.tx.gather(&mut slices);
+            let before = out.len();
+            for slice in &slices[..count] {
+                let n = slice.len().min(limit - out.len());
+                out.extend_from_slice(&slice[..n]);
+            }
+            let n = out.len() - before;
+            self.tx.sent(n);
+        }
+        out
+    }
+
+    /// The program writes; gives how many bytes were taken.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        self.tx.write(bytes)
+    }
+
+    /// The program reads; gives how many bytes came.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        let n = self.rx.read_stash(out);
+        if n > 0 {
+            self.control.progress();
+        }
+        self.note_acks();
+        n
+    }
+
+    /// The lazy sweep: an idle side tells what it has not told yet.
+    pub fn sweep(&mut self) {
+        if self.tx.ack_is_stale(self.rx.acks()) {
+            self.tx.want_ack();
+        }
+    }
+
+    /// The code with which the peer has reset the session.
+    pub fn reset_by_peer(&self) -> Option<u64> {
+        self.reset_by_peer
+    }
+
+    /// True when both directions have ended and both ends know it.
+    pub fn is_over(&self) -> bool {
+        self.tx.is_done() && self.rx.is_at_end() && !self.tx.ack_is_stale(self.rx.acks())
+    }
+
+    fn note_acks(&mut self) {
+        if self.tx.ack_is_due(self.rx.acks(), self.rx.fin_seen()) {
+            self.tx.want_ack();
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Two sessions and a bad network in virtual time.
