@@ -22,10 +22,7 @@ pub enum Direction {
 
 impl Direction {
     pub(crate) fn covers(self, way: Way) -> bool {
-        matches!(
-            (self, way),
-            (Self::Both, _) | (Self::Up, Way::Up) | (Self::Down, Way::Down)
-        )
+        matches!((self, way), (Self::Both, _) | (Self::Up, Way::Up) | (Self::Down, Way::Down))
     }
 }
 
@@ -225,7 +222,8 @@ impl fmt::Display for Fault {
             Self::Blackhole { direction, lasting, then_reset } => {
                 write!(f, " {direction}")?;
                 write_lasting(f, *lasting)?;
-                f.write_str(if *then_reset { " then reset" } else { "" })
+                // Without an end there is nothing that the reset could come after.
+                f.write_str(if *then_reset && lasting.is_some() { " then reset" } else { "" })
             }
             Self::HalfOpen { left_open } => write!(f, " {left_open}"),
             Self::Refuse(Refusal::Reset(lasting)) => write_lasting(f, *lasting),

@@ -80,7 +80,8 @@ impl Schedule {
         let left = |heap: &BinaryHeap<Reverse<(u64, usize)>>, count: u64| {
             heap.peek().map_or(u64::MAX, |Reverse((at, _))| at.saturating_sub(count))
         };
-        let bytes = left(one, counts.of(direction)).min(left(&self.sum, counts.of(Direction::Both)));
+        let bytes =
+            left(one, counts.of(direction)).min(left(&self.sum, counts.of(Direction::Both)));
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
@@ -95,7 +96,8 @@ impl Schedule {
                 && at <= count
             {
                 heap.pop();
-                if let Some(When::EveryBytes { bytes, .. }) = plan.get(index).map(|step| step.when) {
+                if let Some(When::EveryBytes { bytes, .. }) = plan.get(index).map(|step| step.when)
+                {
                     heap.push(Reverse((at.saturating_add(bytes.get()), index)));
                 }
                 due.push(index);
@@ -106,15 +108,10 @@ impl Schedule {
     }
 
     /// Puts a step back that was due but found nothing to hit: it is due for the next connection.
+    /// One that repeats is not: its next turn waits already.
     pub(crate) fn put_back(&mut self, index: usize, plan: &[Step]) {
-        if let Some(When::After { direction, .. } | When::EveryBytes { direction, .. }) =
-            plan.get(index).map(|step| step.when)
-        {
-            // Due at byte 0 is due at once. A repeating step would repeat twice as often if it
-            // was put in a second time; its next turn comes by itself.
-            if matches!(plan[index].when, When::After { .. }) {
-                self.heap(direction).push(Reverse((0, index)));
-            }
+        if let Some(When::After { bytes, direction }) = plan.get(index).map(|step| step.when) {
+            self.heap(direction).push(Reverse((bytes, index)));
         }
     }
 

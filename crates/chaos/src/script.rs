@@ -7,7 +7,7 @@
 //! when   := after SIZE [up|down|both] | every SIZE [up|down|both] | every TIME | at TIME | always
 //! fault  := reset | fin | heal
 //!         | stall [DIRECTION] [for TIME]
-//!         | blackhole [DIRECTION] [for TIME] [then reset]
+//!         | blackhole [DIRECTION] [for TIME [then reset]]
 //!         | half-open [client|server]          (who is left open; client when left out)
 //!         | refuse [for TIME | NUMBER conns] | refuse closed [for TIME]
 //!         | duplicate SIZE [DIRECTION]
@@ -138,8 +138,7 @@ impl<'a> Words<'a> {
     }
 
     fn error(&self, expected: &str) -> ScriptError {
-        let (column, found) =
-            self.words.get(self.next).copied().unwrap_or((self.end_column, ""));
+        let (column, found) = self.words.get(self.next).copied().unwrap_or((self.end_column, ""));
         ScriptError { line: self.line, column, found: found.into(), expected: expected.into() }
     }
 
@@ -228,7 +227,7 @@ impl<'a> Words<'a> {
             }
             "blackhole" => {
                 let (direction, lasting) = (self.direction(default), self.lasting()?);
-                let then_reset = self.take("then");
+                let then_reset = lasting.is_some() && self.take("then");
                 if then_reset && !self.take("reset") {
                     return Err(self.error("reset"));
                 }
@@ -267,7 +266,8 @@ impl<'a> Words<'a> {
                 let mut bytes_per_second = None;
                 if !self.take("off") {
                     let rate = |word: &str| {
-                        parse_size(word.strip_suffix("/s").unwrap_or(word)).and_then(NonZeroU64::new)
+                        parse_size(word.strip_suffix("/s").unwrap_or(word))
+                            .and_then(NonZeroU64::new)
                     };
                     let expected = "bytes per second such as 64KiB or 1MiB/s, not zero, or off";
                     bytes_per_second = Some(self.need(expected, rate)?);
@@ -363,7 +363,7 @@ mod tests {
             at 4s rate off; at 4s delay off up; at 5s rate 9kB both for 2s; at 6s heal
         ";
         let plan = Plan::parse(script).unwrap();
-        assert_eq!(plan.steps.len(), 21);
+        assert_eq!(plan.steps.len(), 20);
         assert_eq!(Plan::parse(&plan.to_string()).unwrap(), plan);
         assert_eq!(Plan::parse(" \n # nothing \n;;").unwrap(), Plan::none());
     }
@@ -382,7 +382,8 @@ mod tests {
             ("at 1s rate 0", 1, 12, "0", "not zero"),
             ("at 1s flip bit 8", 1, 16, "8", "0 to 7"),
             ("at 1s refuse 3 times", 1, 16, "times", "conns"),
-            ("at 1s blackhole then fin", 1, 22, "fin", "reset"),
+            ("at 1s blackhole for 1s then fin", 1, 29, "fin", "reset"),
+            ("at 1s blackhole then reset", 1, 17, "then", "the end of the step"),
             ("é after", 1, 1, "é", "after"),
         ] {
             let error = Plan::parse(script).unwrap_err();

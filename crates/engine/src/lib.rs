@@ -1,1 +1,36 @@
-//! eversock: engine
+//! Virtual sockets over real ones.
+//!
+//! A virtual socket is a descriptor that stays valid while the TCP connection under it dies and is
+//! replaced. This crate owns the real sockets: it keeps the table of descriptors, moves the bytes
+//! in the program's own threads (*direct* mode) or in the engine's (*pumped* mode), dials, listens,
+//! notices faults and swaps connections. What the bytes mean is `eversock-proto`'s business.
+//!
+//! * [`socket`]: one virtual socket: its two directions, readiness, and the swap.
+//! * [`wait`]: poll, select and epoll over virtual and other descriptors.
+//! * [`reactor`]: the engine's one thread: dialling, handshakes, faults, timers.
+//! * [`posix`]: the system calls' twins, by descriptor.
+//! * [`table`]: from descriptor to virtual socket.
+//! * [`sys`]: system calls; the only unsafe code.
+//!
+//! Architecture: no `#[no_mangle]` here; no lock but a socket's own direction lock is held across a
+//! system call that moves data; no lock is held while a thread sleeps.
+
+pub mod config;
+mod clock;
+mod error;
+mod event;
+mod inspect;
+mod listener;
+mod options;
+pub mod posix;
+mod process;
+mod reactor;
+mod socket;
+mod sys;
+mod table;
+mod wait;
+
+pub use config::{Answer, BackOff, Config, FaultReport, LineUp, Mode, PresharedKey, RecoveryPolicy};
+pub use event::{Event, EventKind};
+pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};
+pub use reactor::{network_changed, poisoned, set_log_cap, shutdown};

@@ -18,12 +18,14 @@ pub enum Role {
 /// The two directions' offsets at one moment, as the control part needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
-    /// What the peer has confirmed of ours.
+    /// What of ours has arrived at the peer: the highest offset that it has quoted in a resume or
+    /// confirmed (`Sender::delivered`).
     pub acked: u64,
     /// The next byte of the peer's that we lack.
     pub receive: u64,
-    /// True when we have sent bytes that are unconfirmed and the peer's window is open: a fault
-    /// that keeps these from advancing is a real one.
+    /// True when the peer lacks bytes that its window allows (`Sender::is_expecting`): a fault that
+    /// keeps these from advancing is a real one. Bytes that have arrived and wait for the peer's
+    /// program are not expected, or a reader that pauses would end the session.
     pub expecting: bool,
 }
 
@@ -144,6 +146,12 @@ impl Control {
             return Err(StaleError { resumes: self.stale });
         }
         Ok(epoch)
+    }
+
+    /// True when many resumes in a row brought nothing. The client gives up when
+    /// [`Self::resumed`] says so; a server that alone has bytes to send asks here.
+    pub fn is_stale(&self) -> bool {
+        self.stale >= STALE_RESUMES_MAX
     }
 
     /// An offset advanced while the connection stood.

@@ -10,7 +10,7 @@ use snow::{Builder, HandshakeState};
 use thiserror::Error;
 
 use crate::limits::{HELLO_MAX_BYTES, WINDOW_UNIT_BYTES, WINDOW_WIRE_MAX_BYTES};
-use crate::resume::Reject;
+use crate::resume::{Reject, ResumeError, ResumeServer};
 use crate::secret::{KEY_BYTES, PresharedKey, Secret, SeededResolver, SessionId};
 use crate::wire::hello::{
     HelloError, HelloKind, Reader, Writer, confirm, decode_addrs, encode_addrs, split,
@@ -74,6 +74,11 @@ pub struct OpenClient {
 }
 
 /// The server's side of an open, between OPEN_OK and CONFIRM.
+///
+/// The client's connect completes when it has verified OPEN_OK, so a CONFIRM that dies with its
+/// connection leaves a client that has a session and a server that has none. A server therefore
+/// keeps this value for a while (bounded in count and time) after its connection died, and answers
+/// a RESUME from it: that proves as much as the CONFIRM would have.
 #[derive(Debug)]
 pub struct OpenServer {
     opened: Opened,
@@ -202,6 +207,27 @@ impl OpenServer {
         let (opened, transcript) = finish(noise, id, window, Duration::ZERO, Vec::new());
         let answer = Writer::new(HelloKind::OpenOk).bytes(&buf[..n]).finish();
         Ok((Self { opened, transcript }, answer))
+    }
+
+    /// The name that the session will have.
+    pub fn id(&self) -> SessionId {
+        self.opened.id
+    }
+
+    /// Answers a RESUME of a session whose CONFIRM has not come; nothing has changed yet.
+    pub fn answer_resume(
+        &self,
+        message: &[u8],
+        nonce: [u8; KEY_BYTES],
+    ) -> Result<(ResumeServer, Vec<u8>), ResumeError> {
+        ResumeServer::answer(&self.opened.secret, 1, message, 0, nonce)
+    }
+
+    /// Takes the CONFIRM of a resume that [`Self::answer_resume`] answered; now there is a session.
+    /// The same resume and message then go to `Control::confirm`, which gives the epoch.
+    pub fn resumed(self, pending: &ResumeServer, message: &[u8]) -> Result<Opened, ResumeError> {
+        pending.clone().confirmed(&self.opened.secret, 1, message)?;
+        Ok(self.opened)
     }
 
     /// Takes the CONFIRM; only now there is a session.

@@ -159,9 +159,12 @@ impl Receiver {
         self.window
     }
 
-    /// A new connection stands: its bytes begin with START.
+    /// A new connection stands: its bytes begin with START. Whoever calls has absorbed what
+    /// [`Self::peer`] told; a claim that was refused there dies with the connection that made it.
     pub fn begin_epoch(&mut self) {
         self.parser = Parser::default();
+        self.peer_ack = 0;
+        self.peer_edge = 0;
     }
 
     /// Offset of the next byte to come: what a RESUME quotes.
@@ -196,7 +199,7 @@ impl Receiver {
         self.fin.is_some_and(|fin| fin == self.consumed())
     }
 
-    /// The highest ack and credit edge that the peer has told.
+    /// The highest ack and credit edge that the peer has told in this epoch; 0 before it has.
     pub fn peer(&self) -> (u64, u64) {
         (self.peer_ack, self.peer_edge)
     }
@@ -257,6 +260,12 @@ impl Receiver {
     pub fn header_space(&mut self) -> &mut [u8] {
         let have = if self.payload_left() > 0 { 0 } else { self.parser.have };
         &mut self.parser.header[have..]
+    }
+
+    /// The part of the next header that is there.
+    pub fn header_so_far(&self) -> &[u8] {
+        let have = if self.payload_left() > 0 { 0 } else { self.parser.have };
+        &self.parser.header[..have]
     }
 
     /// Takes the result of one scattered read of `n` bytes: first `front` bytes of payload into

@@ -190,7 +190,7 @@ impl ResumeClient {
 }
 
 /// The server's side of a resume, between RESUME_OK and CONFIRM. Several may stand at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ResumeServer {
     epoch: u64,
     peer_receive: u64,

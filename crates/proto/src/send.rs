@@ -53,6 +53,12 @@ pub struct Sender {
     told: Acks,
     frame: Frame,
     due: Due,
+    /// STOP and RESET, once wanted: an epoch that dies may take them along, so each new one tells
+    /// them again.
+    stop: Option<u64>,
+    reset: Option<u64>,
+    /// Highest offset that the peer has quoted or confirmed: what has arrived, read or not.
+    delivered: u64,
     replayed: u64,
 }
 
@@ -89,6 +95,9 @@ impl Sender {
             told: Acks::default(),
             frame: Frame::default(),
             due: Due::default(),
+            stop: None,
+            reset: None,
+            delivered: offset,
             replayed: 0,
         }
     }
@@ -101,6 +110,7 @@ impl Sender {
         self.edge = self.edge.max(edge);
         if ack > self.acked {
             self.acked = ack;
+            self.delivered = self.delivered.max(ack);
             // Bytes that this epoch has not put on the wire stay, even if the peer has them: DATA
             // carries no offset, so the wire may not jump.
             self.trim();
@@ -170,6 +180,17 @@ impl Sender {
         self.acked
     }
 
+    /// True when the peer still lacks something of ours, as far as it has quoted or confirmed. What
+    /// has arrived but waits for the peer's program is not expected of the connection.
+    pub fn is_expecting(&self) -> bool {
+        self.delivered < self.total_end()
+    }
+
+    /// Highest offset that the peer has quoted in a resume or confirmed: what has arrived.
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
     /// Offset behind the last byte cut into a frame in this epoch.
     pub fn cursor(&self) -> u64 {
         self.cursor
@@ -206,9 +227,12 @@ impl Sender {
         let from = peer_receive.max(self.acked);
         self.replayed += self.sent_max.min(self.log.end()).saturating_sub(from);
         self.cursor = from;
+        self.delivered = self.delivered.max(from);
         self.trim();
         self.due.ack = false;
         self.due.start = Some(from);
+        self.due.stop = self.stop;
+        self.due.reset = self.reset;
         self.told = Acks::default();
         Ok(())
     }
@@ -220,12 +244,14 @@ impl Sender {
 
     /// Tells the peer that nobody will read beyond `offset`.
     pub fn want_stop(&mut self, offset: u64) {
-        self.due.stop = Some(offset);
+        self.stop = Some(offset);
+        self.due.stop = self.stop;
     }
 
     /// Ends the session at once: the RESET goes out before anything else that is not begun.
     pub fn want_reset(&mut self, code: u64) {
-        self.due.reset = Some(code);
+        self.reset = Some(code);
+        self.due.reset = self.reset;
     }
 
     /// Announces alternative addresses of this side.
@@ -242,7 +268,7 @@ impl Sender {
     /// peer's FIN is unconfirmed.
     pub fn ack_is_due(&self, now: Acks, fin_seen: bool) -> bool {
         let window = now.edge() - now.ack;
-        now.edge().saturating_sub(self.told.edge()) * 4 >= window.max(1)
+        now.edge().saturating_sub(self.told.edge()) >= (window / 4).max(1)
             || (fin_seen && now.ack > self.told.ack)
     }
 

@@ -79,8 +79,7 @@ impl Session {
 
     /// A new connection stands; `peer_receive` is what the peer quoted.
     pub fn begin_epoch(&mut self, peer_receive: u64) -> Result<(), ClaimError> {
-        let (ack, edge) = self.rx.peer();
-        self.tx.absorb(ack, edge)?;
+        // All that the old connection told was absorbed when it came, or refused for good.
         self.rx.begin_epoch();
         self.tx.begin_epoch(peer_receive)
     }
@@ -88,15 +87,32 @@ impl Session {
     /// What the control part needs to know of the directions.
     pub fn offsets(&self) -> Offsets {
         Offsets {
-            acked: self.tx.acked(),
+            acked: self.tx.delivered(),
             receive: self.rx.next(),
-            expecting: !self.tx.is_drained() && self.tx.edge() > self.tx.acked(),
+            expecting: self.tx.is_expecting(),
         }
     }
 
     /// Takes bytes of the connection that stands.
     pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let fed = self.rx.feed(bytes);
+        self.digest()?;
+        Ok(fed?)
+    }
+
+    /// Takes the result of one scattered read of the connection that stands straight into the
+    /// program's buffer: see [`Receiver::accept`].
+    pub fn accept(&mut self, buf: &mut [u8], front: usize, n: usize) -> Result<usize, Fault> {
+        let taken = self.rx.accept(buf, front, n);
+        if taken.is_ok_and(|payload| payload > 0) {
+            self.control.progress();
+        }
+        self.digest()?;
+        Ok(taken?)
+    }
+
+    /// Passes on what the receiving direction has learnt.
+    fn digest(&mut self) -> Result<(), Fault> {
         let (ack, edge) = self.rx.peer();
         let before = self.tx.acked();
         self.tx.absorb(ack, edge)?;
@@ -116,7 +132,7 @@ impl Session {
             self.rx.grow_window();
         }
         self.note_acks();
-        Ok(fed?)
+        Ok(())
     }
 
     /// The next bytes for the connection that stands, at most `limit`; empty when there are none.
@@ -146,6 +162,17 @@ impl Session {
         let n = self.rx.read_stash(out);
         if n > 0 {
             self.control.progress();
+        }
+        self.note_acks();
+        n
+    }
+
+    /// The program has closed: what came is consumed unread, and the peer is told to stop if there
+    /// was anything. Gives the number of bytes.
+    pub fn discard(&mut self) -> usize {
+        let n = self.rx.discard_stash();
+        if n > 0 {
+            self.tx.want_stop(self.rx.consumed());
         }
         self.note_acks();
         n

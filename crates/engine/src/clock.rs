@@ -1,0 +1,19 @@
+//! The only place that reads a clock.
+
+use std::time::{Duration, Instant};
+
+/// A moment of the monotonic clock.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Time since boot, suspend included, less time since boot without it: grows by the length of each
+/// suspend.
+pub(crate) fn suspended() -> Duration {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let span = |t: rustix::time::Timespec| {
+        Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+    };
+    span(boot).saturating_sub(span(mono))
+}

@@ -1,0 +1,161 @@
+//! Everything that can be set about a session, in one place.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eversock_proto::limits::{LOG_CAP_DEFAULT_BYTES, WINDOW_INITIAL_BYTES, WINDOW_MAX_DEFAULT_BYTES};
+pub use eversock_proto::redial::BackOff;
+pub use eversock_proto::secret::PresharedKey;
+
+/// What the program (or its user) says when asked whether a session is to be recovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Redial.
+    Continue,
+    /// End the session with one error.
+    GiveUp,
+}
+
+/// What happened to a session's connection, as told to those who decide and those who watch.
+#[derive(Clone, Debug)]
+pub struct FaultReport {
+    /// The engine's number of the session in this process, as in [`crate::SessionInfo::local_id`].
+    pub local_id: u64,
+    /// The session's id in hexadecimal.
+    pub session: String,
+    /// The peer's address.
+    pub peer: Option<SocketAddr>,
+    /// The connection's number within the session, from 1.
+    pub epoch: u64,
+    /// What the kernel or the protocol said.
+    pub cause: String,
+}
+
+type AskCallback = Arc<dyn Fn(&FaultReport) -> Answer + Send + Sync>;
+type LineUpCallback = Arc<dyn Fn(&FaultReport) -> bool + Send + Sync>;
+
+/// Whether a session whose connection died is recovered (the Toshiba patent's "ask the user").
+#[derive(Clone, Default)]
+pub enum RecoveryPolicy {
+    /// Redial without asking.
+    #[default]
+    Automatic,
+    /// Ask this callback. It runs on a thread of its own, never under a lock, and may block; the
+    /// session waits for it, up to the grace. A panic counts as giving up.
+    Ask(AskCallback),
+    /// Wait for `evs answer` (or [`crate::answer`]); no answer within the grace is giving up.
+    AskOutside,
+    /// The first fault ends the session with one error.
+    Never,
+}
+
+impl fmt::Debug for RecoveryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Automatic => "Automatic",
+            Self::Ask(_) => "Ask(..)",
+            Self::AskOutside => "AskOutside",
+            Self::Never => "Never",
+        })
+    }
+}
+
+/// What is run before a redial, to bring the line up (a modem, a VPN).
+#[derive(Clone)]
+pub enum LineUp {
+    /// A callback on a thread of its own; `false` means the line is down, try again later.
+    Callback(LineUpCallback),
+    /// A command for `/bin/sh -c`; the environment has `EVS_SESSION`, `EVS_PEER`, `EVS_EPOCH` and
+    /// `EVS_CAUSE`. Exit status other than 0 means the line is down, try again later. Ended after
+    /// 30 s.
+    Command(String),
+}
+
+impl fmt::Debug for LineUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Callback(_) => f.write_str("Callback(..)"),
+            Self::Command(command) => f.debug_tuple("Command").field(command).finish(),
+        }
+    }
+}
+
+/// How the descriptor of a virtual socket is made (DESIGN 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The number holds the real socket itself; the program's own thread does the I/O. Waits must go
+    /// through eversock (`evs_poll`, the Rust API).
+    #[default]
+    Direct,
+    /// The number holds one end of a loopback TCP pair and the engine copies. Any system call and any
+    /// event loop works.
+    Pumped,
+}
+
+/// What can be set about sessions. Cheap to clone; a change affects sockets made afterwards.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Direct or pumped descriptors. Default: direct in Rust, pumped in C.
+    pub mode: Mode,
+    /// Whether to recover. Default: automatic.
+    pub policy: RecoveryPolicy,
+    /// Run before each redial. Default: nothing.
+    pub line_up: Option<LineUp>,
+    /// Redials without progress before the session is given up; 0 means no limit but the grace.
+    /// Default: 0.
+    pub redial_limit: u32,
+    /// How long a client redials, and how long a server waits for it after silence. Default: 15 min.
+    pub grace: Duration,
+    /// How long a server waits after the connection was closed or reset rather than went silent:
+    /// a sign that the peer's process has ended. Default: 60 s.
+    pub grace_after_close: Duration,
+    /// Waits between redials. Default: 50 ms doubling up to 10 s, with jitter.
+    pub back_off: BackOff,
+    /// How long one attempt to connect may take. Default: 10 s.
+    pub connect_timeout: Duration,
+    /// Other addresses of the peer to try. Default: none.
+    pub peer_addrs: Vec<SocketAddr>,
+    /// Other addresses of this side, announced to the peer. Default: none.
+    pub own_addrs: Vec<SocketAddr>,
+    /// Both ends need this key to open a session. Default: none.
+    pub key: Option<PresharedKey>,
+    /// Credit given at first, in bytes; 16 KiB to 256 MiB. Default: 256 KiB.
+    pub window: u64,
+    /// Credit given at most, in bytes. Also bounds the log. Default: 4 MiB.
+    pub window_max: u64,
+    /// How long a closed socket goes on delivering what was written; extended while the peer
+    /// confirms. Default: 30 s.
+    pub linger: Duration,
+    /// Idle time before the kernel probes the peer. Default: 15 s (then 3 probes, 5 s apart).
+    pub keepalive: Duration,
+    /// Silence with unconfirmed bytes before the path is checked end to end. Default: 30 s.
+    pub probe_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Direct,
+            policy: RecoveryPolicy::Automatic,
+            line_up: None,
+            redial_limit: 0,
+            grace: Duration::from_secs(15 * 60),
+            grace_after_close: Duration::from_secs(60),
+            back_off: BackOff::default(),
+            connect_timeout: Duration::from_secs(10),
+            peer_addrs: Vec::new(),
+            own_addrs: Vec::new(),
+            key: None,
+            window: WINDOW_INITIAL_BYTES,
+            window_max: WINDOW_MAX_DEFAULT_BYTES,
+            linger: Duration::from_secs(30),
+            keepalive: Duration::from_secs(15),
+            probe_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The process-wide cap on replay logs, by default, in bytes.
+pub const LOG_CAP_BYTES: u64 = LOG_CAP_DEFAULT_BYTES;

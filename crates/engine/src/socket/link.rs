@@ -1,0 +1,440 @@
+//! The connection under a socket: taken away, put in, given up.
+//!
+//! All of this runs in the engine's thread, but for [`Socket::fault`] and its like, which only tell
+//! it. It never waits for a direction lock: who finds one taken comes back ([`Busy`]).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, TryLockError};
+
+use core::net::SocketAddr;
+use rustix::net::SocketType;
+
+use super::{Place, Rx, Socket, Tx, Watch, bits};
+use crate::error::poisoned;
+use crate::reactor::{Command, engine_if_running};
+use crate::sys::{self, Fd, fd, tcp};
+use crate::table;
+
+/// A direction lock was taken; try again soon.
+#[derive(Debug)]
+pub(crate) struct Busy;
+
+/// The three locks that a change of connection needs.
+struct Held<'a> {
+    place: MutexGuard<'a, Place>,
+    tx: MutexGuard<'a, Tx>,
+    rx: MutexGuard<'a, Rx>,
+}
+
+/// What became of an attempt to take a connection away.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TakenDown {
+    /// It was another epoch's, or gone already.
+    Stale,
+    /// It is gone; the session goes on without.
+    Detached,
+    /// It is gone, and so is all that it was needed for.
+    Over,
+}
+
+impl Socket {
+    /// Tells the engine that the connection of `epoch` is dead. Safe under any lock.
+    pub(crate) fn fault(self: &Arc<Self>, epoch: u64, cause: &str) {
+        self.command(Command::Fault { socket: Arc::clone(self), epoch, cause: cause.to_owned() });
+    }
+
+    /// Fails the session: the program gets `number` once. Safe under any lock but `sleepers`.
+    pub(crate) fn fail_now(self: &Arc<Self>, number: i32, cause: &str) {
+        if self.set_failure(number) {
+            self.command(Command::Failed { socket: Arc::clone(self), cause: cause.to_owned() });
+        }
+    }
+
+    pub(crate) fn reset_by_peer(self: &Arc<Self>) {
+        self.fail_now(libc::ECONNRESET, "the peer reset the session");
+    }
+
+    pub(crate) fn learn_addrs(self: &Arc<Self>, addrs: Vec<SocketAddr>) {
+        self.command(Command::Addrs { socket: Arc::clone(self), addrs });
+    }
+
+    /// Asks for a resume beside the connection that stands.
+    pub(crate) fn redial_beside(self: &Arc<Self>) {
+        self.command(Command::Redial { socket: Arc::clone(self) });
+    }
+
+    /// The peer has not been told all it could be: the next sweep does it.
+    pub(crate) fn list_for_sweep(self: &Arc<Self>) {
+        if self.shared.in_sweep.load(Ordering::Relaxed)
+            || self.shared.in_sweep.swap(true, Ordering::SeqCst)
+        {
+            return;
+        }
+        if let Some(engine) = engine_if_running() {
+            engine.list_for_sweep(self);
+        }
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(engine) = engine_if_running() {
+            engine.command(command);
+        }
+    }
+
+    /// Bytes are owed to the standing connection: the engine sends them when the kernel has room.
+    pub(crate) fn owe(&self) {
+        self.rewatch(|watch| watch.wants_out = true);
+    }
+
+    /// The engine reads in the program's stead, or stops doing so.
+    pub(crate) fn watch_in(&self, on: bool) {
+        self.rewatch(|watch| watch.wants_in = on);
+    }
+
+    /// Changes what the engine watches the real socket for. One system call; the engine's thread is
+    /// not woken.
+    pub(crate) fn rewatch(&self, change: impl FnOnce(&mut Watch)) {
+        let Ok(mut watch) = self.watch.lock() else { return };
+        change(&mut watch);
+        if watch.number >= 0
+            && let Some(engine) = engine_if_running()
+        {
+            engine.watch_modify(&watch, self.id);
+        }
+    }
+
+    fn watch_start(&self, number: RawFd) {
+        let Ok(mut watch) = self.watch.lock() else { return };
+        *watch = Watch { number, wants_out: false, wants_in: watch.wants_in };
+        if let Some(engine) = engine_if_running() {
+            engine.watch_add(&watch, self.id);
+        }
+    }
+
+    fn watch_stop(&self) {
+        let Ok(mut watch) = self.watch.lock() else { return };
+        if watch.number >= 0
+            && let Some(engine) = engine_if_running()
+        {
+            engine.watch_remove(watch.number);
+        }
+        watch.number = -1;
+    }
+
+    fn hold(&self) -> io::Result<Result<Held<'_>, Busy>> {
+        let place = Self::lock(&self.place)?;
+        let tx = match self.tx.try_lock() {
+            Ok(tx) => tx,
+            Err(TryLockError::WouldBlock) => return Ok(Err(Busy)),
+            Err(TryLockError::Poisoned(_)) => return Err(poisoned()),
+        };
+        let rx = match self.rx.try_lock() {
+            Ok(rx) => rx,
+            Err(TryLockError::WouldBlock) => return Ok(Err(Busy)),
+            Err(TryLockError::Poisoned(_)) => return Err(poisoned()),
+        };
+        Ok(Ok(Held { place, tx, rx }))
+    }
+
+    /// Takes the connection of `epoch` away: what it still had to say is kept, a placeholder takes
+    /// its number.
+    pub(crate) fn take_down(self: &Arc<Self>, epoch: u64) -> io::Result<Result<TakenDown, Busy>> {
+        let mut held = match self.hold()? {
+            Ok(held) => held,
+            Err(busy) => return Ok(Err(busy)),
+        };
+        if held.tx.epoch != epoch || self.has(bits::DETACHED | bits::CONNECTING | bits::FRESH) {
+            return Ok(Ok(TakenDown::Stale));
+        }
+        if let Some(real) = held.place.real_number() {
+            self.drain_old(&mut held.rx, real);
+        }
+        held.tx.number = -1;
+        held.rx.number = -1;
+        let is_over = self.note_end(&mut held);
+        self.change(bits::DETACHED, bits::WANTS_CREDIT);
+        self.watch_stop();
+        if held.place.private.is_some() {
+            held.place.private.take().map(tcp::discard);
+        } else if !is_over && !held.place.numbers.is_empty() {
+            self.put_placeholder(&mut held.place, false)?;
+            if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
+                // A leader that was on its way to sleep would sleep on the placeholder.
+                held.place.nudge();
+            }
+        }
+        Ok(Ok(if is_over { TakenDown::Over } else { TakenDown::Detached }))
+    }
+
+    /// Absorbs what was drained; true when both directions have ended.
+    fn note_end(self: &Arc<Self>, held: &mut Held<'_>) -> bool {
+        self.absorb(&mut held.tx);
+        let sent = held.tx.sender.as_ref().is_some_and(|sender| sender.is_done());
+        let received = held.rx.receiver.as_ref().is_some_and(|receiver| {
+            receiver.fin_seen() && (receiver.is_at_end() || self.has(bits::CLOSED))
+        });
+        sent && received
+    }
+
+    /// Puts a placeholder under the socket's numbers. `full` for a connect that is not done.
+    pub(crate) fn put_placeholder(self: &Arc<Self>, place: &mut Place, full: bool) -> io::Result<()> {
+        let (program_end, ours) = fd::unix_pair(SocketType::STREAM)?;
+        if full {
+            fill(program_end.as_raw_fd());
+        }
+        fd::set_nonblocking(program_end.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
+        self.put(place, program_end)?;
+        place.placeholder = Some(ours);
+        Ok(())
+    }
+
+    /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one.
+    fn put(self: &Arc<Self>, place: &mut Place, new: Fd) -> io::Result<()> {
+        let identity = fd::identity(new.as_raw_fd())?;
+        let expected = place.identity;
+        // A number that names another file was closed behind our back: it is not ours any more.
+        place.numbers.retain(|&number| {
+            let same = fd::identity(number).is_ok_and(|found| found == expected);
+            if !same {
+                log::warn!("descriptor {number} of a virtual socket was closed behind its back");
+                drop(table::take(number));
+            }
+            same
+        });
+        let sets: Vec<_> = self.epolls.lock().map_err(|_| poisoned())?.iter().filter_map(std::sync::Weak::upgrade).collect();
+        for set in &sets {
+            set.suspend(&place.numbers);
+        }
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let mut result = Ok(());
+        if let Some(&first) = place.numbers.first() {
+            let old = fd::dup_internal(first);
+            match (&place.placeholder, &old) {
+                (Some(_), _) => place.nudge(),
+                (None, Ok(old)) => tcp::shut_both(old.as_raw_fd()),
+                (None, Err(_)) => tcp::shut_both(first),
+            }
+            for &number in &place.numbers {
+                let cloexec = fd::is_cloexec(number).unwrap_or(false);
+                if let Err(error) = fd::replace(new.as_fd(), number, cloexec) {
+                    result = Err(error);
+                }
+            }
+            if let Ok(old) = old
+                && place.placeholder.is_none()
+            {
+                tcp::discard(old);
+            }
+        }
+        place.placeholder = None;
+        place.identity = identity;
+        for set in &sets {
+            result = result.and(set.resume(&place.numbers));
+        }
+        result
+    }
+
+    /// Puts a proven connection under the socket as `epoch`; the peer wants us to go on at
+    /// `peer_receive`. Gives the bytes that are sent again.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        new: &mut Option<Fd>,
+        epoch: u64,
+        peer_receive: u64,
+    ) -> io::Result<Result<u64, Busy>> {
+        let mut held = match self.hold()? {
+            Ok(held) => held,
+            Err(busy) => return Ok(Err(busy)),
+        };
+        let Some(fd) = new.take() else { return Err(poisoned()) };
+        if self.has(bits::FAILED) {
+            return Err(crate::error::errno(libc::ECANCELED));
+        }
+        if !self.has(bits::DETACHED | bits::CONNECTING)
+            && let Some(real) = held.place.real_number()
+        {
+            self.drain_old(&mut held.rx, real);
+        }
+        if let Some(ours) = &held.place.placeholder {
+            take_strays(ours.as_raw_fd(), &mut held.tx);
+        }
+        let keep_private = held.place.private.is_some()
+            || held.place.numbers.is_empty()
+            || self.has(bits::PUMPED | bits::CLOSED);
+        self.watch_stop();
+        let number = if keep_private {
+            let number = fd.as_raw_fd();
+            if let Some(old) = held.place.private.replace(fd) {
+                tcp::discard(old);
+            }
+            number
+        } else {
+            fd::set_nonblocking(fd.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
+            self.put(&mut held.place, fd)?;
+            let Some(&number) = held.place.numbers.first() else {
+                return Err(crate::error::errno(libc::EBADF));
+            };
+            number
+        };
+        let replayed = self.begin_epoch(&mut held, number, epoch, peer_receive)?;
+        self.watch_start(number);
+        self.change(0, bits::DETACHED | bits::CONNECTING | bits::FRESH);
+        if self.flush(&mut held.tx, false) == super::send::Flushed::Owed {
+            self.owe();
+        }
+        let Held { place, tx, rx } = held;
+        drop((place, rx));
+        self.finish_tx(tx);
+        // Sleepers look again even if no bit changed: the file under the number is another.
+        self.kick();
+        Ok(Ok(replayed))
+    }
+
+    fn begin_epoch(
+        self: &Arc<Self>,
+        held: &mut Held<'_>,
+        number: RawFd,
+        epoch: u64,
+        peer_receive: u64,
+    ) -> io::Result<u64> {
+        self.absorb(&mut held.tx);
+        let (Some(sender), Some(receiver)) =
+            (held.tx.sender.as_mut(), held.rx.receiver.as_mut())
+        else {
+            return Err(poisoned());
+        };
+        let before = sender.replayed();
+        sender.begin_epoch(peer_receive).map_err(|error| io::Error::other(error.to_string()))?;
+        let replayed = sender.replayed() - before;
+        receiver.begin_epoch();
+        let acks = receiver.acks();
+        self.shared.ack.store(acks.ack, Ordering::SeqCst);
+        self.shared.window.store(u32::from(acks.window), Ordering::SeqCst);
+        self.shared.told_edge.store(acks.edge(), Ordering::SeqCst);
+        self.shared.told_ack.store(acks.ack, Ordering::SeqCst);
+        held.tx.number = number;
+        held.tx.epoch = epoch;
+        held.rx.number = number;
+        held.rx.epoch = epoch;
+        Ok(replayed)
+    }
+
+    /// After a failure: the real socket goes, and whoever polls the number with the kernel's own
+    /// calls sees an error there.
+    pub(crate) fn abandon(self: &Arc<Self>) -> io::Result<Result<(), Busy>> {
+        let mut held = match self.hold()? {
+            Ok(held) => held,
+            Err(busy) => return Ok(Err(busy)),
+        };
+        held.tx.number = -1;
+        held.rx.number = -1;
+        self.watch_stop();
+        if let Some(private) = held.place.private.take() {
+            tcp::discard(private);
+        } else if !held.place.numbers.is_empty() {
+            if held.place.placeholder.is_none() {
+                self.put_placeholder(&mut held.place, false)?;
+            }
+            if let Some(ours) = held.place.placeholder.take() {
+                // Closed with an unread byte, the pair shows IN|OUT|ERR|HUP to every poll.
+                if let Some(&number) = held.place.numbers.first() {
+                    let _full = sys::io::send(number, &[io::IoSlice::new(&[0])], false);
+                }
+                drop(ours);
+            }
+        }
+        drop(held);
+        self.kick();
+        Ok(Ok(()))
+    }
+
+    /// The program closed its last number: the real socket moves to the engine. The caller closes
+    /// the number afterwards.
+    pub(crate) fn withdraw(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
+        let mut place = Self::lock(&self.place)?;
+        let mut tx = self.lock_tx()?;
+        let mut rx = self.lock_rx()?;
+        place.numbers.retain(|&n| n != number);
+        if let Some(&other) = place.numbers.first() {
+            if tx.number == number {
+                self.watch_stop();
+                tx.number = other;
+                self.watch_start(other);
+            }
+            if rx.number == number {
+                rx.number = other;
+            }
+            return Ok(());
+        }
+        let was_attached = tx.number >= 0 || rx.number >= 0;
+        if was_attached && place.private.is_none() {
+            self.watch_stop();
+            let private = fd::dup_internal(number)?;
+            let _cosmetic = fd::set_nonblocking(private.as_raw_fd(), true);
+            let to = private.as_raw_fd();
+            place.private = Some(private);
+            if tx.number >= 0 {
+                tx.number = to;
+            }
+            if rx.number >= 0 {
+                rx.number = to;
+            }
+            self.watch_start(to);
+        }
+        place.placeholder = None;
+        self.change(bits::CLOSED, 0);
+        Ok(())
+    }
+}
+
+impl Place {
+    /// The number of the real socket, if one stands.
+    pub(crate) fn real_number(&self) -> Option<RawFd> {
+        if let Some(private) = &self.private {
+            return Some(private.as_raw_fd());
+        }
+        if self.placeholder.is_some() {
+            return None;
+        }
+        self.numbers.first().copied()
+    }
+
+    /// Wakes whoever sleeps on the placeholder.
+    fn nudge(&self) {
+        if let Some(ours) = &self.placeholder {
+            let _full = sys::io::send(ours.as_raw_fd(), &[io::IoSlice::new(&[0])], false);
+        }
+    }
+}
+
+/// Fills a socket so that it is not writable.
+fn fill(number: RawFd) {
+    let junk = [0; 16 * 1024];
+    let _small = tcp::set_option(
+        number,
+        libc::SOL_SOCKET,
+        libc::SO_SNDBUF,
+        &1i32.to_ne_bytes(),
+    );
+    // Bounded by the kernel's buffer; a smaller write may fit where a larger did not.
+    for size in [junk.len(), 1] {
+        while sys::io::send(number, &[io::IoSlice::new(&junk[..size])], false).is_ok() {}
+    }
+}
+
+/// Bytes that a program wrote to the placeholder past our wrappers join the session.
+fn take_strays(ours: RawFd, tx: &mut Tx) {
+    let mut buf = [0; 4096];
+    let Some(sender) = tx.sender.as_mut() else { return };
+    while sender.room() >= buf.len() {
+        match sys::io::recv_one(ours, &mut buf) {
+            Ok(n) if n > 0 => {
+                sender.write(&buf[..n]);
+            }
+            _ => return,
+        }
+    }
+}

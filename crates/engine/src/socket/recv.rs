@@ -1,0 +1,610 @@
+//! The program reads: straight from the connection into its buffer where that is possible.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use eversock_proto::limits::{CONTROL_FRAMES_PER_CALL_MAX, HEADER_BYTES};
+use eversock_proto::recv::{Receiver, Violation};
+use eversock_proto::wire::frame::Header;
+
+use super::{Rx, Socket, bits};
+use crate::error::{errno, fail, number, would_block};
+use crate::sys;
+use crate::wait::kick::Bell;
+
+/// How a program wants one call to behave.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RecvMode {
+    /// MSG_DONTWAIT, or the socket is non-blocking.
+    pub(crate) dont_wait: bool,
+    /// MSG_PEEK.
+    pub(crate) peek: bool,
+    /// MSG_WAITALL.
+    pub(crate) wait_all: bool,
+}
+
+/// Bytes that one read-ahead asks of the kernel.
+const READ_AHEAD_BYTES: usize = 16 * 1024;
+/// Reads of one read-ahead, at most.
+const READ_AHEAD_ROUNDS: usize = 64;
+
+enum Got {
+    /// So many bytes; `more` unless the kernel's queue is known to be empty.
+    Bytes { n: usize, more: bool },
+    /// Nothing there now.
+    Nothing,
+    /// The end of the stream.
+    End,
+}
+
+impl Socket {
+    /// Reads as recv(2) would. `number` is what the program called with: where a blocking call
+    /// sleeps.
+    pub(crate) fn recv(
+        self: &Arc<Self>,
+        number: RawFd,
+        slices: &mut [IoSliceMut<'_>],
+        mode: RecvMode,
+    ) -> io::Result<usize> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let dont_wait = mode.dont_wait || self.nonblocking.load(Ordering::Relaxed);
+        let mut deadline = None;
+        let mut done = 0;
+        let mut leads = false;
+        loop {
+            let step = self.recv_step(slices, done, mode, dont_wait, leads);
+            if leads {
+                self.stop_leading();
+                leads = false;
+            }
+            match step {
+                Ok(Got::Bytes { n, .. }) => {
+                    done += n;
+                    if done == total || mode.peek || !mode.wait_all {
+                        return Ok(done);
+                    }
+                }
+                Ok(Got::End) => return Ok(done),
+                Ok(Got::Nothing) => {
+                    if total == 0 {
+                        return Ok(0);
+                    }
+                    if dont_wait {
+                        return if done > 0 { Ok(done) } else { fail(libc::EAGAIN) };
+                    }
+                    let at = *deadline.get_or_insert_with(|| Self::deadline(&self.recv_timeout_us));
+                    match self.wait_readable(number, at) {
+                        Ok(leading) => leads = leading,
+                        Err(_) if done > 0 => return Ok(done),
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One try under the lock, over all the slices.
+    fn recv_step(
+        self: &Arc<Self>,
+        slices: &mut [IoSliceMut<'_>],
+        skip: usize,
+        mode: RecvMode,
+        dont_wait: bool,
+        leads: bool,
+    ) -> io::Result<Got> {
+        let mut rx = self.lock_rx()?;
+        if mode.peek {
+            let got = self.peek_step(&mut rx, slices)?;
+            return self.or_end(&rx, got, leads);
+        }
+        let frames_before = rx.receiver.as_ref().map_or(0, |receiver| receiver.frames());
+        let may_read = leads || !Self::lock(&self.sleepers)?.leader;
+        let mut skip = skip;
+        let mut done = 0;
+        for slice in slices {
+            if skip >= slice.len() && !slice.is_empty() {
+                skip -= slice.len();
+                continue;
+            }
+            let mut at = std::mem::take(&mut skip);
+            while at < slice.len() {
+                match self.read_some(&mut rx, &mut slice[at..], may_read) {
+                    Got::Bytes { n, more } => {
+                        at += n;
+                        done += n;
+                        if !more {
+                            return Ok(Got::Bytes { n: done, more: false });
+                        }
+                    }
+                    Got::Nothing => {
+                        let eaten = rx.receiver.as_ref().map_or(0, |r| r.frames()) - frames_before;
+                        let _spurious = dont_wait
+                            && eaten >= u64::from(CONTROL_FRAMES_PER_CALL_MAX);
+                        return if done > 0 {
+                            Ok(Got::Bytes { n: done, more: false })
+                        } else {
+                            self.or_end(&rx, Got::Nothing, leads)
+                        };
+                    }
+                    Got::End => {
+                        return if done > 0 {
+                            Ok(Got::Bytes { n: done, more: false })
+                        } else {
+                            Ok(Got::End)
+                        };
+                    }
+                }
+            }
+        }
+        if done > 0 { Ok(Got::Bytes { n: done, more: true }) } else { self.or_end(&rx, Got::Nothing, leads) }
+    }
+
+    /// Turns "nothing there" into the end or the error that the program must be told.
+    fn or_end(&self, rx: &Rx, got: Got, _leads: bool) -> io::Result<Got> {
+        if !matches!(got, Got::Nothing) {
+            return Ok(got);
+        }
+        if rx.receiver.as_ref().is_some_and(|receiver| receiver.is_at_end()) {
+            return Ok(Got::End);
+        }
+        let bits = self.bits();
+        if bits & bits::FAILED != 0 {
+            self.failure(None)?;
+            return Ok(Got::End);
+        }
+        if bits & bits::EOF != 0 {
+            return Ok(Got::End);
+        }
+        if bits & bits::CLOSED != 0 {
+            return fail(libc::EBADF);
+        }
+        if bits & (bits::FRESH | bits::CONNECTING) != 0 && bits & bits::CONNECTING == 0 {
+            return fail(libc::ENOTCONN);
+        }
+        Ok(Got::Nothing)
+    }
+
+    /// The receiving direction's lock.
+    pub(crate) fn lock_rx(&self) -> io::Result<MutexGuard<'_, Rx>> {
+        Self::lock(&self.rx)
+    }
+
+    /// Reads from the stash or the connection into one buffer.
+    fn read_some(self: &Arc<Self>, rx: &mut Rx, buf: &mut [u8], may_read: bool) -> Got {
+        let (from, epoch) = (rx.number, rx.epoch);
+        let Some(receiver) = rx.receiver.as_mut() else { return Got::Nothing };
+        if receiver.stashed() > 0 {
+            let n = receiver.read_stash(buf);
+            self.after_input(receiver);
+            return Got::Bytes { n, more: true };
+        }
+        if receiver.is_at_end() {
+            return Got::End;
+        }
+        for _ in 0..CONTROL_FRAMES_PER_CALL_MAX {
+            if from < 0 || !may_read {
+                return Got::Nothing;
+            }
+            let result =
+                if receiver.is_direct() { read_direct(receiver, from, buf) } else { read_stashing(receiver, from) };
+            let read = match result {
+                Ok(read) => read,
+                Err(ReadError::Kernel(error)) if would_block(&error) => return Got::Nothing,
+                Err(error) => {
+                    rx.number = -1;
+                    self.condemn(epoch, &error);
+                    return Got::Nothing;
+                }
+            };
+            self.after_input(receiver);
+            if read.payload > 0 {
+                return Got::Bytes { n: read.payload, more: read.more };
+            }
+            if receiver.stashed() > 0 {
+                let n = receiver.read_stash(buf);
+                self.after_input(receiver);
+                return Got::Bytes { n, more: true };
+            }
+            if receiver.is_at_end() {
+                return Got::End;
+            }
+            if !read.more {
+                return Got::Nothing;
+            }
+        }
+        // A flood of control frames: let the program go on, and make sure that it comes back.
+        self.watch_in(true);
+        Got::Nothing
+    }
+
+    fn peek_step(self: &Arc<Self>, rx: &mut Rx, slices: &mut [IoSliceMut<'_>]) -> io::Result<Got> {
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let (from, epoch) = (rx.number, rx.epoch);
+        let Some(receiver) = rx.receiver.as_mut() else { return Ok(Got::Nothing) };
+        while from >= 0 && receiver.stashed() < wanted && !receiver.fin_seen() {
+            match read_stashing(receiver, from) {
+                Ok(_) => self.after_input(receiver),
+                Err(ReadError::Kernel(error)) if would_block(&error) => break,
+                Err(error) => {
+                    rx.number = -1;
+                    self.condemn(epoch, &error);
+                    break;
+                }
+            }
+        }
+        let Some(receiver) = rx.receiver.as_mut() else { return Ok(Got::Nothing) };
+        if receiver.stashed() == 0 {
+            return Ok(Got::Nothing);
+        }
+        let mut all = vec![0; wanted.min(receiver.stashed())];
+        let n = receiver.peek_stash(&mut all);
+        let mut rest = &all[..n];
+        for slice in slices {
+            let k = slice.len().min(rest.len());
+            slice[..k].copy_from_slice(&rest[..k]);
+            rest = &rest[k..];
+        }
+        Ok(Got::Bytes { n, more: true })
+    }
+
+    /// Reads what is queued into the stash: for a sender that needs credit, and for the engine.
+    /// Does nothing while a reader leads.
+    pub(crate) fn read_ahead(self: &Arc<Self>) {
+        let Ok(mut rx) = self.rx.try_lock() else { return };
+        if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
+            return;
+        }
+        self.read_ahead_locked(&mut rx);
+    }
+
+    /// The same for who holds the lock; gives what ended the connection, if anything did.
+    pub(crate) fn read_ahead_locked(self: &Arc<Self>, rx: &mut Rx) {
+        let (from, epoch) = (rx.number, rx.epoch);
+        let Some(receiver) = rx.receiver.as_mut() else { return };
+        for _ in 0..READ_AHEAD_ROUNDS {
+            if from < 0 {
+                return;
+            }
+            match read_stashing(receiver, from) {
+                Ok(read) => {
+                    self.after_input(receiver);
+                    if !read.more {
+                        return;
+                    }
+                }
+                Err(ReadError::Kernel(error)) if would_block(&error) => return,
+                Err(error) => {
+                    rx.number = -1;
+                    self.condemn(epoch, &error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads all that a connection which is about to go has queued; gives false when there may be
+    /// more, which cannot be as the window bounds it.
+    pub(crate) fn drain_old(self: &Arc<Self>, rx: &mut Rx, from: RawFd) {
+        let Some(receiver) = rx.receiver.as_mut() else { return };
+        while let Ok(read) = read_stashing(receiver, from) {
+            self.after_input(receiver);
+            if !read.more && sys::io::queued(from) == 0 {
+                break;
+            }
+        }
+    }
+
+    /// For poll on a blocking socket: eats queued control frames and says whether the program
+    /// would get something.
+    pub(crate) fn probe_input(self: &Arc<Self>) -> bool {
+        let Ok(mut rx) = self.rx.try_lock() else { return true };
+        if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
+            return true;
+        }
+        let (from, epoch) = (rx.number, rx.epoch);
+        let Some(receiver) = rx.receiver.as_mut() else { return true };
+        for _ in 0..CONTROL_FRAMES_PER_CALL_MAX {
+            if receiver.stashed() > 0 || receiver.is_at_end() {
+                return true;
+            }
+            if receiver.payload_left() > 0 && receiver.is_direct() {
+                return sys::io::queued(from) > 0;
+            }
+            if from < 0 {
+                return false;
+            }
+            let result = if receiver.is_direct() {
+                // Only the header, so that the payload stays where the kernel can see it.
+                let space = receiver.header_space();
+                match sys::io::recv_one(from, space) {
+                    Ok(0) => Err(ReadError::Ended),
+                    Ok(n) => receiver.accept(&mut [], 0, n).map_err(ReadError::from).map(|_| ()),
+                    Err(error) => Err(ReadError::Kernel(error)),
+                }
+            } else {
+                read_stashing(receiver, from).map(|_| ())
+            };
+            match result {
+                Ok(()) => self.after_input(receiver),
+                Err(ReadError::Kernel(error)) if would_block(&error) => return false,
+                Err(error) => {
+                    rx.number = -1;
+                    self.condemn(epoch, &error);
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    /// Passes on what reading has taught. Called under the receiving lock after each read.
+    pub(crate) fn after_input(self: &Arc<Self>, receiver: &mut Receiver) {
+        let shared = &self.shared;
+        let (ack, edge) = receiver.peer();
+        let mut ring = false;
+        if ack > shared.peer_ack.load(Ordering::Relaxed) {
+            shared.peer_ack.store(ack, Ordering::SeqCst);
+        }
+        if edge > shared.peer_edge.load(Ordering::Relaxed) {
+            shared.peer_edge.store(edge, Ordering::SeqCst);
+            ring = true;
+        }
+        if receiver.has_news() {
+            let news = receiver.take_news();
+            if news.stop {
+                shared.peer_stopped.store(true, Ordering::SeqCst);
+                self.change(bits::STOPPED, 0);
+            }
+            if news.blocked {
+                receiver.grow_window();
+            }
+            if news.reset.is_some() {
+                self.reset_by_peer();
+            }
+            if let Some(addrs) = news.addrs {
+                self.learn_addrs(addrs);
+            }
+            if news.goaway {
+                self.redial_beside();
+            }
+        }
+        if ring && self.has(bits::NO_ROOM) && edge > shared.written.load(Ordering::SeqCst) {
+            self.change(0, bits::NO_ROOM);
+        }
+        self.note_acks(receiver);
+        let stash = if receiver.stashed() > 0 { bits::STASH } else { 0 };
+        let end = if receiver.is_at_end() { bits::EOF } else { 0 };
+        self.change(stash | end, bits::STASH & !stash);
+    }
+
+    /// Publishes what to tell the peer, and sees to it that it is told in time.
+    pub(crate) fn note_acks(self: &Arc<Self>, receiver: &Receiver) {
+        let shared = &self.shared;
+        let acks = receiver.acks();
+        shared.ack.store(acks.ack, Ordering::SeqCst);
+        shared.window.store(u32::from(acks.window), Ordering::SeqCst);
+        shared.fin_seen.store(receiver.fin_seen(), Ordering::SeqCst);
+        let told_edge = shared.told_edge.load(Ordering::SeqCst);
+        let told_ack = shared.told_ack.load(Ordering::SeqCst);
+        let due = acks.edge().saturating_sub(told_edge) * 4 >= receiver.window()
+            || (receiver.fin_seen() && acks.ack > told_ack);
+        if due && !self.has(bits::DETACHED | bits::CONNECTING) {
+            self.send_ack();
+        } else if acks.ack != told_ack {
+            self.list_for_sweep();
+        }
+    }
+
+    /// A side that is itself out of credit gives more, so that programs which both write before
+    /// they read do not wait for each other.
+    pub(crate) fn grow_own_window(self: &Arc<Self>) {
+        if !self.has(bits::NO_ROOM) {
+            return;
+        }
+        if let Ok(mut rx) = self.rx.try_lock()
+            && let Some(receiver) = rx.receiver.as_mut()
+            && receiver.grow_window()
+        {
+            self.note_acks(receiver);
+        }
+    }
+
+    /// Sleeps until reading may go on. Gives true when the caller leads and must say so when done.
+    fn wait_readable(
+        self: &Arc<Self>,
+        number: RawFd,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
+        let bell = Bell::new()?;
+        // A time-out is never restarted after a signal (signal(7)), so poll serves it exactly; and
+        // so does it serve who follows a leader or waits for a connection.
+        let (leads, follows) = {
+            let mut sleepers = Self::lock(&self.sleepers)?;
+            sleepers.add(&bell);
+            let follows = sleepers.leader;
+            let leads = !follows
+                && deadline.is_none()
+                && !self.has(bits::DETACHED | bits::CONNECTING | bits::PUMPED);
+            sleepers.leader |= leads;
+            (leads, follows)
+        };
+        let result = self.sleep_for_input(number, &bell, deadline, leads, follows);
+        if let Ok(mut sleepers) = self.sleepers.lock() {
+            sleepers.remove(&bell);
+        }
+        if result.is_err() && leads {
+            self.stop_leading();
+        }
+        result.map(|()| leads)
+    }
+
+    fn sleep_for_input(
+        self: &Arc<Self>,
+        number: RawFd,
+        bell: &Bell,
+        deadline: Option<Instant>,
+        leads: bool,
+        follows: bool,
+    ) -> io::Result<()> {
+        let woken = bits::STASH | bits::EOF | bits::FAILED | bits::CLOSED;
+        if self.has(woken) {
+            return Ok(());
+        }
+        if leads {
+            return match sys::io::wait_readable(number) {
+                Err(error) if crate::error::number(&error) == libc::EINTR => Err(error),
+                // Whatever else it says is the real socket's affair; the loop will see.
+                _ => Ok(()),
+            };
+        }
+        let attached = !self.has(bits::DETACHED | bits::CONNECTING);
+        let mut fds = [
+            libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 },
+            libc::pollfd {
+                fd: if attached && !follows { number } else { -1 },
+                events: libc::POLLIN,
+                revents: 0,
+            },
+        ];
+        let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
+        if sys::io::poll(&mut fds, timeout)? == 0 { fail(libc::EAGAIN) } else { Ok(()) }
+    }
+
+    /// The leader has read; those who waited for it look again.
+    fn stop_leading(&self) {
+        if let Ok(mut sleepers) = self.sleepers.lock() {
+            sleepers.leader = false;
+            sleepers.ring();
+        }
+        if self.has(bits::WANTS_CREDIT) {
+            self.watch_in(true);
+        }
+    }
+
+    /// Payload bytes that the program could read now, exactly (FIONREAD).
+    pub(crate) fn readable_bytes(&self) -> io::Result<usize> {
+        let rx = self.lock_rx()?;
+        let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
+        let mut total = receiver.stashed();
+        if rx.number < 0 || !receiver.is_direct() {
+            return Ok(total);
+        }
+        let mut queue = vec![0; sys::io::queued(rx.number)];
+        let n = match sys::io::peek(rx.number, &mut queue) {
+            Ok(n) => n,
+            Err(_) => return Ok(total),
+        };
+        let mut rest = &queue[..n];
+        let here = receiver.payload_left().min(rest.len());
+        total += here;
+        rest = &rest[here..];
+        let mut head: Vec<u8> = receiver.header_so_far().to_vec();
+        while head.len() + rest.len() >= HEADER_BYTES {
+            let (more, after) = rest.split_at(HEADER_BYTES - head.len());
+            head.extend_from_slice(more);
+            let mut bytes = [0; HEADER_BYTES];
+            bytes.copy_from_slice(&head);
+            head.clear();
+            let Some(header) = Header::decode(&bytes) else { break };
+            let length = (header.length as usize).min(after.len());
+            if header.kind == eversock_proto::wire::frame::Kind::Data {
+                total += length;
+            }
+            rest = &after[length..];
+        }
+        Ok(total)
+    }
+
+    fn condemn(self: &Arc<Self>, epoch: u64, error: &ReadError) {
+        match error {
+            ReadError::Violation(Violation::DataLost { .. }) => {
+                log::error!("session {}: {error}", self.id);
+                self.fail_now(libc::ECONNRESET, &error.to_string());
+            }
+            _ => self.fault(epoch, &error.to_string()),
+        }
+    }
+}
+
+struct Read {
+    payload: usize,
+    more: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("the connection was closed")]
+    Ended,
+    #[error(transparent)]
+    Kernel(io::Error),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+}
+
+/// One scattered read: payload of the current frame, the next header, and what follows.
+fn read_direct(receiver: &mut Receiver, from: RawFd, buf: &mut [u8]) -> Result<Read, ReadError> {
+    let left = receiver.payload_left();
+    let front = left.min(buf.len());
+    if left > buf.len() {
+        let n = sys::io::recv_one(from, buf).map_err(ReadError::Kernel)?;
+        if n == 0 {
+            return Err(ReadError::Ended);
+        }
+        let payload = receiver.accept(buf, front, n)?;
+        return Ok(Read { payload, more: n == buf.len() });
+    }
+    let (first, rest) = buf.split_at_mut(front);
+    let space = receiver.header_space();
+    let asked = first.len() + space.len() + rest.len();
+    let n = if first.is_empty() {
+        sys::io::recv(from, &mut [IoSliceMut::new(space), IoSliceMut::new(rest)])
+    } else {
+        sys::io::recv(
+            from,
+            &mut [IoSliceMut::new(first), IoSliceMut::new(space), IoSliceMut::new(rest)],
+        )
+    }
+    .map_err(ReadError::Kernel)?;
+    if n == 0 {
+        return Err(ReadError::Ended);
+    }
+    let payload = receiver.accept(buf, front, n)?;
+    Ok(Read { payload, more: n == asked })
+}
+
+/// Reads into the stash.
+fn read_stashing(receiver: &mut Receiver, from: RawFd) -> Result<Read, ReadError> {
+    let mut scratch = [0; READ_AHEAD_BYTES];
+    let n = sys::io::recv_one(from, &mut scratch).map_err(ReadError::Kernel)?;
+    if n == 0 {
+        return Err(ReadError::Ended);
+    }
+    receiver.feed(&scratch[..n])?;
+    Ok(Read { payload: 0, more: n == READ_AHEAD_BYTES })
+}
+
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Kernel(error) => error,
+            ReadError::Ended | ReadError::Violation(_) => errno(libc::ECONNRESET),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_error_keeps_its_number() {
+        let error = io::Error::from(ReadError::Kernel(errno(libc::ETIMEDOUT)));
+        assert_eq!(number(&error), libc::ETIMEDOUT);
+    }
+}

@@ -1,0 +1,370 @@
+//! The program writes: into the log under the direction lock, and from the log to the connection.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use eversock_proto::send::GATHER_SLICES;
+use eversock_proto::wire::frame::Acks;
+
+use super::{Socket, Tx, bits};
+use crate::error::{errno, fail, number, would_block};
+use crate::sys::{self, process};
+use crate::wait::kick::Bell;
+
+/// How a program wants one call to behave.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SendMode {
+    /// MSG_DONTWAIT, or the socket is non-blocking.
+    pub(crate) dont_wait: bool,
+    /// MSG_MORE.
+    pub(crate) more: bool,
+    /// MSG_NOSIGNAL.
+    pub(crate) no_signal: bool,
+}
+
+/// What became of the frames that were to go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// All are with the kernel, or no connection stands.
+    All,
+    /// The kernel is full; the rest is owed.
+    Owed,
+}
+
+enum Step {
+    Took(usize),
+    KernelFull,
+    NoRoom,
+}
+
+impl Socket {
+    /// Writes as send(2) would. What was taken is delivered once, in order, or the session fails.
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        slices: &[IoSlice<'_>],
+        mode: SendMode,
+    ) -> io::Result<usize> {
+        let result = self.send_without_signal(slices, mode);
+        if let Err(error) = &result
+            && number(error) == libc::EPIPE
+            && !mode.no_signal
+        {
+            process::raise_sigpipe();
+        }
+        result
+    }
+
+    fn send_without_signal(
+        self: &Arc<Self>,
+        slices: &[IoSlice<'_>],
+        mode: SendMode,
+    ) -> io::Result<usize> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let dont_wait = mode.dont_wait || self.nonblocking.load(Ordering::Relaxed);
+        let mut deadline = None;
+        let mut done = 0;
+        loop {
+            let step = match self.send_step(slices, done, mode.more) {
+                Ok(step) => step,
+                // The error stays for the next call when part of this one was taken.
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            };
+            let kernel_full = match step {
+                Step::Took(n) => {
+                    done += n;
+                    // A blocking send returns when the kernel has all, as send(2) does; so nothing
+                    // is owed behind the back of a program that will not call again.
+                    if done == total && (dont_wait || !self.is_owing()) {
+                        return Ok(done);
+                    }
+                    if done < total {
+                        continue;
+                    }
+                    true
+                }
+                Step::KernelFull => true,
+                Step::NoRoom => false,
+            };
+            if dont_wait {
+                if !kernel_full {
+                    self.want_credit();
+                }
+                return if done > 0 { Ok(done) } else { fail(libc::EAGAIN) };
+            }
+            if deadline.is_none() {
+                deadline = Some(Self::deadline(&self.send_timeout_us));
+            }
+            if let Err(error) = self.wait_writable(deadline.flatten(), done == total) {
+                self.leave_owed();
+                return if done > 0 { Ok(done) } else { Err(error) };
+            }
+            if done == total && !self.is_owing() {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// One try under the lock.
+    fn send_step(
+        self: &Arc<Self>,
+        slices: &[IoSlice<'_>],
+        done: usize,
+        more: bool,
+    ) -> io::Result<Step> {
+        let mut tx = self.lock_tx()?;
+        self.check_sendable()?;
+        self.absorb(&mut tx);
+        if self.flush(&mut tx, more) == Flushed::Owed {
+            self.owe();
+            return Ok(Step::KernelFull);
+        }
+        let Some(sender) = tx.sender.as_mut() else { return fail(libc::ENOTCONN) };
+        if sender.is_stopped() {
+            return fail(libc::EPIPE);
+        }
+        let taken = write_from(sender, slices, done);
+        let written = sender.written();
+        self.shared.written.store(written, Ordering::SeqCst);
+        if sender.is_out_of_room() {
+            self.change(bits::NO_ROOM, 0);
+            // The peer may have raised its edge between our look and the bit.
+            self.absorb(&mut tx);
+        }
+        let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() - done;
+        if taken == 0 && wanted > 0 {
+            return Ok(Step::NoRoom);
+        }
+        if self.flush(&mut tx, more) == Flushed::Owed {
+            self.owe();
+        }
+        self.finish_tx(tx);
+        Ok(Step::Took(taken))
+    }
+
+    fn check_sendable(&self) -> io::Result<()> {
+        let bits = self.bits();
+        if bits & (bits::FAILED | bits::FRESH | bits::CONNECTING | bits::WRITE_SHUT | bits::CLOSED)
+            == 0
+        {
+            return Ok(());
+        }
+        if bits & bits::FAILED != 0 {
+            self.failure(Some(libc::EPIPE))?;
+        }
+        Err(errno(if bits & bits::CLOSED != 0 {
+            libc::EBADF
+        } else if bits & bits::FRESH != 0 {
+            libc::EPIPE
+        } else if bits & bits::CONNECTING != 0 {
+            libc::EAGAIN
+        } else {
+            libc::EPIPE
+        }))
+    }
+
+    /// The sending direction's lock.
+    pub(crate) fn lock_tx(&self) -> io::Result<MutexGuard<'_, Tx>> {
+        Self::lock(&self.tx)
+    }
+
+    /// Leaves the sending direction, honouring what others wanted of it meanwhile.
+    pub(crate) fn finish_tx(self: &Arc<Self>, tx: MutexGuard<'_, Tx>) {
+        drop(tx);
+        // Whoever could not have the lock has set the flag; whoever sets it after our look has
+        // found the lock free.
+        while self.shared.ack_wanted.load(Ordering::SeqCst) {
+            let Ok(mut tx) = self.tx.try_lock() else { return };
+            self.shared.ack_wanted.store(false, Ordering::SeqCst);
+            if let Some(sender) = tx.sender.as_mut() {
+                sender.want_ack();
+            }
+            if self.flush(&mut tx, false) == Flushed::Owed {
+                self.owe();
+            }
+        }
+    }
+
+    /// Wants an ACK frame; sends it now if the lock is free.
+    pub(crate) fn send_ack(self: &Arc<Self>) {
+        self.shared.ack_wanted.store(true, Ordering::SeqCst);
+        if let Ok(tx) = self.tx.try_lock() {
+            self.finish_tx(tx);
+        }
+    }
+
+    /// Takes what the receiving direction has learnt.
+    pub(crate) fn absorb(self: &Arc<Self>, tx: &mut Tx) {
+        let ack = self.shared.peer_ack.load(Ordering::SeqCst);
+        let edge = self.shared.peer_edge.load(Ordering::SeqCst);
+        let epoch = tx.epoch;
+        let Some(sender) = tx.sender.as_mut() else { return };
+        let before = sender.acked();
+        if let Err(error) = sender.absorb(ack, edge) {
+            tx.number = -1;
+            self.fault(epoch, &error.to_string());
+            return;
+        }
+        if sender.acked() > before {
+            self.shared.progress.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.shared.peer_stopped.load(Ordering::Relaxed) && !sender.is_stopped() {
+            sender.stop();
+        }
+        if !sender.is_out_of_room() {
+            self.change(0, bits::NO_ROOM | bits::WANTS_CREDIT);
+        }
+    }
+
+    /// What to tell the peer now.
+    pub(crate) fn acks(&self) -> Acks {
+        Acks {
+            ack: self.shared.ack.load(Ordering::SeqCst),
+            window: u16::try_from(self.shared.window.load(Ordering::SeqCst)).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// Puts frames on the connection until there are none or the kernel is full.
+    pub(crate) fn flush(self: &Arc<Self>, tx: &mut Tx, more: bool) -> Flushed {
+        let (to, epoch) = (tx.number, tx.epoch);
+        let Some(sender) = tx.sender.as_mut() else { return Flushed::All };
+        while to >= 0 && sender.prepare(self.acks()) {
+            let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+            let (count, bytes) = sender.gather(&mut slices);
+            match sys::io::send(to, &slices[..count], more) {
+                Ok(n) => {
+                    sender.sent(n);
+                    let told = sender.told();
+                    self.shared.told_edge.store(told.edge(), Ordering::SeqCst);
+                    self.shared.told_ack.store(told.ack, Ordering::SeqCst);
+                    if n < bytes {
+                        return Flushed::Owed;
+                    }
+                }
+                Err(error) if would_block(&error) || number(&error) == libc::ENOBUFS => {
+                    return Flushed::Owed;
+                }
+                Err(error) => {
+                    tx.number = -1;
+                    self.fault(epoch, &error.to_string());
+                    return Flushed::All;
+                }
+            }
+        }
+        Flushed::All
+    }
+
+    /// True while bytes for the standing connection wait for the kernel.
+    fn is_owing(self: &Arc<Self>) -> bool {
+        self.tx.lock().is_ok_and(|tx| {
+            tx.number >= 0 && tx.sender.as_ref().is_some_and(|sender| sender.has_output())
+        })
+    }
+
+    /// A blocking call was interrupted while bytes are owed: the engine sends them.
+    fn leave_owed(self: &Arc<Self>) {
+        if self.is_owing() {
+            self.owe();
+        }
+    }
+
+    /// A non-blocking program is out of credit: the engine reads for it until there is some.
+    pub(crate) fn want_credit(self: &Arc<Self>) {
+        if !self.has(bits::WANTS_CREDIT) {
+            self.change(bits::WANTS_CREDIT, 0);
+        }
+        if self.has(bits::NO_ROOM) {
+            self.watch_in(true);
+        }
+    }
+
+    /// Sleeps until writing may go on. `for_kernel` when all was taken and only the kernel is
+    /// waited for.
+    fn wait_writable(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        for_kernel: bool,
+    ) -> io::Result<()> {
+        let bell = Bell::new()?;
+        Self::lock(&self.sleepers)?.add(&bell);
+        let result = self.wait_writable_with(&bell, deadline, for_kernel);
+        if let Ok(mut sleepers) = self.sleepers.lock() {
+            sleepers.remove(&bell);
+        }
+        result
+    }
+
+    fn wait_writable_with(
+        self: &Arc<Self>,
+        bell: &Bell,
+        deadline: Option<Instant>,
+        for_kernel: bool,
+    ) -> io::Result<()> {
+        loop {
+            let (to, owing, no_room) = {
+                let mut tx = self.lock_tx()?;
+                self.absorb(&mut tx);
+                let owing = tx.sender.as_ref().is_some_and(|sender| sender.has_output());
+                let no_room = tx.sender.as_ref().is_some_and(|sender| sender.is_out_of_room());
+                (tx.number, owing && tx.number >= 0, no_room)
+            };
+            let done = if for_kernel { !owing } else { !owing && !no_room };
+            if done || self.has(bits::FAILED | bits::CLOSED | bits::WRITE_SHUT | bits::STOPPED) {
+                return Ok(());
+            }
+            let leader = Self::lock(&self.sleepers)?.leader;
+            let mut events = 0;
+            if owing {
+                events |= libc::POLLOUT;
+            }
+            if !leader {
+                // Nobody else reads: the credit, and what a peer that is itself blocked has sent,
+                // must be read here, or both sides would wait for ever.
+                events |= libc::POLLIN;
+            }
+            let mut fds = [
+                libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 },
+                libc::pollfd { fd: if events == 0 { -1 } else { to }, events, revents: 0 },
+            ];
+            let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
+            if sys::io::poll(&mut fds, timeout)? == 0 {
+                return fail(libc::EAGAIN);
+            }
+            bell.silence();
+            let came = fds[1].revents;
+            if came & (libc::POLLIN | libc::POLLERR | libc::POLLHUP) != 0 {
+                self.grow_own_window();
+                self.read_ahead();
+            }
+            if came & libc::POLLOUT != 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Writes from the slices, skipping `done` bytes; gives how many were taken.
+fn write_from(
+    sender: &mut eversock_proto::send::Sender,
+    slices: &[IoSlice<'_>],
+    mut done: usize,
+) -> usize {
+    let mut taken = 0;
+    for slice in slices {
+        if done >= slice.len() {
+            done -= slice.len();
+            continue;
+        }
+        let rest = &slice[done..];
+        done = 0;
+        let n = sender.write(rest);
+        taken += n;
+        if n < rest.len() {
+            break;
+        }
+    }
+    taken
+}

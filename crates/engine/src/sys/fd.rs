@@ -1,0 +1,142 @@
+//! Descriptors: owning, duplicating, identifying, waking.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use rustix::event::EventfdFlags;
+use rustix::fs::OFlags;
+use rustix::io::{DupFlags, FdFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// A descriptor of the engine's own.
+pub(crate) type Fd = OwnedFd;
+
+/// Internal descriptors live from here on, so that the program's stay low, but below 1024, as
+/// several programs still use select.
+const INTERNAL_FROM: RawFd = 512;
+
+/// Lends a number for one system call.
+pub(crate) fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
+    debug_assert!(number >= 0);
+    // SAFETY: the number is never -1, and a number that was closed meanwhile makes the system call
+    // fail with EBADF; nothing here relies on which file it names without checking.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// Takes a number into ownership.
+pub(crate) fn own(number: RawFd) -> Fd {
+    debug_assert!(number >= 0);
+    // SAFETY: callers pass a number that they alone are responsible for closing.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Duplicates to an internal, close-on-exec number.
+pub(crate) fn dup_internal(number: RawFd) -> io::Result<Fd> {
+    match rustix::io::fcntl_dupfd_cloexec(borrow(number), INTERNAL_FROM) {
+        Ok(fd) => Ok(fd),
+        // A low limit on open files: any number will do.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::MFILE) => {
+            Ok(rustix::io::fcntl_dupfd_cloexec(borrow(number), 3)?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Moves a descriptor to an internal number.
+pub(crate) fn internal(fd: Fd) -> io::Result<Fd> {
+    if fd.as_raw_fd() >= INTERNAL_FROM { Ok(fd) } else { dup_internal(fd.as_raw_fd()) }
+}
+
+/// Puts the file of `from` under `number`, closing what was there.
+pub(crate) fn replace(from: BorrowedFd<'_>, number: RawFd, cloexec: bool) -> io::Result<()> {
+    let mut target = own(number);
+    let flags = if cloexec { DupFlags::CLOEXEC } else { DupFlags::empty() };
+    let result = rustix::io::dup3(from, &mut target, flags);
+    // The number stays the program's, whatever happened.
+    let _number = target.into_raw_fd();
+    Ok(result?)
+}
+
+/// Closes a number.
+pub(crate) fn close(number: RawFd) {
+    drop(own(number));
+}
+
+/// Closes a number as the program asked; its error is the program's.
+pub(crate) fn close_reporting(number: RawFd) -> io::Result<()> {
+    // SAFETY: closing a number is memory-safe; the program owns it.
+    if unsafe { libc::close(number) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What tells one open file from another: device and inode.
+pub(crate) fn identity(number: RawFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(borrow(number))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// True when the number is closed on exec.
+pub(crate) fn is_cloexec(number: RawFd) -> io::Result<bool> {
+    Ok(rustix::io::fcntl_getfd(borrow(number))?.contains(FdFlags::CLOEXEC))
+}
+
+/// True when the file is non-blocking.
+pub(crate) fn is_nonblocking(number: RawFd) -> io::Result<bool> {
+    Ok(rustix::fs::fcntl_getfl(borrow(number))?.contains(OFlags::NONBLOCK))
+}
+
+/// Makes the file non-blocking or blocking.
+pub(crate) fn set_nonblocking(number: RawFd, on: bool) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(borrow(number))?;
+    let wanted = if on { flags | OFlags::NONBLOCK } else { flags - OFlags::NONBLOCK };
+    Ok(rustix::fs::fcntl_setfl(borrow(number), wanted)?)
+}
+
+/// A counter that wakes those who poll it.
+pub(crate) fn eventfd() -> io::Result<Fd> {
+    let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    internal(fd)
+}
+
+/// Wakes the pollers of an eventfd.
+pub(crate) fn notify(eventfd: RawFd) {
+    // The counter can be full only if nobody has read 2^64 notices; they are awake then.
+    let _full = rustix::io::write(borrow(eventfd), &1u64.to_ne_bytes());
+}
+
+/// Takes the notices of an eventfd.
+pub(crate) fn drain_notices(eventfd: RawFd) {
+    let mut counter = [0; 8];
+    let _empty = rustix::io::read(borrow(eventfd), &mut counter);
+}
+
+/// A pair of connected AF_UNIX sockets, both internal.
+pub(crate) fn unix_pair(kind: SocketType) -> io::Result<(Fd, Fd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?;
+    Ok((internal(a)?, internal(b)?))
+}
+
+/// Fresh randomness from the kernel.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut out = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        let rest = &mut out[filled..];
+        // SAFETY: the pointer and length describe `rest`, which is writable.
+        let n = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        if n > 0 {
+            filled += n.unsigned_abs();
+        }
+    }
+    out
+}
+
+/// Fresh randomness as a number.
+pub(crate) fn random_u64() -> u64 {
+    u64::from_ne_bytes(random())
+}
+
+/// The raw number of anything that lends a descriptor.
+pub(crate) fn raw(fd: &impl AsFd) -> RawFd {
+    fd.as_fd().as_raw_fd()
+}

@@ -1,0 +1,95 @@
+//! Moving bytes and waiting for them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
+
+use super::fd::borrow;
+
+/// Sends without blocking and without SIGPIPE.
+pub(crate) fn send(number: RawFd, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if more {
+        flags |= SendFlags::MORE;
+    }
+    retry(|| {
+        if let [one] = slices {
+            return rustix::net::send(borrow(number), one, flags);
+        }
+        rustix::net::sendmsg(borrow(number), slices, &mut SendAncillaryBuffer::default(), flags)
+    })
+}
+
+/// Receives without blocking; 0 is the end of the connection.
+pub(crate) fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    retry(|| {
+        let mut control = RecvAncillaryBuffer::default();
+        rustix::net::recvmsg(borrow(number), slices, &mut control, RecvFlags::DONTWAIT)
+            .map(|message| message.bytes)
+    })
+}
+
+/// Receives into one buffer without blocking.
+pub(crate) fn recv_one(number: RawFd, buf: &mut [u8]) -> io::Result<usize> {
+    retry(|| {
+        rustix::net::recv(borrow(number), &mut *buf, RecvFlags::DONTWAIT).map(|(n, _)| n)
+    })
+}
+
+/// Looks at queued bytes without consuming them or blocking.
+pub(crate) fn peek(number: RawFd, buf: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+    retry(|| rustix::net::recv(borrow(number), &mut *buf, flags).map(|(n, _)| n))
+}
+
+/// Blocks until there is something to read, an end or an error, through libc, so that the wait is a
+/// cancellation point and is restarted after signals as the program's own would be.
+pub(crate) fn wait_readable(number: RawFd) -> io::Result<()> {
+    let mut byte = 0u8;
+    // SAFETY: the buffer is one writable byte.
+    let n = unsafe { libc::recv(number, (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
+    if n >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// ppoll(2) through libc; `None` waits without limit. The signal mask is not touched.
+pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
+    poll_masked(fds, timeout, std::ptr::null())
+}
+
+/// ppoll(2) with the caller's signal mask, or null.
+pub(crate) fn poll_masked(
+    fds: &mut [libc::pollfd],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
+    let timespec = timeout.map(timespec);
+    let pointer = timespec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `fds` is a valid array of its length; `timespec` outlives the call; the mask is null
+    // or the caller's valid one.
+    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, pointer, mask) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
+}
+
+pub(crate) fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(duration.subsec_nanos()),
+    }
+}
+
+/// Bytes that the kernel has queued for reading.
+pub(crate) fn queued(number: RawFd) -> usize {
+    rustix::io::ioctl_fionread(borrow(number)).map_or(0, |n| n as usize)
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            // A call that does not block is interrupted only before it did anything.
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map_err(io::Error::from),
+        }
+    }
+}

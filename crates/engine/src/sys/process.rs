@@ -1,0 +1,57 @@
+//! Fork and exit hooks, memory that is shared with children, SIGPIPE.
+
+use std::io;
+use std::sync::atomic::AtomicU64;
+
+/// Registers what runs around fork(2).
+pub(crate) fn at_fork(
+    prepare: extern "C" fn(),
+    parent: extern "C" fn(),
+    child: extern "C" fn(),
+) -> io::Result<()> {
+    // SAFETY: the three are functions of ours that stay for the life of the program.
+    let result = unsafe {
+        libc::pthread_atfork(Some(prepare), Some(parent), Some(child))
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
+/// Registers what runs at a normal exit.
+pub(crate) fn at_exit(hook: extern "C" fn()) {
+    // SAFETY: a function of ours that stays for the life of the program.
+    let _full = unsafe { libc::atexit(hook) };
+}
+
+/// Raises SIGPIPE in the calling thread, as a write without MSG_NOSIGNAL does.
+pub(crate) fn raise_sigpipe() {
+    // SAFETY: raising a signal in one's own thread.
+    unsafe {
+        libc::raise(libc::SIGPIPE);
+    }
+}
+
+/// Blocks all signals in the calling thread but those that glibc itself needs.
+pub(crate) fn block_signals() {
+    // SAFETY: the set is initialised before use; pthread_sigmask leaves 32 and 33 alone.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Words in a page that children share.
+const WORDS: usize = 512;
+
+/// Maps a page of zeroed words that parent and children share.
+pub(crate) fn shared_words() -> io::Result<&'static [AtomicU64; WORDS]> {
+    use rustix::mm::{MapFlags, ProtFlags};
+    let length = WORDS * size_of::<AtomicU64>();
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh anonymous mapping aliases nothing.
+    let page = unsafe {
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, prot, MapFlags::SHARED)?
+    };
+    // SAFETY: page-aligned, zeroed, never unmapped, and all access is atomic.
+    Ok(unsafe { &*page.cast::<[AtomicU64; WORDS]>() })
+}

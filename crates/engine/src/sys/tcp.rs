@@ -1,0 +1,167 @@
+//! TCP sockets: making, tuning, discarding, asking.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use super::fd::{Fd, borrow, internal};
+
+/// A new non-blocking TCP socket with an internal number.
+pub(crate) fn new_socket(addr: &SocketAddr) -> io::Result<Fd> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    internal(Socket::new(Domain::for_address(*addr), kind, Some(Protocol::TCP))?.into())
+}
+
+/// Begins to connect; `Ok(true)` when it is connected already.
+pub(crate) fn connect(number: RawFd, addr: &SocketAddr) -> io::Result<bool> {
+    match SockRef::from(&borrow(number)).connect(&SockAddr::from(*addr)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The pending error of a socket, which this takes.
+pub(crate) fn take_error(number: RawFd) -> Option<io::Error> {
+    SockRef::from(&borrow(number)).take_error().unwrap_or_else(Some)
+}
+
+/// What every real socket needs (DESIGN 4: an ACK frame under Nagle cost 44 ms).
+pub(crate) fn tune(number: RawFd, keepalive: Duration) {
+    let fd = borrow(number);
+    let socket = SockRef::from(&fd);
+    let probes = TcpKeepalive::new()
+        .with_time(keepalive.max(Duration::from_secs(1)))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    // A refusal costs quickness, not correctness.
+    let _nodelay = socket.set_tcp_nodelay(true);
+    let _keepalive = socket.set_tcp_keepalive(&probes);
+}
+
+/// Closes with a RST: for the socket of an old epoch, never for a live one.
+pub(crate) fn discard(fd: Fd) {
+    let _linger = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+    drop(fd);
+}
+
+/// Wakes whoever sleeps on the socket, whatever number they use.
+pub(crate) fn shut_both(number: RawFd) {
+    let _gone = rustix::net::shutdown(borrow(number), rustix::net::Shutdown::Both);
+}
+
+/// The local address, if it is an IP one.
+pub(crate) fn local_addr(number: RawFd) -> Option<SocketAddr> {
+    SockRef::from(&borrow(number)).local_addr().ok()?.as_socket()
+}
+
+/// The peer's address, if it is an IP one.
+pub(crate) fn peer_addr(number: RawFd) -> Option<SocketAddr> {
+    SockRef::from(&borrow(number)).peer_addr().ok()?.as_socket()
+}
+
+/// A connected pair over loopback; nobody else can have got between. Both ends internal and
+/// non-blocking.
+pub(crate) fn loopback_pair() -> io::Result<(Fd, Fd)> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let near = std::net::TcpStream::connect(listener.local_addr()?)?;
+    let ours = near.local_addr()?;
+    // Someone else may have connected first; take the one that is us, in bounded tries.
+    for _ in 0..64 {
+        let (far, from) = listener.accept()?;
+        if from == ours {
+            for end in [&near, &far] {
+                end.set_nodelay(true)?;
+            }
+            far.set_nonblocking(true)?;
+            return Ok((internal(near.into())?, internal(far.into())?));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "strangers flood the loopback listener"))
+}
+
+/// Part of `struct tcp_info` (linux/tcp.h).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Health {
+    /// Retransmission time-outs in a row: the kernel is backing off.
+    pub(crate) backoff: u8,
+    /// Segments sent and not confirmed.
+    pub(crate) unacked: u32,
+    /// Milliseconds since anything was received.
+    pub(crate) last_received_ms: u32,
+}
+
+/// Asks the kernel how a connection fares.
+pub(crate) fn health(number: RawFd) -> Option<Health> {
+    // SAFETY: tcp_info is plain numbers, for which all zeros is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `info` is writable for `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            number,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    (result == 0).then_some(Health {
+        backoff: info.tcpi_backoff.max(info.tcpi_retransmits),
+        unacked: info.tcpi_unacked,
+        last_received_ms: info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv),
+    })
+}
+
+/// setsockopt(2) with raw bytes.
+pub(crate) fn set_option(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: `value` is readable for its length.
+    let result = unsafe {
+        libc::setsockopt(
+            number,
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// getsockopt(2) into raw bytes; gives the length.
+pub(crate) fn get_option(
+    number: RawFd,
+    level: i32,
+    name: i32,
+    out: &mut [u8],
+) -> io::Result<usize> {
+    let mut len = out.len() as libc::socklen_t;
+    // SAFETY: `out` is writable for `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(number, level, name, out.as_mut_ptr().cast(), &raw mut len)
+    };
+    if result == 0 { Ok(len as usize) } else { Err(io::Error::last_os_error()) }
+}
+
+/// True when the number is a listening socket.
+pub(crate) fn is_listening(number: RawFd) -> bool {
+    let mut value = [0; 4];
+    get_option(number, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, &mut value)
+        .is_ok_and(|_| value != [0; 4])
+}
+
+/// A netlink socket that becomes readable when addresses or routes change.
+pub(crate) fn route_changes() -> io::Result<Fd> {
+    use rustix::net::netlink::{ROUTE, SocketAddrNetlink};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400; // LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_*
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(ROUTE))?;
+    rustix::net::bind(&fd, &SocketAddrNetlink::new(0, GROUPS))?;
+    let fd = internal(fd)?;
+    debug_assert!(fd.as_raw_fd() >= 0);
+    Ok(fd)
+}

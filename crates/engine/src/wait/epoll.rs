@@ -1,0 +1,398 @@
+//! epoll(7) over virtual sockets.
+//!
+//! The kernel's set stays the truth for what the kernel knows; this index adds what it cannot know
+//! and knows which registrations a swap must move from the old file to the new. Events are matched
+//! by the program's own 64-bit data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::error::fail;
+use crate::socket::{Socket, bits};
+use crate::sys::{self, Fd, fd};
+use crate::table::{self, Entry};
+
+const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
+const EDGE: u32 = libc::EPOLLET as u32;
+const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
+
+/// The virtual sockets of one epoll set.
+#[derive(Debug)]
+pub(crate) struct EpollSet {
+    number: RawFd,
+    identity: (u64, u64),
+    bell: Fd,
+    /// The bell's data in the set; random, so that no program's is the same.
+    bell_data: u64,
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    registrations: BTreeMap<RawFd, Registration>,
+    by_data: BTreeMap<u64, BTreeSet<RawFd>>,
+    /// Numbers whose user readiness may be worth a report.
+    hot: BTreeSet<RawFd>,
+}
+
+#[derive(Debug)]
+struct Registration {
+    events: u32,
+    data: u64,
+    socket: Arc<Socket>,
+    /// A ONESHOT that was reported and not re-armed.
+    fired: bool,
+}
+
+static SETS: Mutex<BTreeMap<RawFd, Arc<EpollSet>>> = Mutex::new(BTreeMap::new());
+
+fn sets() -> MutexGuard<'static, BTreeMap<RawFd, Arc<EpollSet>>> {
+    SETS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The index of a set that holds virtual sockets; forgotten when the number names another file.
+fn find(epfd: RawFd) -> Option<Arc<EpollSet>> {
+    let mut sets = sets();
+    let set = sets.get(&epfd)?;
+    if fd::identity(epfd).is_ok_and(|found| found == set.identity) || !is_epoll_shared(set) {
+        return Some(Arc::clone(set));
+    }
+    sets.remove(&epfd);
+    None
+}
+
+/// All anonymous inodes may be one; then the identity cannot tell sets apart and closing is noticed
+/// by [`forget`] alone.
+fn is_epoll_shared(set: &EpollSet) -> bool {
+    fd::identity(set.number).is_err()
+}
+
+/// The program closed a number that may be an epoll set.
+pub(crate) fn forget(number: RawFd) {
+    let set = sets().remove(&number);
+    if let Some(set) = set {
+        let mut index = set.index();
+        index.registrations.clear();
+        index.by_data.clear();
+        index.hot.clear();
+    }
+}
+
+fn find_or_new(epfd: RawFd) -> io::Result<Arc<EpollSet>> {
+    if let Some(set) = find(epfd) {
+        return Ok(set);
+    }
+    let set = Arc::new(EpollSet {
+        number: epfd,
+        identity: fd::identity(epfd)?,
+        bell: fd::eventfd()?,
+        bell_data: fd::random_u64(),
+        index: Mutex::default(),
+    });
+    control(epfd, libc::EPOLL_CTL_ADD, set.bell.as_raw_fd(), libc::EPOLLIN as u32, set.bell_data)?;
+    sets().insert(epfd, Arc::clone(&set));
+    Ok(set)
+}
+
+fn control(epfd: RawFd, op: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: data };
+    // SAFETY: `event` is valid for the call.
+    let result = unsafe { libc::epoll_ctl(epfd, op, number, &raw mut event) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// epoll_ctl(2).
+pub(crate) fn epoll_ctl(
+    epfd: RawFd,
+    op: i32,
+    number: RawFd,
+    event: Option<libc::epoll_event>,
+) -> io::Result<()> {
+    let (events, data) = event.map_or((0, 0), |event| (event.events, event.u64));
+    let Some(Entry::Stream(socket)) = table::get(number) else {
+        return control(epfd, op, number, events, data);
+    };
+    if socket.has(bits::PUMPED) {
+        return control(epfd, op, number, events, data);
+    }
+    // A swap holds the place from DEL to ADD: it must not be seen half done.
+    let _place = Socket::lock(&socket.place)?;
+    let set = match op {
+        libc::EPOLL_CTL_ADD => find_or_new(epfd)?,
+        _ => match find(epfd) {
+            Some(set) => set,
+            None => return control(epfd, op, number, events, data),
+        },
+    };
+    control(epfd, op, number, events, data)?;
+    let mut index = set.index();
+    index.remove(number);
+    if op == libc::EPOLL_CTL_DEL {
+        return Ok(());
+    }
+    let registration = Registration { events, data, socket: Arc::clone(&socket), fired: false };
+    index.registrations.insert(number, registration);
+    index.by_data.entry(data).or_default().insert(number);
+    index.hot.insert(number);
+    drop(index);
+    if let Ok(mut epolls) = socket.epolls.lock() {
+        epolls.retain(|weak| weak.strong_count() > 0 && weak.as_ptr() != Arc::as_ptr(&set));
+        epolls.push(Arc::downgrade(&set));
+    }
+    // A wait that already sleeps must look at the newcomer.
+    if socket.readiness() != 0 {
+        fd::notify(set.bell.as_raw_fd());
+    }
+    Ok(())
+}
+
+/// epoll_pwait(2); epoll_wait(2) with a null mask.
+pub(crate) fn epoll_wait(
+    epfd: RawFd,
+    out: &mut [libc::epoll_event],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
+    if out.is_empty() {
+        return fail(libc::EINVAL);
+    }
+    let Some(set) = find(epfd) else { return wait_raw(epfd, out, timeout, mask) };
+    let until = timeout.map(|timeout| clock::now() + timeout);
+    loop {
+        let ours = set.collect(out.len());
+        let left = if ours.is_empty() { remaining(until) } else { Some(Duration::ZERO) };
+        // Room for the bell, which is not reported.
+        let mut raw = vec![libc::epoll_event { events: 0, u64: 0 }; out.len() - ours.len() + 1];
+        let n = match wait_raw(epfd, &mut raw, left, mask) {
+            Ok(n) => n,
+            Err(error) if ours.is_empty() => return Err(error),
+            Err(_) => 0,
+        };
+        let count = set.merge(ours, &raw[..n], out);
+        let expired = until.is_some_and(|until| clock::now() >= until);
+        if count > 0 || expired {
+            return Ok(count);
+        }
+    }
+}
+
+fn remaining(until: Option<Instant>) -> Option<Duration> {
+    until.map(|until| until.saturating_duration_since(clock::now()))
+}
+
+fn wait_raw(
+    epfd: RawFd,
+    out: &mut [libc::epoll_event],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
+    // Rounded up, so that a short time-out does not spin.
+    let millis = timeout.map_or(-1, |t| {
+        i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    });
+    let capacity = i32::try_from(out.len()).unwrap_or(i32::MAX);
+    // SAFETY: `out` is writable for `capacity` events; the mask is null or the caller's.
+    let n = unsafe { libc::epoll_pwait(epfd, out.as_mut_ptr(), capacity, millis, mask) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
+}
+
+impl Index {
+    fn remove(&mut self, number: RawFd) {
+        if let Some(old) = self.registrations.remove(&number)
+            && let Some(numbers) = self.by_data.get_mut(&old.data)
+        {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_data.remove(&old.data);
+            }
+        }
+        self.hot.remove(&number);
+    }
+}
+
+impl EpollSet {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A socket's bits changed.
+    pub(crate) fn note(&self, socket: u64) {
+        let mut index = self.index();
+        let numbers: Vec<RawFd> = index
+            .registrations
+            .iter()
+            .filter(|(_, registration)| registration.socket.id == socket)
+            .map(|(&number, _)| number)
+            .collect();
+        if numbers.is_empty() {
+            return;
+        }
+        index.hot.extend(numbers);
+        drop(index);
+        fd::notify(self.bell.as_raw_fd());
+    }
+
+    /// The program closed a number.
+    pub(crate) fn closed(&self, number: RawFd) {
+        self.index().remove(number);
+    }
+
+    /// Takes the registrations of these numbers off the old file.
+    pub(crate) fn suspend(&self, numbers: &[RawFd]) {
+        let index = self.index();
+        for &number in numbers {
+            if index.registrations.contains_key(&number) {
+                let _gone = control(self.number, libc::EPOLL_CTL_DEL, number, 0, 0);
+            }
+        }
+    }
+
+    /// Puts them on the new file.
+    pub(crate) fn resume(&self, numbers: &[RawFd]) -> io::Result<()> {
+        let mut index = self.index();
+        for &number in numbers {
+            let Some(registration) = index.registrations.get(&number) else { continue };
+            // A fired ONESHOT stays disarmed; the kernel adds ERR|HUP, which `merge` swallows.
+            let events = if registration.fired { ONESHOT } else { registration.events };
+            let data = registration.data;
+            control(self.number, libc::EPOLL_CTL_ADD, number, events, data)?;
+            index.hot.insert(number);
+        }
+        Ok(())
+    }
+
+    /// What the sockets' own bits give, at most `limit` events.
+    fn collect(&self, limit: usize) -> Vec<(RawFd, libc::epoll_event)> {
+        let mut index = self.index();
+        let mut out = Vec::new();
+        let hot: Vec<RawFd> = index.hot.iter().copied().collect();
+        for number in hot {
+            if out.len() == limit {
+                break;
+            }
+            let Some(registration) = index.registrations.get_mut(&number) else {
+                index.hot.remove(&number);
+                continue;
+            };
+            let ready = u32::from(registration.socket.readiness().cast_unsigned());
+            let ready = ready & (registration.events | ALWAYS);
+            if ready == 0 || registration.fired {
+                index.hot.remove(&number);
+                continue;
+            }
+            out.push((number, libc::epoll_event { events: ready, u64: registration.data }));
+            let once = registration.events & (ONESHOT | EDGE) != 0;
+            if registration.events & ONESHOT != 0 {
+                registration.fired = true;
+                let data = registration.data;
+                let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, ONESHOT, data);
+            }
+            if once {
+                index.hot.remove(&number);
+            }
+        }
+        out
+    }
+
+    /// Adds the kernel's events to ours, less what is only the real socket's affair.
+    fn merge(
+        &self,
+        ours: Vec<(RawFd, libc::epoll_event)>,
+        raw: &[libc::epoll_event],
+        out: &mut [libc::epoll_event],
+    ) -> usize {
+        let mut count = 0;
+        let mut index = self.index();
+        let mut ours = ours;
+        for event in raw {
+            let (data, mut events) = (event.u64, event.events);
+            if data == self.bell_data {
+                fd::drain_notices(self.bell.as_raw_fd());
+                continue;
+            }
+            let numbers: Vec<RawFd> =
+                index.by_data.get(&data).map(|set| set.iter().copied().collect()).unwrap_or_default();
+            for number in numbers {
+                let Some(registration) = index.registrations.get_mut(&number) else { continue };
+                events = filter(registration, events);
+                if let Some(at) = ours.iter().position(|(n, _)| *n == number) {
+                    events |= ours.swap_remove(at).1.events;
+                }
+                if registration.events & ONESHOT != 0 && !registration.fired {
+                    if events != 0 {
+                        registration.fired = true;
+                    } else {
+                        // The kernel has disarmed it for something that the program must not see.
+                        let armed = registration.events;
+                        let _gone =
+                            control(self.number, libc::EPOLL_CTL_MOD, number, armed, data);
+                    }
+                }
+            }
+            if events != 0 && count < out.len() {
+                out[count] = libc::epoll_event { events, u64: data };
+                count += 1;
+            }
+        }
+        for (_, event) in ours {
+            if count < out.len() {
+                out[count] = event;
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+/// What the program may see of the kernel's events for one registration.
+fn filter(registration: &Registration, events: u32) -> u32 {
+    let socket = &registration.socket;
+    if registration.fired {
+        return 0;
+    }
+    let state = socket.bits();
+    let mut seen = events & !(ALWAYS | libc::EPOLLRDHUP as u32);
+    if events != seen && state & (bits::DETACHED | bits::FAILED | bits::FRESH) == 0 {
+        // A dead real socket is the engine's affair; until it is gone it must not make us spin.
+        std::thread::yield_now();
+    }
+    if state & (bits::DETACHED | bits::CONNECTING) != 0 {
+        seen &= !(libc::EPOLLIN as u32);
+    } else if seen & libc::EPOLLIN as u32 != 0
+        && !socket.nonblocking.load(std::sync::atomic::Ordering::Relaxed)
+        && !socket.probe_input()
+    {
+        seen &= !(libc::EPOLLIN as u32);
+    }
+    if seen & libc::EPOLLOUT as u32 != 0 && state & (bits::NO_ROOM | bits::CONNECTING) != 0 {
+        seen &= !(libc::EPOLLOUT as u32);
+        socket.want_credit();
+    }
+    let known = u32::from(socket.readiness().cast_unsigned());
+    seen | known & (registration.events | ALWAYS)
+}
+
+/// The sets that hold `number`, for a close.
+pub(crate) fn closed(socket: &Socket, number: RawFd) {
+    if let Ok(epolls) = socket.epolls.lock() {
+        for set in epolls.iter().filter_map(std::sync::Weak::upgrade) {
+            // The kernel keeps a registration while a dup of the file lives.
+            let _gone = control(set.number, libc::EPOLL_CTL_DEL, number, 0, 0);
+            set.closed(number);
+        }
+    }
+}
+
+/// Waits on ordinary descriptors need nothing of this module.
+pub(crate) fn is_plain(fds: &[libc::pollfd]) -> bool {
+    fds.iter().all(|entry| table::get(entry.fd).is_none())
+}
+
+/// For the engine's own short waits.
+pub(crate) fn sleep(duration: Duration) {
+    let _interrupted = sys::io::poll(&mut [], Some(duration));
+}

@@ -1,0 +1,76 @@
+//! Waking threads that sleep on a virtual socket.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+use std::io;
+
+use crate::sys::{Fd, fd};
+
+/// An eventfd on loan to one sleeping thread.
+#[derive(Debug)]
+pub(crate) struct Bell(Option<Fd>);
+
+static SPARE: Mutex<Vec<Fd>> = Mutex::new(Vec::new());
+const SPARE_MAX: usize = 64;
+
+impl Bell {
+    /// Borrows one from the pool.
+    pub(crate) fn new() -> io::Result<Self> {
+        let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match spare {
+            Some(fd) => Ok(Self(Some(fd))),
+            None => Ok(Self(Some(fd::eventfd()?))),
+        }
+    }
+
+    /// The number to poll.
+    pub(crate) fn number(&self) -> RawFd {
+        self.0.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+
+    /// Takes the notices.
+    pub(crate) fn silence(&self) {
+        fd::drain_notices(self.number());
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.silence();
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_MAX {
+            spare.extend(self.0.take());
+        }
+    }
+}
+
+/// Forgets the pool in a fork child: the parent's sleepers share those counters.
+pub(crate) fn after_fork() {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// Who sleeps on one socket.
+#[derive(Debug, Default)]
+pub(crate) struct Sleepers {
+    bells: Vec<RawFd>,
+    /// One reader may sleep in the kernel on the number itself; nobody else consumes input then.
+    pub(crate) leader: bool,
+}
+
+impl Sleepers {
+    pub(crate) fn add(&mut self, bell: &Bell) {
+        self.bells.push(bell.number());
+    }
+
+    pub(crate) fn remove(&mut self, bell: &Bell) {
+        if let Some(at) = self.bells.iter().position(|&number| number == bell.number()) {
+            self.bells.swap_remove(at);
+        }
+    }
+
+    pub(crate) fn ring(&self) {
+        for &bell in &self.bells {
+            fd::notify(bell);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One end of a pair: the session and what both roles have in common.
+
+use std::time::Duration;
+
+use super::net::{ConnId, Side};
+use crate::resume::Reason;
+use crate::session::Session;
+
+/// How a session ended at one end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both directions have ended and both ends were told.
+    Done,
+    /// This end's program reset it.
+    Reset,
+    /// The peer's program reset it, with this code.
+    ResetByPeer(u64),
+    /// Server: no resume came within the grace.
+    Expired,
+    /// Client: no connection came about within its limit.
+    TimedOut,
+    /// Bytes are missing for good.
+    DataLost,
+    /// Many resumes in a row brought nothing.
+    Stale,
+    /// The server refused for good and proved that it was the server.
+    Refused(Reason),
+    /// The program had closed, and the peer did not end its direction in time.
+    Lingered,
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct End {
+    pub(super) side: Side,
+    pub(super) session: Option<Session>,
+    /// The connection that stands, as this end sees it.
+    pub(super) standing: Option<ConnId>,
+    /// The highest connection that ever delivered here.
+    pub(super) delivered_by: ConnId,
+    pub(super) ending: Option<Ending>,
+    pub(super) closed: bool,
+    pub(super) resetting: bool,
+    pub(super) linger_until: Option<Duration>,
+    pub(super) sweep_at: Option<Duration>,
+    pub(super) last_heard: Duration,
+    /// All that the program wrote and the session took.
+    pub(super) written: Vec<u8>,
+    /// How much of the peer's bytes the program has read.
+    pub(super) read: usize,
+    pub(super) late_bytes: u64,
+}
+
+impl End {
+    pub(super) fn new(side: Side) -> Self {
+        Self {
+            side,
+            session: None,
+            standing: None,
+            delivered_by: 0,
+            ending: None,
+            closed: false,
+            resetting: false,
+            linger_until: None,
+            sweep_at: None,
+            last_heard: Duration::ZERO,
+            written: Vec::new(),
+            read: 0,
+            late_bytes: 0,
+        }
+    }
+
+    /// The session, once there is one.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// The connection that stands, as this end sees it.
+    pub fn standing(&self) -> Option<ConnId> {
+        self.standing
+    }
+
+    /// How the session ended here, once it has.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// The error that the program gets: an ending that is no orderly one, unless it had closed.
+    pub fn error(&self) -> Option<Ending> {
+        self.ending.filter(|&ending| ending != Ending::Done && !self.closed)
+    }
+
+    /// Bytes that the program wrote so far.
+    pub fn written(&self) -> usize {
+        self.written.len()
+    }
+
+    /// Bytes of the peer that the program has read so far.
+    pub fn read(&self) -> usize {
+        self.read
+    }
+
+    /// Bytes that came over connections which did not stand, and were dropped.
+    pub fn late_bytes(&self) -> u64 {
+        self.late_bytes
+    }
+
+    /// True when the program has seen the end of the peer's bytes.
+    pub fn is_at_end(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.rx.is_at_end())
+    }
+}
