@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eversock_proto::limits::{LOG_CAP_DEFAULT_BYTES, WINDOW_INITIAL_BYTES, WINDOW_MAX_DEFAULT_BYTES};
+use eversock_proto::limits::{
+    LOG_CAP_DEFAULT_BYTES, WINDOW_INITIAL_BYTES, WINDOW_MAX_DEFAULT_BYTES,
+};
 pub use eversock_proto::redial::BackOff;
 pub use eversock_proto::secret::PresharedKey;
 
@@ -85,11 +87,13 @@ impl fmt::Debug for LineUp {
 /// How the descriptor of a virtual socket is made (DESIGN 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// The number holds the real socket itself; the program's own thread does the I/O. Waits must go
+    /// The number holds the real socket itself; the program's own thread does the I/O. Waits must
+    /// go
     /// through eversock (`evs_poll`, the Rust API).
     #[default]
     Direct,
-    /// The number holds one end of a loopback TCP pair and the engine copies. Any system call and any
+    /// The number holds one end of a loopback TCP pair and the engine copies. Any system call and
+    /// any
     /// event loop works.
     Pumped,
 }
@@ -106,7 +110,8 @@ pub struct Config {
     /// Redials without progress before the session is given up; 0 means no limit but the grace.
     /// Default: 0.
     pub redial_limit: u32,
-    /// How long a client redials, and how long a server waits for it after silence. Default: 15 min.
+    /// How long a client redials, and how long a server waits for it after silence. Default: 15
+    /// min.
     pub grace: Duration,
     /// How long a server waits after the connection was closed or reset rather than went silent:
     /// a sign that the peer's process has ended. Default: 60 s.

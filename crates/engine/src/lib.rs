@@ -15,8 +15,8 @@
 //! Architecture: no `#[no_mangle]` here; no lock but a socket's own direction lock is held across a
 //! system call that moves data; no lock is held while a thread sleeps.
 
-pub mod config;
 mod clock;
+pub mod config;
 mod error;
 mod event;
 mod inspect;
@@ -30,7 +30,9 @@ mod sys;
 mod table;
 mod wait;
 
-pub use config::{Answer, BackOff, Config, FaultReport, LineUp, Mode, PresharedKey, RecoveryPolicy};
+pub use config::{
+    Answer, BackOff, Config, FaultReport, LineUp, Mode, PresharedKey, RecoveryPolicy,
+};
 pub use event::{Event, EventKind};
 pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};
 pub use reactor::{network_changed, poisoned, set_log_cap, shutdown};

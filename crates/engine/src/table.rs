@@ -57,7 +57,9 @@ fn lock(slot: &AtomicUsize) -> Option<usize> {
             return None;
         }
         let free = word & !LOCKED;
-        if slot.compare_exchange_weak(free, free | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        if slot
+            .compare_exchange_weak(free, free | LOCKED, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
         {
             return Some(free);
         }
@@ -108,18 +110,14 @@ pub(crate) fn take(number: i32) -> Option<Entry> {
     Some(*unsafe { Box::from_raw(address as *mut Entry) })
 }
 
-/// All entries, for hooks around fork and for `close_range`.
-pub(crate) fn numbers() -> Vec<i32> {
-    let mut out = Vec::new();
-    for (high, root) in ROOT.iter().enumerate() {
+/// In a fork child: a thread that the child does not have may have held a slot's lock.
+pub(crate) fn unlock_all() {
+    for root in &ROOT {
         let leaf = root.load(Ordering::Acquire);
         // SAFETY: as in `slot`.
         let Some(leaf) = (unsafe { leaf.as_ref() }) else { continue };
-        for (low, word) in leaf.iter().enumerate() {
-            if word.load(Ordering::Relaxed) != 0 {
-                out.extend(i32::try_from(high * LEAF + low));
-            }
+        for word in leaf {
+            word.fetch_and(!LOCKED, Ordering::SeqCst);
         }
     }
-    out
 }

@@ -100,9 +100,16 @@ impl Control {
         ResumeClient::start(self.id, &self.secret, self.attempted, receive, nonce)
     }
 
-    /// Client: the server's RESUME_OK was verified.
+    /// Client: the server's RESUME_OK to the last attempt was verified.
     pub fn resumed(&mut self, offsets: Offsets) -> Result<u64, StaleError> {
         self.enter(self.attempted, offsets)
+    }
+
+    /// Client: the server's RESUME_OK to the attempt of `epoch` was verified; others may have been
+    /// begun since.
+    pub fn resumed_as(&mut self, epoch: u64, offsets: Offsets) -> Result<u64, StaleError> {
+        debug_assert!(epoch <= self.attempted);
+        self.enter(epoch, offsets)
     }
 
     /// Server: answers a RESUME; nothing has changed yet.

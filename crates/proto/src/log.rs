@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::{
     CHUNK_BYTES, CHUNK_SMALL_BYTES, LOG_CAP_DEFAULT_BYTES, LOG_GUARANTEED_BYTES,
@@ -17,12 +17,18 @@ use crate::limits::{
 };
 
 /// Free chunks, shared by all the sessions of a process, and the cap on what they hold in all.
-#[derive(Debug)]
 pub struct Pool {
     free: Mutex<Vec<Box<[u8]>>>,
     /// Bytes held by logs beyond each one's guaranteed part.
     shared_used: AtomicU64,
     cap: AtomicU64,
+}
+
+impl std::fmt::Debug for Pool {
+    /// Without the free chunks, which hold what programs once sent.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({} bytes shared)", self.shared_used())
+    }
 }
 
 impl Default for Pool {
@@ -44,6 +50,11 @@ impl Pool {
     /// Bytes that logs hold beyond their guaranteed parts.
     pub fn shared_used(&self) -> u64 {
         self.shared_used.load(Ordering::Relaxed)
+    }
+
+    /// Holds the pool still, as is needed around a fork: no other thread is inside it meanwhile.
+    pub fn hold(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Room under the cap, in bytes.
@@ -82,13 +93,19 @@ pub struct Log {
     shared: u64,
 }
 
-#[derive(Debug)]
 struct Chunk {
     bytes: Box<[u8]>,
     /// First byte that is still wanted.
     from: usize,
     /// End of the bytes written.
     to: usize,
+}
+
+impl std::fmt::Debug for Chunk {
+    /// Without the payload, which is the program's own affair.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}..{} of {}", self.from, self.to, self.bytes.len())
+    }
 }
 
 impl Log {

@@ -32,7 +32,7 @@ pub struct Offer {
 }
 
 /// A session as both ends know it after the handshake.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// The session's name.
     pub id: SessionId,
@@ -224,10 +224,11 @@ impl OpenServer {
     }
 
     /// Takes the CONFIRM of a resume that [`Self::answer_resume`] answered; now there is a session.
-    /// The same resume and message then go to `Control::confirm`, which gives the epoch.
-    pub fn resumed(self, pending: &ResumeServer, message: &[u8]) -> Result<Opened, ResumeError> {
+    /// The same resume and message then go to `Control::confirm`, which gives the epoch, and this
+    /// value may go. A wrong message leaves it as it was: it may come from a stranger.
+    pub fn resumed(&self, pending: &ResumeServer, message: &[u8]) -> Result<Opened, ResumeError> {
         pending.clone().confirmed(&self.opened.secret, 1, message)?;
-        Ok(self.opened)
+        Ok(self.opened.clone())
     }
 
     /// Takes the CONFIRM; only now there is a session.

@@ -162,6 +162,11 @@ impl ResumeClient {
         (Self { epoch, message: message.clone() }, message)
     }
 
+    /// The epoch asked for.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The message that was sent.
     pub fn message(&self) -> &[u8] {
         &self.message

@@ -123,7 +123,10 @@ impl Sender {
         if self.finished || self.stopped {
             return 0;
         }
-        let credit = self.edge.saturating_sub(self.log.end());
+        // An ack of the old epoch may run ahead of the cursor; what is still held below it counts,
+        // or the log would outgrow the window.
+        let behind = self.acked.saturating_sub(self.log.base());
+        let credit = self.edge.saturating_sub(self.log.end()).saturating_sub(behind);
         usize::try_from(credit.min(self.log.room())).unwrap_or(usize::MAX)
     }
 

@@ -180,7 +180,11 @@ impl Socket {
     }
 
     /// Puts a placeholder under the socket's numbers. `full` for a connect that is not done.
-    pub(crate) fn put_placeholder(self: &Arc<Self>, place: &mut Place, full: bool) -> io::Result<()> {
+    pub(crate) fn put_placeholder(
+        self: &Arc<Self>,
+        place: &mut Place,
+        full: bool,
+    ) -> io::Result<()> {
         let (program_end, ours) = fd::unix_pair(SocketType::STREAM)?;
         if full {
             fill(program_end.as_raw_fd());
@@ -204,7 +208,13 @@ impl Socket {
             }
             same
         });
-        let sets: Vec<_> = self.epolls.lock().map_err(|_| poisoned())?.iter().filter_map(std::sync::Weak::upgrade).collect();
+        let sets: Vec<_> = self
+            .epolls
+            .lock()
+            .map_err(|_| poisoned())?
+            .iter()
+            .filter_map(std::sync::Weak::upgrade)
+            .collect();
         for set in &sets {
             set.suspend(&place.numbers);
         }
@@ -301,8 +311,7 @@ impl Socket {
         peer_receive: u64,
     ) -> io::Result<u64> {
         self.absorb(&mut held.tx);
-        let (Some(sender), Some(receiver)) =
-            (held.tx.sender.as_mut(), held.rx.receiver.as_mut())
+        let (Some(sender), Some(receiver)) = (held.tx.sender.as_mut(), held.rx.receiver.as_mut())
         else {
             return Err(poisoned());
         };
@@ -320,6 +329,101 @@ impl Socket {
         held.rx.number = number;
         held.rx.epoch = epoch;
         Ok(replayed)
+    }
+
+    /// A connection that was accepted under `number` begins its first epoch there, or under the
+    /// engine's own descriptor when pumped.
+    pub(crate) fn settle(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
+        let mut place = Self::lock(&self.place)?;
+        let tx = self.lock_tx()?;
+        let rx = self.lock_rx()?;
+        if place.private.is_none() {
+            place.identity = fd::identity(number)?;
+        }
+        let real = place.real_number().unwrap_or(number);
+        let mut held = Held { place, tx, rx };
+        self.begin_epoch(&mut held, real, 1, 0)?;
+        if self.flush(&mut held.tx, false) == super::send::Flushed::Owed {
+            self.owe();
+        }
+        Ok(())
+    }
+
+    /// Moves the real socket at `number` to the engine and puts one end of a pair under the number;
+    /// gives the other end.
+    pub(crate) fn go_between(self: &Arc<Self>, number: RawFd) -> io::Result<Fd> {
+        let (near, far) = tcp::loopback_pair()?;
+        let private = fd::dup_internal(number)?;
+        fd::set_nonblocking(private.as_raw_fd(), true)?;
+        fd::set_nonblocking(near.as_raw_fd(), fd::is_nonblocking(number)?)?;
+        fd::replace(near.as_fd(), number, fd::is_cloexec(number)?)?;
+        Self::lock(&self.place)?.private = Some(private);
+        Ok(far)
+    }
+
+    /// Turns an attached or detached direct socket into a pumped one; gives the far end of its
+    /// pair.
+    pub(crate) fn become_pumped(self: &Arc<Self>, number: RawFd) -> io::Result<Fd> {
+        let (near, far) = tcp::loopback_pair()?;
+        let mut place = Self::lock(&self.place)?;
+        let mut tx = self.lock_tx()?;
+        let mut rx = self.lock_rx()?;
+        self.watch_stop();
+        let real = match place.placeholder.take() {
+            Some(_) => None,
+            None => Some(fd::dup_internal(number)?),
+        };
+        fd::set_nonblocking(near.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
+        fd::replace(near.as_fd(), number, fd::is_cloexec(number)?)?;
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.change(bits::PUMPED, 0);
+        if let Some(real) = real {
+            let to = real.as_raw_fd();
+            fd::set_nonblocking(to, true)?;
+            if tx.number >= 0 {
+                tx.number = to;
+            }
+            if rx.number >= 0 {
+                rx.number = to;
+            }
+            place.private = Some(real);
+            drop((tx, rx));
+            self.watch_start(to);
+            self.watch_in(true);
+        }
+        Ok(far)
+    }
+
+    /// This process's engine watches a socket that was accepted or claimed.
+    pub(crate) fn adopt_watch(self: &Arc<Self>) {
+        let number = self.place.lock().ok().and_then(|place| place.real_number());
+        let attached = !self.has(bits::DETACHED | bits::CONNECTING | bits::FRESH | bits::FAILED);
+        if let Some(number) = number.filter(|_| attached) {
+            self.watch_start(number);
+            if self.has(bits::PUMPED) {
+                self.watch_in(true);
+            }
+        }
+    }
+
+    pub(crate) fn retire_watch(&self) {
+        self.watch_stop();
+    }
+
+    /// Lets go of a socket that a child of a fork has taken over, or may.
+    pub(crate) fn let_go(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
+        let mut place = Self::lock(&self.place)?;
+        place.numbers.retain(|&n| n != number);
+        if place.numbers.is_empty() {
+            self.watch_stop();
+            let mut tx = self.lock_tx()?;
+            let mut rx = self.lock_rx()?;
+            tx.number = -1;
+            rx.number = -1;
+            place.placeholder = None;
+            self.change(bits::CLOSED, 0);
+        }
+        Ok(())
     }
 
     /// After a failure: the real socket goes, and whoever polls the number with the kernel's own
@@ -413,12 +517,7 @@ impl Place {
 /// Fills a socket so that it is not writable.
 fn fill(number: RawFd) {
     let junk = [0; 16 * 1024];
-    let _small = tcp::set_option(
-        number,
-        libc::SOL_SOCKET,
-        libc::SO_SNDBUF,
-        &1i32.to_ne_bytes(),
-    );
+    let _small = tcp::set_option(number, libc::SOL_SOCKET, libc::SO_SNDBUF, &1i32.to_ne_bytes());
     // Bounded by the kernel's buffer; a smaller write may fit where a larger did not.
     for size in [junk.len(), 1] {
         while sys::io::send(number, &[io::IoSlice::new(&junk[..size])], false).is_ok() {}

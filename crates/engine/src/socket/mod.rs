@@ -150,7 +150,6 @@ pub(crate) struct Meta {
     pub(crate) ended: Option<Reason>,
     pub(crate) subscribers: Vec<ChannelSender<Event>>,
     pub(crate) asking: bool,
-    pub(crate) keep_alive_set: bool,
 }
 
 /// One virtual socket.
@@ -295,19 +294,10 @@ impl Socket {
 
     /// Records the failure; the first one stays.
     pub(crate) fn set_failure(&self, number: i32) -> bool {
-        let first = self
-            .failure
-            .compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok();
+        let first =
+            self.failure.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         self.change(bits::FAILED, bits::CONNECTING | bits::WANTS_CREDIT);
         first
-    }
-
-    /// Forgets a failed connect, so that the program may connect again.
-    pub(crate) fn clear_failure(&self) {
-        self.failure.store(0, Ordering::SeqCst);
-        self.failure_told.store(false, Ordering::SeqCst);
-        self.change(0, bits::FAILED);
     }
 
     /// The moment at which a call that starts now must give up.

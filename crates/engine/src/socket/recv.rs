@@ -12,7 +12,7 @@ use eversock_proto::recv::{Receiver, Violation};
 use eversock_proto::wire::frame::Header;
 
 use super::{Rx, Socket, bits};
-use crate::error::{errno, fail, number, would_block};
+use crate::error::{errno, fail, would_block};
 use crate::sys;
 use crate::wait::kick::Bell;
 
@@ -124,8 +124,8 @@ impl Socket {
                     }
                     Got::Nothing => {
                         let eaten = rx.receiver.as_ref().map_or(0, |r| r.frames()) - frames_before;
-                        let _spurious = dont_wait
-                            && eaten >= u64::from(CONTROL_FRAMES_PER_CALL_MAX);
+                        let _spurious =
+                            dont_wait && eaten >= u64::from(CONTROL_FRAMES_PER_CALL_MAX);
                         return if done > 0 {
                             Ok(Got::Bytes { n: done, more: false })
                         } else {
@@ -142,7 +142,11 @@ impl Socket {
                 }
             }
         }
-        if done > 0 { Ok(Got::Bytes { n: done, more: true }) } else { self.or_end(&rx, Got::Nothing, leads) }
+        if done > 0 {
+            Ok(Got::Bytes { n: done, more: true })
+        } else {
+            self.or_end(&rx, Got::Nothing, leads)
+        }
     }
 
     /// Turns "nothing there" into the end or the error that the program must be told.
@@ -191,8 +195,11 @@ impl Socket {
             if from < 0 || !may_read {
                 return Got::Nothing;
             }
-            let result =
-                if receiver.is_direct() { read_direct(receiver, from, buf) } else { read_stashing(receiver, from) };
+            let result = if receiver.is_direct() {
+                read_direct(receiver, from, buf)
+            } else {
+                read_stashing(receiver, from)
+            };
             let read = match result {
                 Ok(read) => read,
                 Err(ReadError::Kernel(error)) if would_block(&error) => return Got::Nothing,
@@ -605,6 +612,6 @@ mod tests {
     #[test]
     fn a_kernel_error_keeps_its_number() {
         let error = io::Error::from(ReadError::Kernel(errno(libc::ETIMEDOUT)));
-        assert_eq!(number(&error), libc::ETIMEDOUT);
+        assert_eq!(crate::error::number(&error), libc::ETIMEDOUT);
     }
 }

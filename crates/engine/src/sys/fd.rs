@@ -1,7 +1,7 @@
 //! Descriptors: owning, duplicating, identifying, waking.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
@@ -134,9 +134,4 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 /// Fresh randomness as a number.
 pub(crate) fn random_u64() -> u64 {
     u64::from_ne_bytes(random())
-}
-
-/// The raw number of anything that lends a descriptor.
-pub(crate) fn raw(fd: &impl AsFd) -> RawFd {
-    fd.as_fd().as_raw_fd()
 }

@@ -33,9 +33,7 @@ pub(crate) fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>]) -> io::Result<u
 
 /// Receives into one buffer without blocking.
 pub(crate) fn recv_one(number: RawFd, buf: &mut [u8]) -> io::Result<usize> {
-    retry(|| {
-        rustix::net::recv(borrow(number), &mut *buf, RecvFlags::DONTWAIT).map(|(n, _)| n)
-    })
+    retry(|| rustix::net::recv(borrow(number), &mut *buf, RecvFlags::DONTWAIT).map(|(n, _)| n))
 }
 
 /// Looks at queued bytes without consuming them or blocking.

@@ -21,8 +21,7 @@ pub(crate) fn send(number: RawFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> i
         debug_assert!(pushed);
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let sent =
-        rustix::net::sendmsg(borrow(number), &[IoSlice::new(bytes)], &mut control, flags)?;
+    let sent = rustix::net::sendmsg(borrow(number), &[IoSlice::new(bytes)], &mut control, flags)?;
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 

@@ -10,9 +10,7 @@ pub(crate) fn at_fork(
     child: extern "C" fn(),
 ) -> io::Result<()> {
     // SAFETY: the three are functions of ours that stay for the life of the program.
-    let result = unsafe {
-        libc::pthread_atfork(Some(prepare), Some(parent), Some(child))
-    };
+    let result = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 

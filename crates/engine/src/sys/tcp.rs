@@ -90,8 +90,6 @@ pub(crate) struct Health {
     pub(crate) backoff: u8,
     /// Segments sent and not confirmed.
     pub(crate) unacked: u32,
-    /// Milliseconds since anything was received.
-    pub(crate) last_received_ms: u32,
 }
 
 /// Asks the kernel how a connection fares.
@@ -112,7 +110,6 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
     (result == 0).then_some(Health {
         backoff: info.tcpi_backoff.max(info.tcpi_retransmits),
         unacked: info.tcpi_unacked,
-        last_received_ms: info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv),
     })
 }
 
@@ -120,13 +117,7 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
 pub(crate) fn set_option(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: `value` is readable for its length.
     let result = unsafe {
-        libc::setsockopt(
-            number,
-            level,
-            name,
-            value.as_ptr().cast(),
-            value.len() as libc::socklen_t,
-        )
+        libc::setsockopt(number, level, name, value.as_ptr().cast(), value.len() as libc::socklen_t)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -140,26 +131,19 @@ pub(crate) fn get_option(
 ) -> io::Result<usize> {
     let mut len = out.len() as libc::socklen_t;
     // SAFETY: `out` is writable for `len` bytes.
-    let result = unsafe {
-        libc::getsockopt(number, level, name, out.as_mut_ptr().cast(), &raw mut len)
-    };
+    let result =
+        unsafe { libc::getsockopt(number, level, name, out.as_mut_ptr().cast(), &raw mut len) };
     if result == 0 { Ok(len as usize) } else { Err(io::Error::last_os_error()) }
-}
-
-/// True when the number is a listening socket.
-pub(crate) fn is_listening(number: RawFd) -> bool {
-    let mut value = [0; 4];
-    get_option(number, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, &mut value)
-        .is_ok_and(|_| value != [0; 4])
 }
 
 /// A netlink socket that becomes readable when addresses or routes change.
 pub(crate) fn route_changes() -> io::Result<Fd> {
-    use rustix::net::netlink::{ROUTE, SocketAddrNetlink};
+    use rustix::net::netlink::SocketAddrNetlink;
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400; // LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_*
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(ROUTE))?;
+    // No protocol is NETLINK_ROUTE, which is 0.
+    let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
     rustix::net::bind(&fd, &SocketAddrNetlink::new(0, GROUPS))?;
     let fd = internal(fd)?;
     debug_assert!(fd.as_raw_fd() >= 0);

@@ -58,17 +58,11 @@ fn sets() -> MutexGuard<'static, BTreeMap<RawFd, Arc<EpollSet>>> {
 fn find(epfd: RawFd) -> Option<Arc<EpollSet>> {
     let mut sets = sets();
     let set = sets.get(&epfd)?;
-    if fd::identity(epfd).is_ok_and(|found| found == set.identity) || !is_epoll_shared(set) {
+    if fd::identity(epfd).is_ok_and(|found| found == set.identity) {
         return Some(Arc::clone(set));
     }
     sets.remove(&epfd);
     None
-}
-
-/// All anonymous inodes may be one; then the identity cannot tell sets apart and closing is noticed
-/// by [`forget`] alone.
-fn is_epoll_shared(set: &EpollSet) -> bool {
-    fd::identity(set.number).is_err()
 }
 
 /// The program closed a number that may be an epoll set.
@@ -191,9 +185,8 @@ fn wait_raw(
     mask: *const libc::sigset_t,
 ) -> io::Result<usize> {
     // Rounded up, so that a short time-out does not spin.
-    let millis = timeout.map_or(-1, |t| {
-        i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
-    });
+    let millis =
+        timeout.map_or(-1, |t| i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
     let capacity = i32::try_from(out.len()).unwrap_or(i32::MAX);
     // SAFETY: `out` is writable for `capacity` events; the mask is null or the caller's.
     let n = unsafe { libc::epoll_pwait(epfd, out.as_mut_ptr(), capacity, millis, mask) };
@@ -298,6 +291,38 @@ impl EpollSet {
         out
     }
 
+    /// The registrations that an event's data may mean.
+    fn matching(&self, data: u64) -> Vec<Matched> {
+        let index = self.index();
+        let numbers = index.by_data.get(&data);
+        numbers
+            .into_iter()
+            .flatten()
+            .filter_map(|&number| {
+                let registration = index.registrations.get(&number)?;
+                Some(Matched {
+                    number,
+                    events: registration.events,
+                    fired: registration.fired,
+                    socket: Arc::clone(&registration.socket),
+                })
+            })
+            .collect()
+    }
+
+    /// The kernel has disarmed a ONESHOT: it stays so if the program is told, and is armed again if
+    /// it was for something that the program must not see.
+    fn fired(&self, number: RawFd, told: bool) {
+        let mut index = self.index();
+        let Some(registration) = index.registrations.get_mut(&number) else { return };
+        if told {
+            registration.fired = true;
+        } else {
+            let (armed, data) = (registration.events, registration.data);
+            let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, armed, data);
+        }
+    }
+
     /// Adds the kernel's events to ours, less what is only the real socket's affair.
     fn merge(
         &self,
@@ -306,7 +331,6 @@ impl EpollSet {
         out: &mut [libc::epoll_event],
     ) -> usize {
         let mut count = 0;
-        let mut index = self.index();
         let mut ours = ours;
         for event in raw {
             let (data, mut events) = (event.u64, event.events);
@@ -314,23 +338,14 @@ impl EpollSet {
                 fd::drain_notices(self.bell.as_raw_fd());
                 continue;
             }
-            let numbers: Vec<RawFd> =
-                index.by_data.get(&data).map(|set| set.iter().copied().collect()).unwrap_or_default();
-            for number in numbers {
-                let Some(registration) = index.registrations.get_mut(&number) else { continue };
-                events = filter(registration, events);
-                if let Some(at) = ours.iter().position(|(n, _)| *n == number) {
+            for matched in self.matching(data) {
+                // Not under the index's lock: looking at a socket may ring this very set.
+                events = filter(&matched, events);
+                if let Some(at) = ours.iter().position(|(n, _)| *n == matched.number) {
                     events |= ours.swap_remove(at).1.events;
                 }
-                if registration.events & ONESHOT != 0 && !registration.fired {
-                    if events != 0 {
-                        registration.fired = true;
-                    } else {
-                        // The kernel has disarmed it for something that the program must not see.
-                        let armed = registration.events;
-                        let _gone =
-                            control(self.number, libc::EPOLL_CTL_MOD, number, armed, data);
-                    }
+                if matched.events & ONESHOT != 0 && !matched.fired {
+                    self.fired(matched.number, events != 0);
                 }
             }
             if events != 0 && count < out.len() {
@@ -348,8 +363,16 @@ impl EpollSet {
     }
 }
 
+/// A registration as it was when an event came.
+struct Matched {
+    number: RawFd,
+    events: u32,
+    fired: bool,
+    socket: Arc<Socket>,
+}
+
 /// What the program may see of the kernel's events for one registration.
-fn filter(registration: &Registration, events: u32) -> u32 {
+fn filter(registration: &Matched, events: u32) -> u32 {
     let socket = &registration.socket;
     if registration.fired {
         return 0;

@@ -1,8 +1,8 @@
 //! Waking threads that sleep on a virtual socket.
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, PoisonError};
-use std::io;
 
 use crate::sys::{Fd, fd};
 

@@ -188,9 +188,9 @@ pub(crate) fn select(
     if fds.iter().any(|entry| entry.revents & libc::POLLNVAL != 0) {
         return crate::error::fail(libc::EBADF);
     }
-    for set in [&mut *read, &mut *write, &mut *except] {
-        set.clear();
-    }
+    read.clear();
+    write.clear();
+    except.clear();
     let mut total = 0;
     for entry in &fds {
         let number = entry.fd.unsigned_abs() as usize;
@@ -199,8 +199,7 @@ pub(crate) fn select(
         if entry.events & libc::POLLIN != 0 && entry.revents & readable != 0 {
             total += read.insert(number);
         }
-        if entry.events & libc::POLLOUT != 0
-            && entry.revents & (libc::POLLOUT | libc::POLLERR) != 0
+        if entry.events & libc::POLLOUT != 0 && entry.revents & (libc::POLLOUT | libc::POLLERR) != 0
         {
             total += write.insert(number);
         }

@@ -19,8 +19,10 @@ pub(super) struct Client {
     pub(super) down_since: Option<Duration>,
     /// Back-off while there is no session yet.
     opening: Redial,
+    /// Probes since something was gained, and what had arrived at the last of them.
     probes: u32,
     probed_at: Duration,
+    gained: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -80,21 +82,13 @@ impl Pair {
             self.dial();
             return true;
         }
-        let dialled = match &self.client.attempt {
-            Some(Attempt { conn, state: State::Dialing, .. }) => *conn,
+        let Some(Attempt { conn, state, .. }) = &self.client.attempt else { return false };
+        match (self.net.status(*conn, Side::Client), state) {
+            (Status::Ended, _) => self.attempt_failed(),
+            (Status::Open, State::Dialing) => self.ask(),
             _ => return false,
-        };
-        match self.net.status(dialled, Side::Client) {
-            Status::Connecting => false,
-            Status::Ended => {
-                self.attempt_failed();
-                true
-            }
-            Status::Open => {
-                self.ask();
-                true
-            }
         }
+        true
     }
 
     /// Dials: for a session, for the next epoch of one, or beside the connection that stands.
@@ -266,7 +260,13 @@ impl Pair {
         self.finish(Side::Client, ending);
     }
 
+    /// Something was heard; only what advances an offset makes the probes quick again.
     pub(super) fn heard(&mut self) {
-        self.client.probes = 0;
+        let Some(session) = &self.ends[0].session else { return };
+        let now = (session.tx.acked(), session.rx.next());
+        if now != self.client.gained {
+            self.client.gained = now;
+            self.client.probes = 0;
+        }
     }
 }

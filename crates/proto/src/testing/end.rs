@@ -30,7 +30,6 @@ pub enum Ending {
 }
 
 /// One end.
-#[derive(Debug)]
 pub struct End {
     pub(super) side: Side,
     pub(super) session: Option<Session>,
@@ -68,6 +67,11 @@ impl End {
             read: 0,
             late_bytes: 0,
         }
+    }
+
+    /// Which one this is.
+    pub fn side(&self) -> Side {
+        self.side
     }
 
     /// The session, once there is one.
@@ -108,5 +112,45 @@ impl End {
     /// True when the program has seen the end of the peer's bytes.
     pub fn is_at_end(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.rx.is_at_end())
+    }
+}
+
+impl std::fmt::Debug for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "\n{:?}: standing {:?}, ending {:?}, closed {}, wrote {}, read {}, late {}",
+            self.side,
+            self.standing,
+            self.ending,
+            self.closed,
+            self.written.len(),
+            self.read,
+            self.late_bytes,
+        )?;
+        let Some(session) = &self.session else { return f.write_str(", no session") };
+        let (tx, rx) = (&session.tx, &session.rx);
+        write!(
+            f,
+            "\n  epoch {}, log {}..{} acked {} cursor {} edge {} finished {} output {}",
+            session.control.epoch(),
+            tx.written() - tx.log_len(),
+            tx.written(),
+            tx.acked(),
+            tx.cursor(),
+            tx.edge(),
+            tx.is_finished(),
+            tx.has_output(),
+        )?;
+        write!(
+            f,
+            "\n  next {} consumed {} acks {:?} told {:?} fin {} direct {}",
+            rx.next(),
+            rx.consumed(),
+            rx.acks(),
+            tx.told(),
+            rx.fin_seen(),
+            rx.is_direct(),
+        )
     }
 }

@@ -221,6 +221,14 @@ impl Net {
         if conn.established_at > self.now { Status::Connecting } else { Status::Open }
     }
 
+    /// True when the kernel at `side` knows that nothing more will come.
+    pub(super) fn is_broken(&self, id: ConnId, side: Side) -> bool {
+        let Some(conn) = self.conns.get(&id) else { return true };
+        let lane = &conn.lanes[side.other().index()];
+        conn.fault_at[side.index()].is_some_and(|at| at <= self.now)
+            || lane.shut && lane.flying.is_empty() && !conn.cut
+    }
+
     /// How many bytes the direction that begins at `side` takes now.
     pub(super) fn room(&self, id: ConnId, side: Side) -> usize {
         let Some(conn) = self.conns.get(&id) else { return 0 };

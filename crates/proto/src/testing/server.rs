@@ -221,8 +221,10 @@ impl Pair {
         message: &[u8],
     ) -> bool {
         if let Some(at) = self.server.opens.iter().position(|(_, open, _)| open.id() == id) {
-            let (_, open, _) = self.server.opens.remove(at);
-            let Ok(opened) = open.resumed(&pending, message) else { return false };
+            let Ok(opened) = self.server.opens[at].1.resumed(&pending, message) else {
+                return false;
+            };
+            self.server.opens.remove(at);
             self.accept(opened, id);
         }
         if self.server.known != Some(id) || self.ends[1].ending.is_some() {

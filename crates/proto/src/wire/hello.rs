@@ -244,10 +244,10 @@ pub(crate) fn confirm(mac: &[u8; KEY_BYTES]) -> Vec<u8> {
 }
 
 /// Encodes addresses as ADDRS and OPEN_OK carry them (PROTOCOL 2.7); those beyond [`ADDRS_MAX`]
-/// are left out.
+/// are left out, and so are those without a port, which nobody could dial and no peer accepts.
 pub fn encode_addrs(addrs: &[SocketAddr]) -> Vec<u8> {
     let mut out = Vec::new();
-    for addr in addrs.iter().take(ADDRS_MAX) {
+    for addr in addrs.iter().filter(|addr| addr.port() != 0).take(ADDRS_MAX) {
         match addr.ip() {
             IpAddr::V4(ip) => {
                 out.push(4);

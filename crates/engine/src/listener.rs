@@ -1,0 +1,216 @@
+//! A virtual listener: the real listening socket is the engine's, the program's number is one end
+//! of a SEQPACKET pair through which proven sessions come (DESIGN 5).
+
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use core::net::SocketAddr;
+use eversock_proto::control::Role;
+use eversock_proto::open::Opened;
+use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
+
+use crate::config::{Config, Mode};
+use crate::error::{errno, fail};
+use crate::process;
+use crate::reactor::{self, Command};
+use crate::socket::{Socket, bits};
+use crate::sys::{self, Fd, fd, tcp};
+use crate::table::{self, Entry};
+
+/// One listener of this process.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) id: u64,
+    pub(crate) config: Arc<Config>,
+    pub(crate) real: Fd,
+    pub(crate) engine_end: Fd,
+    /// Proves that a message on the pair is the engine's; children inherit it.
+    pub(crate) token: [u8; 16],
+    backlog: AtomicUsize,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) numbers: Mutex<Vec<RawFd>>,
+}
+
+/// A proven session on its way to the program.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    pub(crate) token: [u8; 16],
+    pub(crate) id: SessionId,
+    pub(crate) secret: Secret,
+    pub(crate) window: u64,
+}
+
+const BIRTH_BYTES: usize = 16 + 16 + KEY_BYTES + 8;
+
+impl Birth {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(BIRTH_BYTES);
+        out.extend_from_slice(&self.token);
+        out.extend_from_slice(&self.id.0);
+        out.extend_from_slice(self.secret.expose());
+        out.extend_from_slice(&self.window.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (token, rest) = bytes.split_first_chunk::<16>()?;
+        let (id, rest) = rest.split_first_chunk::<16>()?;
+        let (secret, rest) = rest.split_first_chunk::<KEY_BYTES>()?;
+        let (window, rest) = rest.split_first_chunk::<8>()?;
+        rest.is_empty().then_some(Self {
+            token: *token,
+            id: SessionId(*id),
+            secret: Secret::from_bytes(*secret),
+            window: u64::from_le_bytes(*window),
+        })
+    }
+}
+
+impl Listener {
+    /// Turns a bound socket at `number` into a virtual listener.
+    pub(crate) fn new(number: RawFd, backlog: i32, config: Arc<Config>) -> io::Result<Arc<Self>> {
+        rustix::net::listen(sys::borrow(number), backlog)?;
+        let engine = reactor::engine()?;
+        let real = fd::dup_internal(number)?;
+        fd::set_nonblocking(real.as_raw_fd(), true)?;
+        let nonblocking = fd::is_nonblocking(number)?;
+        let (program_end, engine_end) = fd::unix_pair(rustix::net::SocketType::SEQPACKET)?;
+        fd::set_nonblocking(program_end.as_raw_fd(), nonblocking)?;
+        let cloexec = fd::is_cloexec(number)?;
+        use std::os::fd::AsFd;
+        fd::replace(program_end.as_fd(), number, cloexec)?;
+        let listener = Arc::new(Self {
+            id: engine.next_id(),
+            config,
+            local: tcp::local_addr(real.as_raw_fd()),
+            real,
+            engine_end,
+            token: fd::random(),
+            backlog: AtomicUsize::new(0),
+            numbers: Mutex::new(vec![number]),
+        });
+        listener.set_backlog(backlog);
+        engine.command(Command::Listen { listener: Arc::clone(&listener) });
+        Ok(listener)
+    }
+
+    /// Sessions that may wait for accept.
+    pub(crate) fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_backlog(&self, backlog: i32) {
+        self.backlog.store(usize::try_from(backlog).unwrap_or(0).min(4096), Ordering::Relaxed);
+    }
+
+    /// Reads what a taker says: which session, and which process has it now.
+    pub(crate) fn read_taken(&self, bytes: &[u8]) -> Option<(SessionId, u64)> {
+        let (token, rest) = bytes.split_first_chunk::<16>()?;
+        let (id, rest) = rest.split_first_chunk::<16>()?;
+        let (taker, rest) = rest.split_first_chunk::<8>()?;
+        (token == &self.token && rest.is_empty())
+            .then_some((SessionId(*id), u64::from_le_bytes(*taker)))
+    }
+
+    /// accept4(2): blocks as the number does. Gives the new number and the peer.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        number: RawFd,
+        flags: i32,
+    ) -> io::Result<(RawFd, Option<SocketAddr>)> {
+        if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+            return fail(libc::EINVAL);
+        }
+        loop {
+            let mut buf = [0; 2 * BIRTH_BYTES];
+            let (n, passed) = sys::pass::recv(number, &mut buf, false)?;
+            if n == 0 {
+                // The engine's end is gone, and with it the listener.
+                return fail(libc::EINVAL);
+            }
+            let birth = Birth::decode(&buf[..n]).filter(|birth| birth.token == self.token);
+            if let (Some(birth), Some(real)) = (birth, passed) {
+                return self.settle(number, birth, real, flags);
+            }
+        }
+    }
+
+    fn settle(
+        self: &Arc<Self>,
+        number: RawFd,
+        birth: Birth,
+        real: Fd,
+        flags: i32,
+    ) -> io::Result<(RawFd, Option<SocketAddr>)> {
+        let engine = reactor::engine()?;
+        let peer = tcp::peer_addr(real.as_raw_fd());
+        let id = birth.id;
+        let cloexec = flags & libc::SOCK_CLOEXEC != 0;
+        let nonblocking = flags & libc::SOCK_NONBLOCK != 0;
+        let new = real.as_raw_fd();
+        let is_pumped = self.config.mode == Mode::Pumped;
+        let first = if is_pumped { bits::PUMPED } else { 0 };
+        let socket =
+            Arc::new(Socket::new(engine.next_id(), Arc::clone(&self.config), vec![new], first));
+        socket.nonblocking.store(nonblocking, Ordering::Relaxed);
+        {
+            let mut meta = Socket::lock(&socket.meta)?;
+            meta.peer = peer;
+            meta.local = tcp::local_addr(new);
+            meta.born_of = Some(Arc::clone(self));
+        }
+        let opened = Opened {
+            id,
+            secret: birth.secret,
+            window: birth.window,
+            grace: std::time::Duration::ZERO,
+            addrs: Vec::new(),
+        };
+        reactor::furnish(&socket, Role::Server, opened)?;
+        let far = if is_pumped { Some(socket.go_between(new)?) } else { None };
+        rustix::io::fcntl_setfd(
+            sys::borrow(new),
+            if cloexec { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() },
+        )?;
+        fd::set_nonblocking(new, nonblocking)?;
+        socket.owner.claim(0, process::instance(engine));
+        socket.settle(new)?;
+        if table::set(new, Entry::Stream(Arc::clone(&socket))).is_err() {
+            return fail(libc::EMFILE);
+        }
+        let _kept = real.into_raw_fd();
+        engine.enroll(&socket);
+        engine.command(Command::Adopt { socket: Arc::clone(&socket) });
+        if let Some(far) = far {
+            engine.command(Command::Pump { socket, far, junk: 0 });
+        }
+        let mut taken = self.token.to_vec();
+        taken.extend_from_slice(&id.0);
+        taken.extend_from_slice(&engine.instance.to_le_bytes());
+        if let Err(error) = sys::pass::send(number, &taken, None) {
+            log::debug!("the listener's engine was not told: {error}");
+        }
+        Ok((new, peer))
+    }
+
+    /// close(2) of one of the listener's numbers.
+    pub(crate) fn close(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
+        let mut numbers = self.numbers.lock().map_err(|_| crate::error::poisoned())?;
+        numbers.retain(|&n| n != number);
+        drop(table::take(number));
+        let result = fd::close_reporting(number);
+        if numbers.is_empty()
+            && let Some(engine) = reactor::engine_if_running()
+        {
+            engine.command(Command::Unlisten { listener: Arc::clone(self) });
+        }
+        result
+    }
+}
+
+/// The errno of calls that make no sense on a listener.
+pub(crate) fn not_connected<T>() -> io::Result<T> {
+    Err(errno(libc::ENOTCONN))
+}

@@ -1,0 +1,831 @@
+//! The system calls' twins, by descriptor. Each takes a number for which [`is_virtual`] is true;
+//! any other fails with ENOTSOCK, and is the caller's to pass straight to the kernel.
+//!
+//! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
+//! the engine has failed.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use core::net::SocketAddr;
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::config::{Config, Mode};
+use crate::error::{errno, fail};
+use crate::event::Event;
+use crate::inspect::{SessionInfo, describe};
+use crate::listener::{Listener, not_connected};
+use crate::options::Effect;
+use crate::process;
+use crate::reactor::{self, Command};
+use crate::socket::recv::RecvMode;
+use crate::socket::send::SendMode;
+use crate::socket::{Socket, bits};
+use crate::sys::{self, fd, io::timespec, tcp};
+use crate::table::{self, Entry};
+use crate::wait::kick::Bell;
+use crate::wait::{epoll, poll as wait_poll};
+
+pub use crate::inspect::control_dir;
+
+/// True when the number is a virtual socket or listener. One load when it is not.
+#[inline]
+pub fn is_virtual(number: RawFd) -> bool {
+    table::get(number).is_some()
+}
+
+/// True when waits on the number must go through [`poll`], [`select`] or [`epoll_wait`].
+pub fn is_direct(number: RawFd) -> bool {
+    matches!(table::get(number), Some(Entry::Stream(socket)) if !socket.has(bits::PUMPED))
+}
+
+fn stream(number: RawFd) -> io::Result<Arc<Socket>> {
+    match table::get(number) {
+        Some(Entry::Stream(socket)) => Ok(socket),
+        Some(Entry::Listener(_)) => not_connected(),
+        None => fail(libc::ENOTSOCK),
+    }
+}
+
+/// socket(2) for a TCP stream: `domain` AF_INET or AF_INET6, `kind` SOCK_STREAM with SOCK_NONBLOCK
+/// and SOCK_CLOEXEC. Nothing else is virtual.
+pub fn socket(domain: i32, kind: i32, protocol: i32, config: Arc<Config>) -> io::Result<RawFd> {
+    if !matches!(domain, libc::AF_INET | libc::AF_INET6) {
+        return fail(libc::EAFNOSUPPORT);
+    }
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    if kind & !flags != libc::SOCK_STREAM {
+        return fail(libc::EPROTONOSUPPORT);
+    }
+    if !matches!(protocol, 0 | libc::IPPROTO_TCP) {
+        return fail(libc::EPROTONOSUPPORT);
+    }
+    let engine = reactor::engine()?;
+    let real = socket2::Socket::new(
+        socket2::Domain::from(domain),
+        socket2::Type::from(kind),
+        Some(socket2::Protocol::TCP),
+    )?;
+    // socket2 sets CLOEXEC whatever is asked.
+    real.set_cloexec(kind & libc::SOCK_CLOEXEC != 0)?;
+    let number = real.as_raw_fd();
+    let id = engine.next_id();
+    let first = bits::FRESH | if config.mode == Mode::Pumped { bits::PUMPED } else { 0 };
+    let socket = Arc::new(Socket::new(id, config, vec![number], first));
+    socket.nonblocking.store(kind & libc::SOCK_NONBLOCK != 0, Ordering::Relaxed);
+    socket.place.lock().map_err(|_| crate::error::poisoned())?.identity = fd::identity(number)?;
+    if table::set(number, Entry::Stream(socket)).is_err() {
+        return fail(libc::EMFILE);
+    }
+    Ok(real.into_raw_fd())
+}
+
+/// bind(2).
+pub fn bind(number: RawFd, addr: SocketAddr) -> io::Result<()> {
+    let socket = stream(number)?;
+    if !socket.has(bits::FRESH) {
+        return fail(libc::EINVAL);
+    }
+    socket2::SockRef::from(&sys::borrow(number)).bind(&addr.into())?;
+    Socket::lock(&socket.meta)?.bound = tcp::local_addr(number);
+    Ok(())
+}
+
+/// connect(2): blocks until the session stands, or gives EINPROGRESS when non-blocking.
+///
+/// # Errors
+/// Those of connect(2); EPROTO when the peer speaks something else, EACCES when keys differ.
+pub fn connect(number: RawFd, addr: SocketAddr) -> io::Result<()> {
+    connect_any(number, &[addr], None)
+}
+
+/// The same for a peer with several addresses, best first, which are raced; `host` is looked up
+/// again at each redial.
+pub fn connect_any(
+    number: RawFd,
+    addrs: &[SocketAddr],
+    host: Option<(String, u16)>,
+) -> io::Result<()> {
+    let socket = stream(number)?;
+    let state = socket.bits();
+    if state & bits::CONNECTING != 0 {
+        return fail(libc::EALREADY);
+    }
+    if state & bits::FAILED != 0 && Socket::lock(&socket.meta)?.control.is_none() {
+        socket.failure(Some(libc::ECONNABORTED))?;
+    }
+    if state & bits::FRESH == 0 {
+        return fail(libc::EISCONN);
+    }
+    let Some(&first) = addrs.first() else { return fail(libc::EADDRNOTAVAIL) };
+    let engine = reactor::engine()?;
+    {
+        let mut meta = Socket::lock(&socket.meta)?;
+        meta.candidates = addrs.to_vec();
+        meta.candidates.extend(&socket.config.peer_addrs);
+        meta.host = host;
+        meta.peer = Some(first);
+    }
+    socket.change(bits::CONNECTING, bits::FRESH);
+    let prepared = prepare_connect(&socket, number, engine);
+    if let Err(error) = prepared {
+        socket.change(bits::FRESH, bits::CONNECTING);
+        return Err(error);
+    }
+    socket.owner.claim(0, engine.instance);
+    engine.enroll(&socket);
+    engine.command(Command::Connect { socket: Arc::clone(&socket) });
+    if socket.nonblocking.load(Ordering::Relaxed) {
+        return fail(libc::EINPROGRESS);
+    }
+    let deadline = Socket::deadline(&socket.send_timeout_us);
+    wait_connected(&socket, deadline, libc::EINPROGRESS)
+}
+
+/// Puts something that is not writable under the number until the session stands.
+fn prepare_connect(
+    socket: &Arc<Socket>,
+    number: RawFd,
+    engine: &reactor::Engine,
+) -> io::Result<()> {
+    if !socket.has(bits::PUMPED) {
+        let mut place = Socket::lock(&socket.place)?;
+        return socket.put_placeholder(&mut place, true);
+    }
+    let (near, far) = tcp::loopback_pair()?;
+    let junk = fill_pair(near.as_raw_fd(), far.as_raw_fd());
+    fd::set_nonblocking(near.as_raw_fd(), fd::is_nonblocking(number)?)?;
+    fd::replace(near.as_fd(), number, fd::is_cloexec(number)?)?;
+    engine.command(Command::Pump { socket: Arc::clone(socket), far, junk });
+    Ok(())
+}
+
+/// Fills one direction of a pair so that `near` is not writable; gives the number of bytes.
+fn fill_pair(near: RawFd, far: RawFd) -> usize {
+    let small = 1i32.to_ne_bytes();
+    let _ = tcp::set_option(far, libc::SOL_SOCKET, libc::SO_RCVBUF, &small);
+    let _ = tcp::set_option(near, libc::SOL_SOCKET, libc::SO_SNDBUF, &small);
+    let chunk = [0; 4096];
+    let mut filled = 0;
+    for size in [chunk.len(), 64, 1] {
+        while let Ok(n) = sys::io::send(near, &[IoSlice::new(&chunk[..size])], false) {
+            filled += n;
+        }
+    }
+    // Room for real traffic afterwards.
+    let large = (1024 * 1024i32).to_ne_bytes();
+    let _ = tcp::set_option(far, libc::SOL_SOCKET, libc::SO_RCVBUF, &large);
+    filled
+}
+
+fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32) -> io::Result<()> {
+    let bell = Bell::new()?;
+    Socket::lock(&socket.sleepers)?.add(&bell);
+    let result = loop {
+        if socket.has(bits::FAILED) {
+            break socket.failure(Some(libc::ECONNABORTED));
+        }
+        if !socket.has(bits::CONNECTING) {
+            break Ok(());
+        }
+        let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
+        let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
+        match sys::io::poll(&mut fds, timeout) {
+            Ok(0) => break fail(expired),
+            Ok(_) => bell.silence(),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Ok(mut sleepers) = socket.sleepers.lock() {
+        sleepers.remove(&bell);
+    }
+    result
+}
+
+/// Waits until a connection carries the session, at most `timeout` (`None`: without limit).
+///
+/// # Errors
+/// ETIMEDOUT when the time is over; the session's error when it has failed.
+pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()> {
+    let socket = stream(number)?;
+    let deadline = timeout.map(|timeout| crate::clock::now() + timeout);
+    let bell = Bell::new()?;
+    Socket::lock(&socket.sleepers)?.add(&bell);
+    let result = loop {
+        if socket.has(bits::FAILED) {
+            break fail(socket.failure_number());
+        }
+        if socket.has(bits::FRESH) {
+            break fail(libc::ENOTCONN);
+        }
+        if !socket.has(bits::DETACHED | bits::CONNECTING) {
+            break Ok(());
+        }
+        let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
+        let left = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
+        match sys::io::poll(&mut fds, left) {
+            Ok(0) => break fail(libc::ETIMEDOUT),
+            Ok(_) => bell.silence(),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Ok(mut sleepers) = socket.sleepers.lock() {
+        sleepers.remove(&bell);
+    }
+    result
+}
+
+/// listen(2).
+pub fn listen(number: RawFd, backlog: i32) -> io::Result<()> {
+    match table::get(number) {
+        Some(Entry::Listener(listener)) => {
+            listener.set_backlog(backlog);
+            Ok(())
+        }
+        Some(Entry::Stream(socket)) => {
+            if !socket.has(bits::FRESH) {
+                return fail(libc::EINVAL);
+            }
+            let listener = Listener::new(number, backlog, Arc::clone(&socket.config))?;
+            match table::set(number, Entry::Listener(listener)) {
+                Ok(_) => Ok(()),
+                Err(_) => fail(libc::EMFILE),
+            }
+        }
+        None => fail(libc::ENOTSOCK),
+    }
+}
+
+/// accept4(2): a new session, proven on both sides. Blocks as the number does.
+pub fn accept4(number: RawFd, flags: i32) -> io::Result<(RawFd, Option<SocketAddr>)> {
+    match table::get(number) {
+        Some(Entry::Listener(listener)) => listener.accept(number, flags),
+        Some(Entry::Stream(_)) => fail(libc::EINVAL),
+        None => fail(libc::ENOTSOCK),
+    }
+}
+
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR;
+
+/// sendmsg(2) without ancillary data; `flags` as there. MSG_OOB is not supported.
+pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usize> {
+    let socket = stream(number)?;
+    if flags & !SEND_FLAGS != 0 {
+        return fail(libc::EOPNOTSUPP);
+    }
+    if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
+        return send_pumped(&socket, number, slices, flags);
+    }
+    let mode = SendMode {
+        dont_wait: flags & libc::MSG_DONTWAIT != 0,
+        more: flags & libc::MSG_MORE != 0,
+        no_signal: flags & libc::MSG_NOSIGNAL != 0,
+    };
+    if !socket.has(bits::FRESH | bits::FAILED) {
+        process::claim(&socket)?;
+    }
+    if socket.has(bits::CONNECTING)
+        && !mode.dont_wait
+        && !socket.nonblocking.load(Ordering::Relaxed)
+    {
+        wait_connected(&socket, Socket::deadline(&socket.send_timeout_us), libc::EAGAIN)?;
+    }
+    socket.send(slices, mode)
+}
+
+fn send_pumped(
+    socket: &Arc<Socket>,
+    number: RawFd,
+    slices: &[IoSlice<'_>],
+    flags: i32,
+) -> io::Result<usize> {
+    if socket.has(bits::FAILED) && !socket.has(bits::CONNECTING) {
+        socket.failure(None)?;
+    }
+    let flags = rustix::net::SendFlags::from_bits_retain(flags.cast_unsigned());
+    let mut none = rustix::net::SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(sys::borrow(number), slices, &mut none, flags)?)
+}
+
+const RECV_FLAGS: i32 = libc::MSG_DONTWAIT
+    | libc::MSG_PEEK
+    | libc::MSG_WAITALL
+    | libc::MSG_NOSIGNAL
+    | libc::MSG_CMSG_CLOEXEC;
+
+/// recvmsg(2) without ancillary data; `flags` as there. MSG_OOB gives EINVAL as on a socket without
+/// urgent data.
+pub fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>], flags: i32) -> io::Result<usize> {
+    let socket = stream(number)?;
+    if flags & libc::MSG_OOB != 0 {
+        return fail(libc::EINVAL);
+    }
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        return fail(libc::EAGAIN);
+    }
+    if flags & !RECV_FLAGS != 0 {
+        return fail(libc::EOPNOTSUPP);
+    }
+    if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
+        return recv_pumped(&socket, number, slices, flags);
+    }
+    if !socket.has(bits::FRESH | bits::FAILED) {
+        process::claim(&socket)?;
+    }
+    let mode = RecvMode {
+        dont_wait: flags & libc::MSG_DONTWAIT != 0,
+        peek: flags & libc::MSG_PEEK != 0,
+        wait_all: flags & libc::MSG_WAITALL != 0,
+    };
+    socket.recv(number, slices, mode)
+}
+
+fn recv_pumped(
+    socket: &Arc<Socket>,
+    number: RawFd,
+    slices: &mut [IoSliceMut<'_>],
+    flags: i32,
+) -> io::Result<usize> {
+    let flags = rustix::net::RecvFlags::from_bits_retain(flags.cast_unsigned());
+    let mut none = rustix::net::RecvAncillaryBuffer::default();
+    match rustix::net::recvmsg(sys::borrow(number), slices, &mut none, flags) {
+        Ok(message) => Ok(message.bytes),
+        Err(rustix::io::Errno::CONNRESET) => {
+            // The pair can only say "reset"; the session knows better.
+            socket.failure(None)?;
+            fail(libc::ECONNRESET)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// shutdown(2).
+pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
+    let (read, write) = match how {
+        libc::SHUT_RD => (true, false),
+        libc::SHUT_WR => (false, true),
+        libc::SHUT_RDWR => (true, true),
+        _ => return fail(libc::EINVAL),
+    };
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(listener)) => {
+            // As on Linux: it stops listening, and a sleeping accept returns EINVAL.
+            let both = rustix::net::Shutdown::Both;
+            rustix::net::shutdown(sys::borrow(number), both)?;
+            if let Some(engine) = reactor::engine_if_running() {
+                engine.command(Command::Unlisten { listener });
+            }
+            return Ok(());
+        }
+        None => return fail(libc::ENOTSOCK),
+    };
+    socket.check_connected()?;
+    if socket.has(bits::PUMPED) {
+        let how = match (read, write) {
+            (true, true) => rustix::net::Shutdown::Both,
+            (true, false) => rustix::net::Shutdown::Read,
+            _ => rustix::net::Shutdown::Write,
+        };
+        return Ok(rustix::net::shutdown(sys::borrow(number), how)?);
+    }
+    process::claim(&socket)?;
+    if write {
+        finish(&socket)?;
+    }
+    if read {
+        socket.change(bits::EOF, 0);
+        // A reader that sleeps in the kernel is woken there.
+        let leads = Socket::lock(&socket.sleepers)?.leader;
+        if leads && !socket.has(bits::DETACHED) {
+            let _gone = rustix::net::shutdown(sys::borrow(number), rustix::net::Shutdown::Read);
+        }
+    }
+    Ok(())
+}
+
+/// Writes the FIN.
+fn finish(socket: &Arc<Socket>) -> io::Result<()> {
+    let mut tx = socket.lock_tx()?;
+    socket.change(bits::WRITE_SHUT, 0);
+    if let Some(sender) = tx.sender.as_mut() {
+        sender.finish();
+    }
+    if socket.flush(&mut tx, false) == crate::socket::send::Flushed::Owed {
+        socket.owe();
+    }
+    socket.finish_tx(tx);
+    socket.list_for_sweep();
+    Ok(())
+}
+
+/// close(2). The number is free when this returns; what was written is still delivered by the
+/// engine. With SO_LINGER and a time it waits for the peer's confirmation; with SO_LINGER and zero
+/// the session is reset.
+pub fn close(number: RawFd) -> io::Result<()> {
+    match table::get(number) {
+        Some(Entry::Listener(listener)) => return listener.close(number),
+        Some(Entry::Stream(_)) => {}
+        None => return fail(libc::EBADF),
+    }
+    let Some(Entry::Stream(socket)) = table::take(number) else { return fail(libc::EBADF) };
+    epoll::closed(&socket, number);
+    close_taken(&socket, number, true)
+}
+
+/// Ends one number of a socket. `kernel` unless the number is about to be replaced.
+fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<()> {
+    let finish_kernel = |number| if kernel { fd::close_reporting(number) } else { Ok(()) };
+    if socket.has(bits::FRESH) {
+        socket.place.lock().map_err(|_| crate::error::poisoned())?.numbers.retain(|&n| n != number);
+        return finish_kernel(number);
+    }
+    let engine = reactor::engine_if_running();
+    let mine = engine.is_some_and(|engine| socket.owner.is(engine.instance));
+    if !mine {
+        // A relative has it, or will have: only our number goes.
+        socket.let_go(number)?;
+        return finish_kernel(number);
+    }
+    let last = Socket::lock(&socket.place)?.numbers.iter().all(|&n| n == number);
+    let linger = Socket::lock(&socket.meta)?.options.linger;
+    let reset = last && linger == Some(Duration::ZERO);
+    if socket.has(bits::PUMPED) {
+        Socket::lock(&socket.place)?.numbers.retain(|&n| n != number);
+        let result = finish_kernel(number);
+        if let (true, Some(engine)) = (last, engine) {
+            engine.command(Command::Closed { socket: Arc::clone(socket), reset });
+        }
+        return result;
+    }
+    if last && !reset && !socket.has(bits::CONNECTING) {
+        finish(socket)?;
+    }
+    socket.withdraw(number)?;
+    let result = finish_kernel(number);
+    if last && let Some(engine) = engine {
+        socket.change(bits::CLOSED, 0);
+        socket.kick();
+        engine.command(Command::Closed { socket: Arc::clone(socket), reset });
+        if let Some(linger) = linger.filter(|linger| !linger.is_zero()) {
+            wait_delivered(socket, linger);
+        }
+    }
+    result
+}
+
+/// SO_LINGER: waits until the peer has confirmed everything.
+fn wait_delivered(socket: &Arc<Socket>, at_most: Duration) {
+    let deadline = crate::clock::now() + at_most;
+    loop {
+        let done = socket
+            .tx
+            .lock()
+            .is_ok_and(|tx| tx.sender.as_ref().is_none_or(|sender| sender.is_done()));
+        if done || socket.has(bits::FAILED | bits::OVER) || crate::clock::now() >= deadline {
+            return;
+        }
+        epoll::sleep(Duration::from_millis(1));
+    }
+}
+
+/// getsockname(2): as it was when the session began.
+pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
+    match table::get(number) {
+        Some(Entry::Listener(listener)) => Ok(listener.local),
+        Some(Entry::Stream(socket)) => {
+            if socket.has(bits::FRESH) {
+                return Ok(tcp::local_addr(number));
+            }
+            let meta = Socket::lock(&socket.meta)?;
+            Ok(meta.local.or(meta.bound))
+        }
+        None => fail(libc::ENOTSOCK),
+    }
+}
+
+/// getpeername(2): as it was when the session began.
+pub fn getpeername(number: RawFd) -> io::Result<Option<SocketAddr>> {
+    let socket = stream(number)?;
+    if socket.has(bits::FRESH | bits::CONNECTING) {
+        return fail(libc::ENOTCONN);
+    }
+    Ok(Socket::lock(&socket.meta)?.peer)
+}
+
+/// setsockopt(2) with the option's bytes: recorded, and set again on every new connection.
+pub fn setsockopt(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(listener)) => {
+            return tcp::set_option(listener.real.as_raw_fd(), level, name, value);
+        }
+        None => return fail(libc::ENOTSOCK),
+    };
+    let place = Socket::lock(&socket.place)?;
+    let real = place.real_number();
+    let at = real.unwrap_or(number);
+    let is_real = real.is_some() && !(socket.has(bits::CONNECTING));
+    drop(place);
+    let effect = Socket::lock(&socket.meta)?.options.set(at, is_real, level, name, value)?;
+    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    match effect {
+        Effect::Applied => {}
+        Effect::RecvTimeout(d) => socket.recv_timeout_us.store(micros(d), Ordering::Relaxed),
+        Effect::SendTimeout(d) => socket.send_timeout_us.store(micros(d), Ordering::Relaxed),
+    }
+    if socket.has(bits::PUMPED) && level == libc::SOL_SOCKET {
+        // The program's end of the pair is where a time-out or a low-water mark works.
+        let _cosmetic = tcp::set_option(number, level, name, value);
+    }
+    Ok(())
+}
+
+/// getsockopt(2) into `out`; gives the option's length.
+pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::Result<usize> {
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(listener)) => {
+            return tcp::get_option(listener.real.as_raw_fd(), level, name, out);
+        }
+        None => return fail(libc::ENOTSOCK),
+    };
+    let int = |value: i32, out: &mut [u8]| {
+        let bytes = value.to_ne_bytes();
+        let n = bytes.len().min(out.len());
+        out[..n].copy_from_slice(&bytes[..n]);
+        Ok(n)
+    };
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_ERROR) => return int(socket.take_error(), out),
+        (libc::SOL_SOCKET, libc::SO_TYPE) => return int(libc::SOCK_STREAM, out),
+        (libc::SOL_SOCKET, libc::SO_PROTOCOL) => return int(libc::IPPROTO_TCP, out),
+        (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => return int(0, out),
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => {
+            let nodelay = Socket::lock(&socket.meta)?.options.nodelay;
+            return int(i32::from(nodelay), out);
+        }
+        (libc::SOL_SOCKET, libc::SO_LINGER) => {
+            let linger = Socket::lock(&socket.meta)?.options.linger;
+            let seconds = linger.map_or(0, |l| i32::try_from(l.as_secs()).unwrap_or(i32::MAX));
+            let mut bytes = [0; 8];
+            bytes[..4].copy_from_slice(&i32::from(linger.is_some()).to_ne_bytes());
+            bytes[4..].copy_from_slice(&seconds.to_ne_bytes());
+            let n = bytes.len().min(out.len());
+            out[..n].copy_from_slice(&bytes[..n]);
+            return Ok(n);
+        }
+        (libc::SOL_SOCKET, libc::SO_DOMAIN) => {
+            let meta = Socket::lock(&socket.meta)?;
+            let addr = meta.peer.or(meta.bound).or_else(|| tcp::local_addr(number));
+            let v6 = addr.is_some_and(|addr| addr.is_ipv6());
+            return int(if v6 { libc::AF_INET6 } else { libc::AF_INET }, out);
+        }
+        _ => {}
+    }
+    let real = Socket::lock(&socket.place)?.real_number();
+    if let Some(real) = real.filter(|_| !socket.has(bits::CONNECTING)) {
+        return tcp::get_option(real, level, name, out);
+    }
+    // No connection stands: what was set, or what a fresh socket has.
+    if let Some(value) = Socket::lock(&socket.meta)?.options.get(level, name) {
+        let n = value.len().min(out.len());
+        out[..n].copy_from_slice(&value[..n]);
+        return Ok(n);
+    }
+    let fresh = tcp::new_socket(&SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    tcp::get_option(fresh.as_raw_fd(), level, name, out)
+}
+
+/// fcntl(2) for the commands that concern a socket; `None` for those that the kernel can answer.
+pub fn fcntl(number: RawFd, command: i32, argument: i64) -> Option<io::Result<i32>> {
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+            let from = i32::try_from(argument).unwrap_or(-1);
+            Some(dup_from(number, from, command == libc::F_DUPFD_CLOEXEC))
+        }
+        libc::F_SETFL => {
+            let on = argument & i64::from(libc::O_NONBLOCK) != 0;
+            if let Some(Entry::Stream(socket)) = table::get(number) {
+                socket.nonblocking.store(on, Ordering::Relaxed);
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
+/// ioctl(2) FIONBIO.
+pub fn set_nonblocking(number: RawFd, on: bool) -> io::Result<()> {
+    let socket = table::get(number);
+    if let Some(Entry::Stream(socket)) = &socket {
+        // The place keeps a swap from copying the old flag to the new file.
+        let _place = Socket::lock(&socket.place)?;
+        socket.nonblocking.store(on, Ordering::Relaxed);
+        return fd::set_nonblocking(number, on);
+    }
+    fd::set_nonblocking(number, on)
+}
+
+/// ioctl(2) FIONREAD: payload bytes that can be read now, exactly.
+pub fn readable_bytes(number: RawFd) -> io::Result<usize> {
+    let socket = stream(number)?;
+    if socket.has(bits::PUMPED) { Ok(sys::io::queued(number)) } else { socket.readable_bytes() }
+}
+
+/// ioctl(2) SIOCOUTQ: bytes written that the peer's program has not consumed.
+pub fn unsent_bytes(number: RawFd) -> io::Result<usize> {
+    let socket = stream(number)?;
+    let tx = socket.lock_tx()?;
+    Ok(tx.sender.as_ref().map_or(0, |sender| sender.log_len() as usize))
+}
+
+/// dup(2).
+pub fn dup(number: RawFd) -> io::Result<RawFd> {
+    dup_from(number, 0, false)
+}
+
+fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<RawFd> {
+    let Some(entry) = table::get(number) else { return fail(libc::EBADF) };
+    let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
+        let new = if cloexec {
+            rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?
+        } else {
+            let new = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?;
+            rustix::io::fcntl_setfd(&new, rustix::io::FdFlags::empty())?;
+            new
+        };
+        let raw = new.as_raw_fd();
+        if table::set(raw, entry.clone()).is_err() {
+            return fail(libc::EMFILE);
+        }
+        numbers.push(raw);
+        Ok(new.into_raw_fd())
+    };
+    match &entry {
+        Entry::Stream(socket) => add(&mut Socket::lock(&socket.place)?.numbers),
+        Entry::Listener(listener) => {
+            add(&mut *listener.numbers.lock().map_err(|_| crate::error::poisoned())?)
+        }
+    }
+}
+
+/// dup3(2), and dup2(2) with `flags` 0. Either number may be virtual; what stood at `new` is closed
+/// as close would.
+pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
+    if flags & !libc::O_CLOEXEC != 0 || number == new {
+        return fail(libc::EINVAL);
+    }
+    if new < 0 {
+        return fail(libc::EBADF);
+    }
+    let entry = table::get(number);
+    // The source must be sound before the target is lost.
+    fd::identity(number)?;
+    match table::take(new) {
+        Some(Entry::Stream(old)) => {
+            epoll::closed(&old, new);
+            close_taken(&old, new, false)?;
+        }
+        Some(Entry::Listener(old)) => old.close(new)?,
+        None => {}
+    }
+    let cloexec = flags & libc::O_CLOEXEC != 0;
+    let place = |numbers: &mut Vec<RawFd>, entry: Entry| -> io::Result<()> {
+        fd::replace(sys::borrow(number), new, cloexec)?;
+        if table::set(new, entry).is_err() {
+            return fail(libc::EMFILE);
+        }
+        numbers.push(new);
+        Ok(())
+    };
+    match entry {
+        Some(entry @ Entry::Stream(_)) => {
+            let Entry::Stream(socket) = &entry else { return fail(libc::EBADF) };
+            let socket = Arc::clone(socket);
+            place(&mut Socket::lock(&socket.place)?.numbers, entry)?;
+        }
+        Some(Entry::Listener(listener)) => {
+            let mut numbers = listener.numbers.lock().map_err(|_| crate::error::poisoned())?;
+            place(&mut numbers, Entry::Listener(Arc::clone(&listener)))?;
+        }
+        None => fd::replace(sys::borrow(number), new, cloexec)?,
+    }
+    Ok(new)
+}
+
+/// ppoll(2) over virtual and other descriptors; `None` waits without limit; `mask` may be null.
+pub fn poll(
+    fds: &mut [libc::pollfd],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
+    wait_poll::poll(fds, timeout, mask)
+}
+
+/// pselect(2) over the first `count` numbers; the sets are words of the kernel's `fd_set`.
+pub fn select(
+    count: usize,
+    sets: [Option<&mut [u64]>; 3],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
+    let [read, write, except] = sets;
+    let (mut read, mut write, mut except) =
+        (wait_poll::FdSet(read), wait_poll::FdSet(write), wait_poll::FdSet(except));
+    wait_poll::select(count, &mut read, &mut write, &mut except, timeout, mask)
+}
+
+/// epoll_ctl(2).
+pub fn epoll_ctl(
+    epfd: RawFd,
+    op: i32,
+    number: RawFd,
+    event: Option<libc::epoll_event>,
+) -> io::Result<()> {
+    epoll::epoll_ctl(epfd, op, number, event)
+}
+
+/// epoll_pwait(2); `mask` may be null.
+pub fn epoll_wait(
+    epfd: RawFd,
+    out: &mut [libc::epoll_event],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
+    epoll::epoll_wait(epfd, out, timeout, mask)
+}
+
+/// For the close of a number that is not virtual: it may have been an epoll set.
+pub fn forget_epoll(number: RawFd) {
+    epoll::forget(number);
+}
+
+/// The session behind a number.
+pub fn info(number: RawFd) -> io::Result<SessionInfo> {
+    describe(&stream(number)?).ok_or_else(crate::error::poisoned)
+}
+
+/// Events of the session behind a number; the channel holds 256, later ones are missed until it is
+/// read.
+pub fn subscribe(number: RawFd) -> io::Result<Receiver<Event>> {
+    let socket = stream(number)?;
+    let (sender, receiver) = bounded(256);
+    Socket::lock(&socket.meta)?.subscribers.push(sender);
+    Ok(receiver)
+}
+
+/// Dials the session behind a number again now.
+pub fn redial(number: RawFd) -> io::Result<()> {
+    stream(number)?.redial_beside();
+    Ok(())
+}
+
+/// Turns a connected direct socket into a pumped one, in place: from here on any system call and
+/// any event loop works on the number. It must have one number only and no epoll registration.
+pub fn pump(number: RawFd) -> io::Result<()> {
+    let socket = stream(number)?;
+    if socket.has(bits::PUMPED) {
+        return Ok(());
+    }
+    socket.check_connected()?;
+    socket.failure(None)?;
+    process::claim(&socket)?;
+    if Socket::lock(&socket.place)?.numbers.len() != 1 {
+        return fail(libc::EBUSY);
+    }
+    let engine = reactor::engine()?;
+    let far = socket.become_pumped(number)?;
+    engine.command(Command::Pump { socket: Arc::clone(&socket), far, junk: 0 });
+    Ok(())
+}
+
+/// The number's socket was turned into a pumped one and is given away: eversock forgets the number,
+/// the pump goes on until the pair's other end is closed.
+pub fn forget(number: RawFd) -> io::Result<()> {
+    match table::take(number) {
+        Some(Entry::Stream(socket)) => {
+            Socket::lock(&socket.place)?.numbers.retain(|&n| n != number);
+            Ok(())
+        }
+        _ => fail(libc::ENOTSOCK),
+    }
+}
+
+/// A `timespec` for a duration.
+pub fn to_timespec(duration: Duration) -> libc::timespec {
+    timespec(duration)
+}
+
+/// An error as its number; EIO when it has none.
+pub fn error_number(error: &io::Error) -> i32 {
+    crate::error::number(error)
+}
+
+/// The error of a number.
+pub fn error_of(number: i32) -> io::Error {
+    errno(number)
+}

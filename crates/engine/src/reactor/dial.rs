@@ -1,0 +1,609 @@
+//! Dialling: the first time with OPEN, later with RESUME; all known addresses raced (RFC 8305).
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use core::net::SocketAddr;
+use eversock_proto::control::{Control, Offsets, Role};
+use eversock_proto::open::{Offer, OpenClient, OpenError, Opened};
+use eversock_proto::recv::Receiver;
+use eversock_proto::resume::{Reason, Reject, ResumeClient, ResumeError};
+use eversock_proto::send::Sender;
+use eversock_proto::wire::hello::{HelloError, HelloReader};
+use mio::Interest;
+
+use super::timer::Timer;
+use super::{Command, Owned, Reactor};
+use crate::clock;
+use crate::config::Config;
+use crate::error::{errno, number, would_block};
+use crate::event::EventKind;
+use crate::socket::link::Busy;
+use crate::socket::{Socket, bits};
+use crate::sys::{self, Fd, fd, tcp};
+
+/// The next address is tried this long after the one before (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// Sessions that dial at the same time, at most.
+const DIALS_MAX: usize = 256;
+
+/// One session's search for a connection.
+#[derive(Debug)]
+pub(super) struct Dial {
+    socket: Arc<Socket>,
+    queue: VecDeque<SocketAddr>,
+    running: Vec<usize>,
+    is_open: bool,
+    serial: u64,
+    /// The errno to tell if nothing works.
+    error: i32,
+    cause: String,
+    refused: bool,
+    /// A proven connection that found the socket's locks taken.
+    won: Option<Won>,
+}
+
+#[derive(Debug)]
+struct Won {
+    fd: Option<Fd>,
+    epoch: u64,
+    peer_receive: u64,
+}
+
+/// One address of a dial.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    socket: u64,
+    fd: Option<Fd>,
+    addr: SocketAddr,
+    stage: Stage,
+    reader: HelloReader,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Connecting,
+    Opening(OpenClient),
+    Resuming(ResumeClient, u64),
+    Done,
+}
+
+/// What this side brings to an open.
+pub(super) fn offer(config: &Config, grace: Duration) -> Offer {
+    Offer { key: config.key.clone(), window: config.window, grace, addrs: config.own_addrs.clone() }
+}
+
+/// Gives a socket its session: both directions, ready for the first epoch.
+pub(crate) fn furnish(socket: &Socket, role: Role, opened: Opened) -> io::Result<()> {
+    let engine = super::engine()?;
+    let mut tx = socket.lock_tx()?;
+    let mut rx = socket.lock_rx()?;
+    let mut receiver = Receiver::new(Arc::clone(&engine.pool), 0, socket.config.window);
+    receiver.set_window_max(socket.config.window_max);
+    tx.sender = Some(Box::new(Sender::new(Arc::clone(&engine.pool), 0, opened.window)));
+    rx.receiver = Some(Box::new(receiver));
+    drop((tx, rx));
+    let mut meta = Socket::lock(&socket.meta)?;
+    meta.peer_grace = opened.grace;
+    meta.candidates.extend(opened.addrs);
+    meta.control = Some(Box::new(Control::new(role, opened.id, opened.secret)));
+    Ok(())
+}
+
+impl Reactor {
+    /// The program called connect.
+    pub(super) fn connect(&mut self, socket: Arc<Socket>) {
+        let owned = Owned {
+            id: eversock_proto::secret::SessionId([0; 16]),
+            socket: Arc::clone(&socket),
+            linger: None,
+            expires: None,
+            refused_since: None,
+            quiet: super::fault::Quiet::default(),
+        };
+        self.owned.insert(socket.id, owned);
+        let addrs = socket.meta.lock().map(|meta| meta.candidates.clone()).unwrap_or_default();
+        self.dial(&socket, addrs, true);
+    }
+
+    /// Looks the peer's name up again, if it has one, and dials.
+    pub(super) fn resolve_and_dial(&mut self, socket: &Arc<Socket>) {
+        let (host, addrs) = match socket.meta.lock() {
+            Ok(meta) => (meta.host.clone(), meta.candidates.clone()),
+            Err(_) => return,
+        };
+        let Some((name, port)) = host else { return self.dial(socket, addrs, false) };
+        // Resolving may block for long: not in this thread.
+        let (engine, resolved) = (self.engine, Arc::clone(socket));
+        let resolve = move || {
+            let found: Vec<_> =
+                (name.as_str(), port).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+            engine.command(Command::Resolved { socket: resolved, addrs: found });
+        };
+        let _no_thread =
+            std::thread::Builder::new().name("eversock-names".to_owned()).spawn(resolve);
+    }
+
+    /// A name was looked up.
+    pub(super) fn resolved(&mut self, socket: &Arc<Socket>, found: Vec<SocketAddr>) {
+        if self.dials.contains_key(&socket.id) {
+            return;
+        }
+        let addrs = match socket.meta.lock() {
+            Ok(mut meta) => {
+                let mut all = found;
+                for addr in std::mem::take(&mut meta.candidates) {
+                    if !all.contains(&addr) {
+                        all.push(addr);
+                    }
+                }
+                all.truncate(2 * eversock_proto::limits::ADDRS_MAX);
+                meta.candidates.clone_from(&all);
+                all
+            }
+            Err(_) => return,
+        };
+        self.dial(socket, addrs, false);
+    }
+
+    fn dial(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>, is_open: bool) {
+        if self.dials.len() >= DIALS_MAX && !is_open {
+            self.waiting_dials.push(socket.id);
+            return;
+        }
+        let serial = fd::random_u64();
+        let dial = Dial {
+            socket: Arc::clone(socket),
+            queue: addrs.into(),
+            running: Vec::new(),
+            is_open,
+            serial,
+            error: libc::EADDRNOTAVAIL,
+            cause: "no address to dial".to_owned(),
+            refused: false,
+            won: None,
+        };
+        self.dials.insert(socket.id, dial);
+        let until = clock::now() + socket.config.connect_timeout;
+        self.timers.set(until, Timer::DialDeadline(socket.id, serial));
+        self.next_attempt(socket.id);
+    }
+
+    /// The address before has had its head start.
+    pub(super) fn stagger(&mut self, id: u64) {
+        self.next_attempt(id);
+    }
+
+    fn next_attempt(&mut self, id: u64) {
+        loop {
+            let Some(dial) = self.dials.get_mut(&id) else { return };
+            if dial.won.is_some() {
+                return;
+            }
+            let Some(addr) = dial.queue.pop_front() else {
+                if dial.running.is_empty() {
+                    self.dial_failed(id);
+                }
+                return;
+            };
+            let more = !dial.queue.is_empty();
+            let socket = Arc::clone(&dial.socket);
+            match self.begin_attempt(&socket, addr) {
+                Ok(token) => {
+                    if let Some(dial) = self.dials.get_mut(&id) {
+                        dial.running.push(token);
+                    }
+                    if more {
+                        self.timers.set(clock::now() + STAGGER, Timer::Stagger(id));
+                    }
+                    return;
+                }
+                Err(error) => self.note_failure(id, &error),
+            }
+        }
+    }
+
+    fn begin_attempt(&mut self, socket: &Arc<Socket>, addr: SocketAddr) -> io::Result<usize> {
+        let fd = tcp::new_socket(&addr)?;
+        let raw = fd.as_raw_fd();
+        {
+            let meta = Socket::lock(&socket.meta)?;
+            meta.options.apply(raw);
+            if let Some(bound) = meta.bound {
+                bind_again(raw, bound, self.dials.get(&socket.id).is_some_and(|d| d.is_open))?;
+            }
+        }
+        tcp::tune(raw, socket.config.keepalive);
+        tcp::connect(raw, &addr)?;
+        let token = self.token();
+        self.register(raw, token, Interest::READABLE | Interest::WRITABLE)?;
+        let attempt = Attempt {
+            socket: socket.id,
+            fd: Some(fd),
+            addr,
+            stage: Stage::Connecting,
+            reader: HelloReader::default(),
+        };
+        self.attempts.insert(token, attempt);
+        Ok(token)
+    }
+
+    /// An attempt's connection has something.
+    pub(super) fn attempt_ready(&mut self, token: usize) {
+        if let Err(error) = self.advance(token) {
+            let Some(attempt) = self.attempts.get(&token) else { return };
+            let id = attempt.socket;
+            match error {
+                DialError::Final(reject) => return self.refused_for_good(id, &reject),
+                DialError::Passing(error) => self.note_failure(id, &error),
+            }
+            self.drop_attempt(token);
+            self.next_attempt(id);
+        }
+    }
+
+    fn advance(&mut self, token: usize) -> Result<(), DialError> {
+        loop {
+            let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
+            let Some(raw) = attempt.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
+            if matches!(attempt.stage, Stage::Connecting) {
+                if let Some(error) = tcp::take_error(raw) {
+                    return Err(error.into());
+                }
+                if tcp::peer_addr(raw).is_none() {
+                    return Ok(());
+                }
+                self.say_hello(token, raw)?;
+                continue;
+            }
+            let mut buf = [0; eversock_proto::limits::HELLO_MAX_BYTES];
+            let wants = attempt.reader.wants();
+            let n = match sys::io::recv_one(raw, &mut buf[..wants]) {
+                Ok(0) => return Err(errno(libc::ECONNRESET).into()),
+                Ok(n) => n,
+                Err(error) if would_block(&error) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let fed = attempt.reader.feed(&buf[..n]).map_err(|error| foreign(&error))?;
+            if let Some(message) = fed {
+                return self.answered_hello(token, &message);
+            }
+        }
+    }
+
+    fn say_hello(&mut self, token: usize, raw: i32) -> Result<(), DialError> {
+        let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
+        let Some(dial) = self.dials.get(&attempt.socket) else { return Ok(()) };
+        let socket = &dial.socket;
+        let message = if dial.is_open {
+            let offer = offer(&socket.config, socket.config.grace);
+            let (client, message) = OpenClient::start(&offer, fd::random())
+                .map_err(|error| io::Error::other(error.to_string()))?;
+            attempt.stage = Stage::Opening(client);
+            message
+        } else {
+            let receive = {
+                let Ok(rx) = socket.rx.try_lock() else {
+                    // The reader is in a call that does not block: ask again in a moment.
+                    return Err(errno(libc::EAGAIN).into());
+                };
+                rx.receiver.as_ref().map_or(0, |receiver| receiver.next())
+            };
+            let mut meta = Socket::lock(&socket.meta)?;
+            let Some(control) = meta.control.as_mut() else {
+                return Err(errno(libc::ENOTCONN).into());
+            };
+            let (client, message) = control.resume(receive, fd::random());
+            let epoch = client.epoch();
+            attempt.stage = Stage::Resuming(client, epoch);
+            message
+        };
+        send_whole(raw, &message, false)?;
+        Ok(())
+    }
+
+    fn answered_hello(&mut self, token: usize, message: &[u8]) -> Result<(), DialError> {
+        let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
+        let (id, addr) = (attempt.socket, attempt.addr);
+        let Some(raw) = attempt.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
+        let stage = std::mem::replace(&mut attempt.stage, Stage::Done);
+        let Some(dial) = self.dials.get_mut(&id) else { return Ok(()) };
+        let socket = Arc::clone(&dial.socket);
+        let (epoch, peer_receive, confirm) = match stage {
+            Stage::Opening(client) => {
+                let (opened, confirm) = client.answered(message).map_err(|e| open_failed(&e))?;
+                let session = opened.id;
+                furnish(&socket, Role::Client, opened)?;
+                if let Some(owned) = self.owned.get_mut(&id) {
+                    owned.id = session;
+                }
+                (1, 0, confirm)
+            }
+            Stage::Resuming(client, epoch) => {
+                let meta = Socket::lock(&socket.meta)?;
+                let Some(control) = meta.control.as_ref() else {
+                    return Err(errno(libc::ENOTCONN).into());
+                };
+                match client.answered(&control.secret, message) {
+                    Ok((receive, confirm)) => (epoch, receive, confirm),
+                    Err(ResumeError::Refused(reject)) => {
+                        let proven = reject.is_proven(&control.secret, client.message());
+                        return Err(judge(reject, proven));
+                    }
+                    Err(_) => return Err(errno(libc::EPROTO).into()),
+                }
+            }
+            Stage::Connecting | Stage::Done => return Ok(()),
+        };
+        // START follows at once: one segment is enough for both.
+        send_whole(raw, &confirm, true)?;
+        let fd = attempt.fd.take();
+        self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw))?;
+        if let Ok(mut meta) = socket.meta.lock() {
+            meta.local = meta.local.filter(|_| epoch > 1).or_else(|| tcp::local_addr(raw));
+            if epoch == 1 {
+                meta.peer = Some(addr);
+            }
+            // Where it worked is where to look first.
+            meta.candidates.retain(|&candidate| candidate != addr);
+            meta.candidates.insert(0, addr);
+        }
+        let Some(dial) = self.dials.get_mut(&id) else { return Ok(()) };
+        dial.won = Some(Won { fd, epoch, peer_receive });
+        self.attach_won(id);
+        Ok(())
+    }
+
+    /// Puts the winner under the socket; comes back if a lock was taken.
+    fn attach_won(&mut self, id: u64) {
+        let Some(dial) = self.dials.get_mut(&id) else { return };
+        let socket = Arc::clone(&dial.socket);
+        let Some(won) = dial.won.as_mut() else { return };
+        let (epoch, peer_receive) = (won.epoch, won.peer_receive);
+        match socket.attach(&mut won.fd, epoch, peer_receive) {
+            Ok(Err(Busy)) => {
+                self.timers.set(clock::now() + Duration::from_micros(100), Timer::Stagger(id));
+                self.again.push(Command::LineUp { socket, up: true });
+            }
+            Ok(Ok(replayed)) => {
+                self.end_dial(id);
+                self.attached(&socket, epoch, replayed);
+            }
+            Err(error) => {
+                self.end_dial(id);
+                self.give_up(&socket, libc::ECONNRESET, &error.to_string());
+            }
+        }
+    }
+
+    /// A connection stands.
+    pub(super) fn attached(&mut self, socket: &Arc<Socket>, epoch: u64, replayed: u64) {
+        let offsets = offsets(socket);
+        let mut stale = None;
+        if let Ok(mut meta) = socket.meta.lock() {
+            let since = meta.detached_since.take();
+            let stalled = since.map_or(Duration::ZERO, |since| clock::now() - since);
+            meta.next_try = None;
+            if let Some(control) = meta.control.as_mut() {
+                if control.role == Role::Client && epoch > 1 {
+                    stale = control.resumed_as(epoch, offsets).err();
+                }
+                log::info!("session {}: epoch {epoch} stands, {replayed} bytes again", socket.id);
+            }
+            let kind = match epoch {
+                1 => EventKind::Opened,
+                _ => EventKind::Resumed { replayed, stalled },
+            };
+            socket.tell(&mut meta, kind);
+        }
+        if let Some(owned) = self.owned.get_mut(&socket.id) {
+            owned.expires = None;
+            owned.refused_since = None;
+            owned.quiet = super::fault::Quiet::default();
+        }
+        if let Some(stale) = stale {
+            return self.give_up(socket, libc::ECONNRESET, &stale.to_string());
+        }
+        if socket.has(bits::CLOSED) {
+            socket.watch_in(true);
+            self.read_for_closed(socket);
+        } else if socket.has(bits::PUMPED) {
+            socket.watch_in(true);
+            self.pump_session(socket.id);
+        }
+    }
+
+    fn note_failure(&mut self, id: u64, error: &io::Error) {
+        if let Some(dial) = self.dials.get_mut(&id) {
+            dial.error = number(error);
+            dial.cause = error.to_string();
+            dial.refused |= matches!(number(error), libc::ECONNREFUSED | libc::ENOENT);
+        }
+    }
+
+    fn drop_attempt(&mut self, token: usize) {
+        let Some(attempt) = self.attempts.remove(&token) else { return };
+        if let Some(fd) = &attempt.fd {
+            self.deregister(fd.as_raw_fd());
+        }
+        if let Some(dial) = self.dials.get_mut(&attempt.socket) {
+            dial.running.retain(|&running| running != token);
+        }
+    }
+
+    fn end_dial(&mut self, id: u64) {
+        let Some(dial) = self.dials.remove(&id) else { return };
+        for token in dial.running {
+            if let Some(attempt) = self.attempts.remove(&token)
+                && let Some(fd) = &attempt.fd
+            {
+                self.deregister(fd.as_raw_fd());
+            }
+        }
+        // One that had to wait may go now.
+        if let Some(next) = self.waiting_dials.pop()
+            && let Some(owned) = self.owned.get(&next)
+        {
+            let socket = Arc::clone(&owned.socket);
+            self.again.push(Command::LineUp { socket, up: true });
+        }
+    }
+
+    /// No address worked.
+    fn dial_failed(&mut self, id: u64) {
+        let Some(dial) = self.dials.get(&id) else { return };
+        let (socket, is_open) = (Arc::clone(&dial.socket), dial.is_open);
+        let (error, cause, refused) = (dial.error, dial.cause.clone(), dial.refused);
+        self.end_dial(id);
+        if is_open {
+            self.owned.remove(&id);
+            return self.give_up(&socket, error, &cause);
+        }
+        if !socket.has(bits::DETACHED) {
+            return;
+        }
+        let now = clock::now();
+        let mut short = None;
+        if let Some(owned) = self.owned.get_mut(&id) {
+            owned.refused_since = if refused { owned.refused_since.or(Some(now)) } else { None };
+            short = owned.refused_since.map(|since| since + socket.config.grace_after_close);
+        }
+        if let Ok(mut meta) = socket.meta.lock() {
+            meta.last_error = Some(cause.clone());
+        }
+        // The host answers and says that nobody is there: the peer's process has ended.
+        if short.is_some_and(|at| now >= at) {
+            return self.give_up(&socket, libc::ECONNRESET, &format!("the peer is gone: {cause}"));
+        }
+        if let Some(at) = short {
+            if let Some(owned) = self.owned.get_mut(&id) {
+                owned.expires = Some(owned.expires.map_or(at, |expires| expires.min(at)));
+            }
+            self.timers.set(at, Timer::Grace(id));
+        }
+        self.plan_redial(&socket);
+    }
+
+    /// All attempts of a dial together have had their time.
+    pub(super) fn dial_deadline(&mut self, id: u64, serial: u64) {
+        let Some(dial) = self.dials.get(&id) else { return };
+        if dial.serial != serial || dial.won.is_some() {
+            return;
+        }
+        self.note_failure(id, &errno(libc::ETIMEDOUT));
+        self.dial_failed(id);
+    }
+
+    /// The session's other end has said that it is over.
+    fn refused_for_good(&mut self, id: u64, reject: &Reject) {
+        let Some(dial) = self.dials.get(&id) else { return };
+        let socket = Arc::clone(&dial.socket);
+        self.end_dial(id);
+        let cause = format!("the peer refused: {reject}");
+        if reject.reason == Reason::Closed && self.all_delivered(&socket, reject.offset) {
+            return self.over(&socket);
+        }
+        if !socket.has(bits::DETACHED) {
+            // Dialled beside a connection that still stands: that one will tell.
+            return;
+        }
+        let number =
+            if reject.reason == Reason::Expired { libc::ETIMEDOUT } else { libc::ECONNRESET };
+        self.give_up(&socket, number, &cause);
+    }
+
+    /// True when the peer has consumed all that we wrote up to `offset`, and we have its end.
+    fn all_delivered(&self, socket: &Arc<Socket>, offset: u64) -> bool {
+        let Ok(mut tx) = socket.tx.lock() else { return false };
+        let Some(sender) = tx.sender.as_mut() else { return false };
+        let delivered = offset >= sender.total_end() || offset >= sender.written();
+        if delivered {
+            // The peer vouches for what its lost acks would have said.
+            let edge = sender.edge();
+            let _beyond = sender.absorb(offset.min(sender.cursor().max(sender.acked())), edge);
+        }
+        drop(tx);
+        let ended = socket
+            .rx
+            .lock()
+            .is_ok_and(|rx| rx.receiver.as_ref().is_some_and(|receiver| receiver.fin_seen()));
+        delivered && ended
+    }
+}
+
+/// What a dial's failure means.
+enum DialError {
+    /// Another try may do better.
+    Passing(io::Error),
+    /// The session's other end has said so, with proof.
+    Final(Reject),
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
+        Self::Passing(error)
+    }
+}
+
+fn judge(reject: Reject, proven: bool) -> DialError {
+    match (proven, reject.reason) {
+        (true, Reason::DataLost | Reason::Expired | Reason::Closed | Reason::Reset) => {
+            DialError::Final(reject)
+        }
+        // ENOENT stands for "the host answers, but does not know the session".
+        (_, Reason::UnknownSession) => DialError::Passing(errno(libc::ENOENT)),
+        _ => DialError::Passing(errno(libc::EAGAIN)),
+    }
+}
+
+/// The errno of a connect whose peer speaks something else.
+fn foreign(error: &HelloError) -> io::Error {
+    log::info!("connect: {error}");
+    errno(libc::EPROTO)
+}
+
+fn open_failed(error: &OpenError) -> io::Error {
+    log::warn!("connect: {error}");
+    match error {
+        OpenError::Key | OpenError::Proof => errno(libc::EACCES),
+        OpenError::Refused(reject) if reject.reason == Reason::Key => errno(libc::EACCES),
+        OpenError::Refused(reject) if reject.reason == Reason::Busy => errno(libc::ECONNREFUSED),
+        _ => errno(libc::EPROTO),
+    }
+}
+
+/// Handshake messages are far smaller than any socket buffer: a short write is a fault.
+pub(super) fn send_whole(raw: i32, message: &[u8], more: bool) -> io::Result<()> {
+    let n = sys::io::send(raw, &[io::IoSlice::new(message)], more)?;
+    if n == message.len() { Ok(()) } else { Err(errno(libc::ENOBUFS)) }
+}
+
+/// The offsets that the control part needs.
+pub(super) fn offsets(socket: &Socket) -> Offsets {
+    let (acked, expecting) = socket.tx.lock().map_or((0, false), |tx| {
+        tx.sender.as_ref().map_or((0, false), |sender| {
+            (sender.acked(), !sender.is_drained() && sender.edge() > sender.acked())
+        })
+    });
+    let receive =
+        socket.rx.lock().map_or(0, |rx| rx.receiver.as_ref().map_or(0, |receiver| receiver.next()));
+    Offsets { acked, receive, expecting }
+}
+
+/// Binds as the program had bound. A redial may find the port taken by the connection that died:
+/// then any port of the address will do.
+fn bind_again(raw: i32, addr: SocketAddr, first: bool) -> io::Result<()> {
+    let fd = sys::borrow(raw);
+    let socket = socket2::SockRef::from(&fd);
+    if !first {
+        socket.set_reuse_address(true)?;
+    }
+    match socket.bind(&addr.into()) {
+        Err(_) if !first => socket.bind(&SocketAddr::new(addr.ip(), 0).into()),
+        result => result,
+    }
+}

@@ -1,0 +1,502 @@
+//! Faults: seen, checked, recovered from or given up.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use core::net::SocketAddr;
+use eversock_proto::control::Role;
+
+use super::timer::Timer;
+use super::{Command, Reactor};
+use crate::clock;
+use crate::config::{Answer, FaultReport, LineUp, RecoveryPolicy};
+use crate::event::EventKind;
+use crate::socket::link::{Busy, TakenDown};
+use crate::socket::send::Flushed;
+use crate::socket::{Socket, bits};
+use crate::sys::{self, tcp};
+
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Retransmission time-outs in a row before the path is probed beside.
+const BACKOFF_SUSPICIOUS: u8 = 2;
+const LINE_UP_MAX: Duration = Duration::from_secs(30);
+
+/// How long a session has had unconfirmed output without hearing anything.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    progress: u64,
+    since: Option<Instant>,
+    /// Doubles while checks gain nothing.
+    patience: u32,
+}
+
+impl Reactor {
+    /// The fault watch has something.
+    pub(super) fn watched(&mut self) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 128];
+        loop {
+            // SAFETY: `events` is writable for its length.
+            let n = unsafe {
+                libc::epoll_wait(self.engine.watch.as_raw_fd(), events.as_mut_ptr(), 128, 0)
+            };
+            let Ok(n) = usize::try_from(n) else { return };
+            for event in &events[..n] {
+                let (id, seen) = (event.u64, event.events.cast_signed());
+                if let Some(owned) = self.owned.get(&id) {
+                    let socket = Arc::clone(&owned.socket);
+                    self.watched_one(&socket, seen);
+                }
+            }
+            if n < events.len() {
+                return;
+            }
+        }
+    }
+
+    fn watched_one(&mut self, socket: &Arc<Socket>, seen: i32) {
+        let gone = seen & (libc::EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) != 0;
+        if !socket.owner.is(self.engine.instance) && !(gone && self.claim_unclaimed(socket)) {
+            return;
+        }
+        if seen & libc::EPOLLOUT != 0
+            && let Ok(mut tx) = socket.tx.try_lock()
+        {
+            socket.absorb(&mut tx);
+            let flushed = socket.flush(&mut tx, false);
+            socket.finish_tx(tx);
+            socket.rewatch(|watch| watch.wants_out = flushed == Flushed::Owed);
+        }
+        if seen & libc::EPOLLIN != 0 || gone {
+            if socket.has(bits::CLOSED) {
+                self.read_for_closed(socket);
+            } else if socket.has(bits::PUMPED) {
+                self.pump_session(socket.id);
+            } else {
+                socket.read_ahead();
+                self.credit_came(socket);
+            }
+        }
+        if gone {
+            let epoch = socket.tx.try_lock().map_or(0, |tx| tx.epoch);
+            let real = socket.place.lock().ok().and_then(|place| place.real_number());
+            let cause = real.and_then(tcp::take_error);
+            let cause =
+                cause.map_or_else(|| "the connection was closed".to_owned(), |e| e.to_string());
+            if epoch == 0 {
+                socket.rewatch(|_| ());
+                return;
+            }
+            self.fault(Arc::clone(socket), epoch, cause);
+            return;
+        }
+        let keep_reading = socket.has(bits::WANTS_CREDIT | bits::CLOSED | bits::PUMPED)
+            && !socket.has(bits::DETACHED);
+        socket.rewatch(|watch| watch.wants_in = keep_reading);
+    }
+
+    /// After a fork nobody owns a session until its program does I/O; but one whose connection dies
+    /// needs somebody. Only a process whose program still has the number may be that.
+    pub(super) fn claim_unclaimed(&self, socket: &Arc<Socket>) -> bool {
+        let has_number = socket.place.lock().is_ok_and(|place| !place.numbers.is_empty());
+        has_number && socket.owner.claim(0, self.engine.instance)
+    }
+
+    fn credit_came(&mut self, socket: &Arc<Socket>) {
+        if let Ok(mut tx) = socket.tx.try_lock() {
+            socket.absorb(&mut tx);
+            socket.finish_tx(tx);
+        }
+        socket.grow_own_window();
+    }
+
+    /// A connection is dead: away with it, and recover if that is wanted.
+    pub(super) fn fault(&mut self, socket: Arc<Socket>, epoch: u64, cause: String) {
+        if !socket.owner.is(self.engine.instance) {
+            return;
+        }
+        match socket.take_down(epoch) {
+            Ok(Err(Busy)) => self.again.push(Command::Fault { socket, epoch, cause }),
+            Ok(Ok(TakenDown::Stale)) => {}
+            Ok(Ok(TakenDown::Over)) => self.over(&socket),
+            Ok(Ok(TakenDown::Detached)) => self.detached(&socket, cause),
+            Err(error) => {
+                let number = crate::error::number(&error);
+                let cause = format!("no placeholder for the dead connection: {error}");
+                if socket.set_failure(number) {
+                    self.failed(socket, cause);
+                }
+            }
+        }
+    }
+
+    fn detached(&mut self, socket: &Arc<Socket>, cause: String) {
+        log::info!("session {}: {cause}", socket.id);
+        let now = clock::now();
+        let Ok(mut meta) = socket.meta.lock() else { return };
+        meta.detached_since = Some(now);
+        meta.last_error = Some(cause.clone());
+        meta.resumed_beside = false;
+        socket.tell(&mut meta, EventKind::Fault { cause: cause.clone() });
+        let Some(control) = meta.control.as_ref() else { return };
+        let role = control.role;
+        let report = report(socket, control.id.to_string(), meta.peer, control.epoch(), &cause);
+        let closed = !cause_is_silence(&cause);
+        drop(meta);
+        let grace = match role {
+            Role::Client => socket.config.grace,
+            Role::Server if closed => socket.config.grace_after_close,
+            Role::Server => socket.config.grace,
+        };
+        if let Some(owned) = self.owned.get_mut(&socket.id) {
+            let until = now + grace;
+            owned.expires = Some(until);
+            owned.refused_since = None;
+            self.timers.set(until, Timer::Grace(socket.id));
+        }
+        self.recover(socket, report);
+    }
+
+    /// Asks whoever decides, then redials (client) or waits (server).
+    fn recover(&mut self, socket: &Arc<Socket>, report: FaultReport) {
+        // A program that has closed cannot be asked; what it wrote is delivered.
+        if socket.has(bits::CLOSED) {
+            return self.plan_redial(socket);
+        }
+        match &socket.config.policy {
+            RecoveryPolicy::Automatic => self.plan_redial(socket),
+            RecoveryPolicy::Never => self.give_up(socket, libc::ECONNRESET, &report.cause),
+            RecoveryPolicy::AskOutside => {
+                if let Ok(mut meta) = socket.meta.lock() {
+                    meta.asking = true;
+                }
+            }
+            RecoveryPolicy::Ask(callback) => {
+                let (callback, asked) = (Arc::clone(callback), Arc::clone(socket));
+                let engine = self.engine;
+                let ask = move || {
+                    let call = std::panic::AssertUnwindSafe(|| callback(&report));
+                    let answer = std::panic::catch_unwind(call).unwrap_or(Answer::GiveUp);
+                    engine.command(Command::Answered { socket: asked, answer });
+                };
+                let thread = std::thread::Builder::new().name("eversock-ask".to_owned());
+                if thread.spawn(ask).is_err() {
+                    self.give_up(socket, libc::EAGAIN, "no thread to ask the program on");
+                }
+            }
+        }
+    }
+
+    /// The answer to a question.
+    pub(super) fn answered(&mut self, socket: &Arc<Socket>, answer: Answer) {
+        if let Ok(mut meta) = socket.meta.lock() {
+            meta.asking = false;
+        }
+        if !socket.has(bits::DETACHED) || socket.has(bits::FAILED) {
+            return;
+        }
+        match answer {
+            Answer::Continue => self.plan_redial(socket),
+            Answer::GiveUp => self.give_up(socket, libc::ECONNRESET, "recovery was declined"),
+        }
+    }
+
+    /// Plans the next redial of a detached client.
+    pub(super) fn plan_redial(&mut self, socket: &Arc<Socket>) {
+        let Ok(mut meta) = socket.meta.lock() else { return };
+        let meta = &mut *meta;
+        let Some(control) = meta.control.as_mut() else { return };
+        if control.role == Role::Server {
+            return;
+        }
+        let limit = socket.config.redial_limit;
+        if limit > 0 && control.redial.attempts() >= limit {
+            let cause = format!("{limit} redials brought nothing");
+            return self.give_up_later(socket, libc::ETIMEDOUT, cause);
+        }
+        let random = u32::from_ne_bytes(sys::fd::random());
+        let after = control.redial.next(socket.config.back_off, random);
+        let attempt = control.redial.attempts();
+        let at = clock::now() + after;
+        meta.next_try = Some(at);
+        socket.tell(meta, EventKind::Redialling { attempt, after });
+        if after.is_zero() && socket.config.line_up.is_none() && meta.host.is_none() {
+            self.again.push(Command::LineUp { socket: Arc::clone(socket), up: true });
+        }
+        self.timers.set(at, Timer::Redial(socket.id));
+    }
+
+    fn give_up_later(&mut self, socket: &Arc<Socket>, number: i32, cause: String) {
+        if socket.set_failure(number) {
+            self.again.push(Command::Failed { socket: Arc::clone(socket), cause });
+        }
+    }
+
+    /// The time for a redial has come: bring the line up first, if that is configured.
+    pub(super) fn redial_due(&mut self, id: u64) {
+        let Some(owned) = self.owned.get(&id) else { return };
+        let socket = Arc::clone(&owned.socket);
+        if !socket.has(bits::DETACHED) || socket.has(bits::FAILED) || self.dials.contains_key(&id) {
+            return;
+        }
+        let Some(line_up) = socket.config.line_up.clone() else {
+            return self.line_is_up(&socket, true);
+        };
+        let report = {
+            let Ok(meta) = socket.meta.lock() else { return };
+            let Some(control) = meta.control.as_ref() else { return };
+            let cause = meta.last_error.clone().unwrap_or_default();
+            report(&socket, control.id.to_string(), meta.peer, control.epoch(), &cause)
+        };
+        let engine = self.engine;
+        let run = move || {
+            let up = match line_up {
+                LineUp::Callback(callback) => {
+                    let call = std::panic::AssertUnwindSafe(|| callback(&report));
+                    std::panic::catch_unwind(call).unwrap_or(false)
+                }
+                LineUp::Command(command) => run_command(&command, &report),
+            };
+            engine.command(Command::LineUp { socket, up });
+        };
+        let _no_thread = std::thread::Builder::new().name("eversock-line".to_owned()).spawn(run);
+    }
+
+    /// The line is up, or is not: dial, or try later.
+    pub(super) fn line_is_up(&mut self, socket: &Arc<Socket>, up: bool) {
+        if !socket.has(bits::DETACHED)
+            || socket.has(bits::FAILED)
+            || self.dials.contains_key(&socket.id)
+        {
+            return;
+        }
+        if up { self.resolve_and_dial(socket) } else { self.plan_redial(socket) }
+    }
+
+    /// Ends a session for good: the program gets one error.
+    pub(super) fn give_up(&mut self, socket: &Arc<Socket>, number: i32, cause: &str) {
+        if socket.set_failure(number) {
+            self.failed(Arc::clone(socket), cause.to_owned());
+        }
+    }
+
+    /// The grace of a detached session is over.
+    pub(super) fn grace_over(&mut self, id: u64) {
+        let Some(owned) = self.owned.get(&id) else { return };
+        let now = clock::now();
+        if owned.expires.is_none_or(|at| at > now) || !owned.socket.has(bits::DETACHED) {
+            return;
+        }
+        let socket = Arc::clone(&owned.socket);
+        if !socket.owner.is(self.engine.instance) {
+            return;
+        }
+        let cause = socket.meta.lock().ok().and_then(|meta| meta.last_error.clone());
+        let cause = cause.unwrap_or_default();
+        let number = if cause_is_silence(&cause) { libc::ETIMEDOUT } else { libc::ECONNRESET };
+        self.give_up(&socket, number, &format!("not resumed within the grace: {cause}"));
+    }
+
+    /// The peer announced other addresses.
+    pub(super) fn addrs(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>) {
+        let Ok(mut meta) = socket.meta.lock() else { return };
+        for addr in addrs {
+            if !meta.candidates.contains(&addr) {
+                meta.candidates.push(addr);
+            }
+        }
+    }
+
+    /// Dial now: at once when detached, beside the connection that stands otherwise.
+    pub(super) fn redial_now(&mut self, socket: &Arc<Socket>) {
+        if socket.has(bits::FAILED | bits::CONNECTING | bits::FRESH | bits::OVER)
+            || self.dials.contains_key(&socket.id)
+            || !self.owned.contains_key(&socket.id)
+        {
+            return;
+        }
+        let is_client = socket.meta.lock().is_ok_and(|meta| {
+            meta.control.as_ref().is_some_and(|control| control.role == Role::Client)
+        });
+        if is_client {
+            if let Ok(mut meta) = socket.meta.lock()
+                && let Some(control) = meta.control.as_mut()
+            {
+                control.redial.progress();
+            }
+            self.resolve_and_dial(socket);
+        }
+    }
+
+    /// Somebody has acks to tell or output unconfirmed.
+    pub(super) fn arm_sweep(&mut self) {
+        if !self.swept {
+            self.swept = true;
+            self.timers.set(clock::now() + SWEEP_EVERY, Timer::Sweep);
+        }
+    }
+
+    /// Once a second while there is reason: idle sides tell what they have not told, and paths with
+    /// unconfirmed output are looked at.
+    pub(super) fn sweep(&mut self) {
+        self.swept = false;
+        let listed = {
+            let mut sweep =
+                self.engine.sweep.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::take(&mut *sweep)
+        };
+        let sockets: Vec<_> = listed.iter().filter_map(Weak::upgrade).collect();
+        for socket in &sockets {
+            socket.shared.in_sweep.store(false, Ordering::SeqCst);
+            if !socket.owner.is(self.engine.instance) {
+                continue;
+            }
+            let Ok(mut tx) = socket.tx.try_lock() else {
+                socket.list_for_sweep();
+                continue;
+            };
+            socket.absorb(&mut tx);
+            let number = tx.number;
+            let Some(sender) = tx.sender.as_mut() else { continue };
+            if number >= 0 && sender.ack_is_stale(socket.acks()) {
+                sender.want_ack();
+                if socket.flush(&mut tx, false) == Flushed::Owed {
+                    socket.owe();
+                }
+            }
+            let outstanding = tx.sender.as_ref().is_some_and(|sender| sender.log_len() > 0);
+            socket.finish_tx(tx);
+            if outstanding && number >= 0 {
+                self.look_at_path(socket, number);
+                socket.list_for_sweep();
+            } else if let Some(owned) = self.owned.get_mut(&socket.id) {
+                owned.quiet = Quiet::default();
+            }
+        }
+    }
+
+    /// A connection with unconfirmed output: is the kernel backing off, or has all been silent for
+    /// long? Then a resume is dialled beside it.
+    fn look_at_path(&mut self, socket: &Arc<Socket>, number: i32) {
+        let progress = socket.shared.progress.load(Ordering::Relaxed)
+            + socket.shared.peer_ack.load(Ordering::Relaxed)
+            + socket.shared.ack.load(Ordering::Relaxed);
+        let now = clock::now();
+        let Some(owned) = self.owned.get_mut(&socket.id) else { return };
+        let quiet = &mut owned.quiet;
+        if quiet.progress != progress || quiet.since.is_none() {
+            *quiet = Quiet { progress, since: Some(now), patience: 0 };
+            return;
+        }
+        let health = tcp::health(number).unwrap_or_default();
+        let silent = quiet.since.map_or(Duration::ZERO, |since| now - since);
+        let patience = socket.config.probe_after.saturating_mul(1 << quiet.patience.min(10));
+        let backing_off = health.backoff >= BACKOFF_SUSPICIOUS && health.unacked > 0;
+        if backing_off || silent >= patience {
+            if silent >= patience {
+                quiet.patience += 1;
+            }
+            self.redial_now(socket);
+        }
+    }
+
+    /// Addresses or routes changed. They come in bursts, so look a little later.
+    pub(super) fn netlink_changed(&mut self) {
+        let Some(netlink) = &self.netlink else { return };
+        let mut scratch = [0; 8192];
+        let mut any = false;
+        while let Ok(n) = sys::io::recv_one(netlink.as_raw_fd(), &mut scratch) {
+            any = true;
+            if n == 0 {
+                break;
+            }
+        }
+        if any && !self.owned.is_empty() {
+            self.timers.set(clock::now() + Duration::from_millis(100), Timer::Paths);
+        }
+    }
+
+    /// Redials sessions whose path is gone, or all with `force`; those that wait do so no longer.
+    pub(super) fn check_paths(&mut self, force: bool) {
+        let sockets: Vec<_> = self.owned.values().map(|owned| Arc::clone(&owned.socket)).collect();
+        for socket in sockets {
+            let path = {
+                let Ok(meta) = socket.meta.lock() else { continue };
+                meta.local.zip(meta.candidates.first().copied())
+            };
+            let Some((local, peer)) = path else { continue };
+            if socket.has(bits::DETACHED) || force || !path_stands(local, peer) {
+                self.redial_now(&socket);
+            }
+        }
+    }
+}
+
+/// True when packets to `peer` would still leave from `local`.
+fn path_stands(local: SocketAddr, peer: SocketAddr) -> bool {
+    let any: SocketAddr = match peer {
+        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+    };
+    // Connecting a UDP socket sends nothing; it only asks the routing table.
+    let probe = || -> io::Result<SocketAddr> {
+        let socket = std::net::UdpSocket::bind(any)?;
+        socket.connect(peer)?;
+        socket.local_addr()
+    };
+    probe().is_ok_and(|from| from.ip() == local.ip())
+}
+
+/// True for causes that say that nothing came, rather than that someone ended the connection.
+fn cause_is_silence(cause: &str) -> bool {
+    [libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ENETDOWN]
+        .iter()
+        .any(|&number| cause == io::Error::from_raw_os_error(number).to_string())
+}
+
+fn report(
+    socket: &Socket,
+    session: String,
+    peer: Option<SocketAddr>,
+    epoch: u64,
+    cause: &str,
+) -> FaultReport {
+    FaultReport { local_id: socket.id, session, peer, epoch, cause: cause.to_owned() }
+}
+
+fn run_command(command: &str, report: &FaultReport) -> bool {
+    let peer = report.peer.map(|peer| peer.to_string()).unwrap_or_default();
+    let child = std::process::Command::new("/bin/sh")
+        .args(["-c", command])
+        .env("EVS_SESSION", &report.session)
+        .env("EVS_PEER", peer)
+        .env("EVS_EPOCH", report.epoch.to_string())
+        .env("EVS_CAUSE", &report.cause)
+        .stdin(std::process::Stdio::null())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            log::error!("the line-up command could not be started: {error}");
+            return false;
+        }
+    };
+    let until = clock::now() + LINE_UP_MAX;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if clock::now() < until => {
+                crate::wait::epoll::sleep(Duration::from_millis(20))
+            }
+            _ => {
+                log::error!("the line-up command took more than {LINE_UP_MAX:?} and was ended");
+                let _gone = child.kill();
+                let _reaped = child.wait();
+                return false;
+            }
+        }
+    }
+}

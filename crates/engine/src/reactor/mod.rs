@@ -1,0 +1,524 @@
+//! The engine's one thread: it dials, shakes hands, notices faults, copies for pumped sockets and
+//! keeps time. It is started by the first virtual socket and sleeps when nothing happens.
+
+mod channel;
+mod dial;
+mod end;
+mod fault;
+mod pump;
+mod serve;
+mod timer;
+
+pub(crate) use dial::furnish;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use core::net::SocketAddr;
+use crossbeam_channel::{Receiver as ChannelReceiver, Sender as ChannelSender, unbounded};
+use eversock_proto::log::Pool;
+use eversock_proto::secret::SessionId;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::clock;
+use crate::config::Answer;
+use crate::listener::Listener;
+use crate::socket::{Socket, Watch};
+use crate::sys::{self, Fd, fd};
+use timer::{Timer, Timers};
+
+/// What other threads tell the engine.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Dial for the first time.
+    Connect { socket: Arc<Socket> },
+    /// A session was accepted, or claimed after a fork, by this process.
+    Adopt { socket: Arc<Socket> },
+    /// A connection is dead.
+    Fault { socket: Arc<Socket>, epoch: u64, cause: String },
+    /// The session has failed; its bits say so already.
+    Failed { socket: Arc<Socket>, cause: String },
+    /// The peer has other addresses.
+    Addrs { socket: Arc<Socket>, addrs: Vec<SocketAddr> },
+    /// Dial now, beside the connection that stands if one does.
+    Redial { socket: Arc<Socket> },
+    /// The program closed its last number.
+    Closed { socket: Arc<Socket>, reset: bool },
+    /// The program listens.
+    Listen { listener: Arc<Listener> },
+    /// The program closed its listener.
+    Unlisten { listener: Arc<Listener> },
+    /// The answer to a question about recovery.
+    Answered { socket: Arc<Socket>, answer: Answer },
+    /// The line-up hook has run.
+    LineUp { socket: Arc<Socket>, up: bool },
+    /// Copy for this socket; `near` is the program's end, seen from us.
+    Pump { socket: Arc<Socket>, far: Fd, junk: usize },
+    /// The sweep has something to do.
+    Sweep,
+    /// The network may have changed.
+    NetworkChanged,
+    /// Finish all sessions and say so.
+    Drain { done: ChannelSender<()> },
+    /// A name was resolved.
+    Resolved { socket: Arc<Socket>, addrs: Vec<SocketAddr> },
+}
+
+/// What other threads may touch of the engine.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    commands: ChannelSender<Command>,
+    waker: Waker,
+    /// The fault watch: RDHUP, ERR, HUP; ONESHOT; OUT and IN where wanted.
+    watch: Fd,
+    poll_number: RawFd,
+    pub(crate) pool: Arc<Pool>,
+    /// This process, in session ids and owner words; another one after a fork.
+    pub(crate) instance: u64,
+    sweep: Mutex<Vec<Weak<Socket>>>,
+    pub(crate) sockets: Mutex<BTreeMap<u64, Weak<Socket>>>,
+    next_id: AtomicU64,
+    poisoned: AtomicBool,
+    sleeping: AtomicBool,
+}
+
+static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// The engine, started if need be.
+pub(crate) fn engine() -> io::Result<&'static Engine> {
+    if let Some(engine) = engine_if_running() {
+        if engine.poisoned.load(Ordering::Relaxed) {
+            return Err(crate::error::poisoned());
+        }
+        return Ok(engine);
+    }
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(engine) = engine_if_running() {
+        return Ok(engine);
+    }
+    crate::process::install_hooks()?;
+    start()
+}
+
+/// The engine, if it was started in this process.
+pub(crate) fn engine_if_running() -> Option<&'static Engine> {
+    let engine = ENGINE.load(Ordering::Acquire);
+    // SAFETY: the pointer is null or from `Box::leak`, never freed.
+    unsafe { engine.as_ref() }
+}
+
+/// In a fork child: the thread is gone and its descriptors are the parent's.
+pub(crate) fn after_fork() {
+    if let Some(engine) = engine_if_running() {
+        for number in [engine.watch.as_raw_fd(), engine.poll_number] {
+            fd::close(number);
+        }
+        ENGINE.store(std::ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// True when the engine's thread has panicked: every call on a virtual socket then fails with
+/// ENOTRECOVERABLE.
+pub fn poisoned() -> bool {
+    engine_if_running().is_some_and(|engine| engine.poisoned.load(Ordering::Relaxed))
+}
+
+/// Sets the process-wide cap on what replay logs may hold beyond 64 KiB each, in bytes.
+///
+/// # Errors
+/// Those of starting the engine: out of descriptors, memory or threads.
+pub fn set_log_cap(bytes: u64) -> io::Result<()> {
+    engine()?.pool.set_cap(bytes);
+    Ok(())
+}
+
+/// Tells the engine that the network may have changed (another Wi-Fi, a VPN, a wake-up): sessions
+/// whose path is gone are redialled at once instead of when the kernel notices. Never blocks.
+pub fn network_changed() {
+    if let Some(engine) = engine_if_running() {
+        engine.command(Command::NetworkChanged);
+    }
+}
+
+/// Ends all sessions that this process owns in order, and waits until the peers have confirmed, as
+/// a normal exit does. Blocks up to the sessions' linger.
+pub fn shutdown() {
+    let Some(engine) = engine_if_running() else { return };
+    let (done, wait) = crossbeam_channel::bounded(1);
+    engine.command(Command::Drain { done });
+    // The engine drops the channel when it dies.
+    let _ended = wait.recv();
+}
+
+const WAKER: Token = Token(0);
+const WATCH: Token = Token(1);
+const NETLINK: Token = Token(2);
+const CHANNEL: Token = Token(3);
+const CONTROL: Token = Token(4);
+const FIRST: usize = 16;
+
+const STACK_BYTES: usize = 512 * 1024;
+
+fn start() -> io::Result<&'static Engine> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKER)?;
+    let watch = {
+        let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
+        fd::internal(rustix::event::epoll::create(flags)?)?
+    };
+    poll.registry().register(&mut SourceFd(&watch.as_raw_fd()), WATCH, Interest::READABLE)?;
+    let (commands, inbox) = unbounded();
+    let engine = Box::leak(Box::new(Engine {
+        commands,
+        waker,
+        watch,
+        poll_number: poll.as_raw_fd(),
+        pool: Arc::default(),
+        instance: fd::random_u64() | 1,
+        sweep: Mutex::default(),
+        sockets: Mutex::default(),
+        next_id: AtomicU64::new(1),
+        poisoned: AtomicBool::new(false),
+        sleeping: AtomicBool::new(false),
+    }));
+    let engine: &'static Engine = engine;
+    let mut reactor = Reactor::new(engine, poll, inbox);
+    reactor.open_channels();
+    std::thread::Builder::new().name("eversock".to_owned()).stack_size(STACK_BYTES).spawn(
+        move || {
+            sys::process::block_signals();
+            let run = std::panic::AssertUnwindSafe(|| reactor.run());
+            if std::panic::catch_unwind(run).is_err() {
+                engine.poison();
+            }
+        },
+    )?;
+    ENGINE.store(std::ptr::from_ref(engine).cast_mut(), Ordering::Release);
+    Ok(engine)
+}
+
+impl Engine {
+    pub(crate) fn command(&self, command: Command) {
+        // The receiver lives as long as the thread; a poisoned engine needs no commands.
+        if self.commands.send(command).is_ok() && self.sleeping.swap(false, Ordering::SeqCst) {
+            let _full = self.waker.wake();
+        }
+    }
+
+    /// A number for a new socket.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes a socket known to `sessions()` and the hooks around fork.
+    pub(crate) fn enroll(&self, socket: &Arc<Socket>) {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.insert(socket.id, Arc::downgrade(socket));
+    }
+
+    pub(crate) fn strike(&self, id: u64) {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub(crate) fn list_for_sweep(&self, socket: &Arc<Socket>) {
+        let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        sweep.push(Arc::downgrade(socket));
+        if sweep.len() == 1 {
+            drop(sweep);
+            self.command(Command::Sweep);
+        }
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::SeqCst);
+        log::error!("the eversock engine has failed; its sockets are dead, the program is not");
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        for socket in sockets.values().filter_map(Weak::upgrade) {
+            socket.set_failure(libc::ENOTRECOVERABLE);
+        }
+    }
+
+    fn watch_control(&self, op: i32, number: RawFd, events: i32, data: u64) {
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: data };
+        // SAFETY: `event` is valid for the call.
+        let result = unsafe { libc::epoll_ctl(self.watch.as_raw_fd(), op, number, &raw mut event) };
+        if result != 0 {
+            log::debug!("fault watch of {number}: {}", io::Error::last_os_error());
+        }
+    }
+
+    pub(crate) fn watch_add(&self, watch: &Watch, id: u64) {
+        self.watch_control(libc::EPOLL_CTL_ADD, watch.number, watch_events(watch), id);
+    }
+
+    pub(crate) fn watch_modify(&self, watch: &Watch, id: u64) {
+        self.watch_control(libc::EPOLL_CTL_MOD, watch.number, watch_events(watch), id);
+    }
+
+    pub(crate) fn watch_remove(&self, number: RawFd) {
+        self.watch_control(libc::EPOLL_CTL_DEL, number, 0, 0);
+    }
+}
+
+fn watch_events(watch: &Watch) -> i32 {
+    let mut events = libc::EPOLLRDHUP | libc::EPOLLONESHOT;
+    if watch.wants_out {
+        events |= libc::EPOLLOUT;
+    }
+    if watch.wants_in {
+        events |= libc::EPOLLIN;
+    }
+    events
+}
+
+/// A session that this process answers for.
+#[derive(Debug)]
+struct Owned {
+    socket: Arc<Socket>,
+    id: SessionId,
+    /// Set once the program has closed it.
+    linger: Option<end::Linger>,
+    /// When a detached server session is given up, or a client's redialling ends.
+    expires: Option<Instant>,
+    /// Since when the peer's host says that nobody is there.
+    refused_since: Option<Instant>,
+    /// For the end-to-end check.
+    quiet: fault::Quiet,
+}
+
+/// What the thread itself holds.
+pub(crate) struct Reactor {
+    engine: &'static Engine,
+    poll: Poll,
+    inbox: ChannelReceiver<Command>,
+    /// Commands that found a lock taken.
+    again: Vec<Command>,
+    timers: Timers,
+    owned: BTreeMap<u64, Owned>,
+    by_session: HashMap<SessionId, u64>,
+    /// Sessions that were handed to another process, by that process.
+    foreign: HashMap<SessionId, u64>,
+    tombstones: end::Tombstones,
+    dials: HashMap<u64, dial::Dial>,
+    attempts: HashMap<usize, dial::Attempt>,
+    listeners: HashMap<u64, serve::Served>,
+    handshakes: HashMap<usize, serve::Handshake>,
+    pumps: HashMap<usize, pump::Pump>,
+    pump_of: HashMap<u64, usize>,
+    /// mio tokens of listeners and their channels.
+    listener_tokens: HashMap<usize, (u64, bool)>,
+    pub(crate) connections: HashMap<usize, crate::inspect::Connection>,
+    netlink: Option<Fd>,
+    channel: Option<Fd>,
+    pub(crate) control: Option<crate::inspect::ControlSocket>,
+    next_token: usize,
+    suspended: Duration,
+    draining: Option<ChannelSender<()>>,
+    swept: bool,
+    waiting_dials: Vec<u64>,
+    /// Listeners with more to accept than one turn takes.
+    accept_again: HashSet<u64>,
+    /// Connections passed by other processes whose message had not come.
+    late_passes: Vec<Fd>,
+}
+
+impl Reactor {
+    fn new(engine: &'static Engine, poll: Poll, inbox: ChannelReceiver<Command>) -> Self {
+        Self {
+            engine,
+            poll,
+            inbox,
+            again: Vec::new(),
+            timers: Timers::default(),
+            owned: BTreeMap::new(),
+            by_session: HashMap::new(),
+            foreign: HashMap::new(),
+            tombstones: end::Tombstones::default(),
+            dials: HashMap::new(),
+            attempts: HashMap::new(),
+            listeners: HashMap::new(),
+            handshakes: HashMap::new(),
+            pumps: HashMap::new(),
+            pump_of: HashMap::new(),
+            listener_tokens: HashMap::new(),
+            connections: HashMap::new(),
+            netlink: None,
+            channel: None,
+            control: None,
+            next_token: FIRST,
+            suspended: clock::suspended(),
+            draining: None,
+            swept: false,
+            waiting_dials: Vec::new(),
+            accept_again: HashSet::new(),
+            late_passes: Vec::new(),
+        }
+    }
+
+    /// Opens what the thread listens to besides sockets. Each is a help, none a need.
+    fn open_channels(&mut self) {
+        self.netlink = sys::tcp::route_changes().ok();
+        if let Some(netlink) = &self.netlink {
+            let source = &mut SourceFd(&netlink.as_raw_fd());
+            let _ = self.poll.registry().register(source, NETLINK, Interest::READABLE);
+        }
+        self.channel = channel::listen(self.engine.instance).ok();
+        if let Some(channel) = &self.channel {
+            let source = &mut SourceFd(&channel.as_raw_fd());
+            let _ = self.poll.registry().register(source, CHANNEL, Interest::READABLE);
+        }
+        self.control = crate::inspect::ControlSocket::open().ok();
+        if let Some(control) = &self.control {
+            let source = &mut SourceFd(&control.number());
+            let _ = self.poll.registry().register(source, CONTROL, Interest::READABLE);
+        }
+    }
+
+    pub(crate) fn token(&mut self) -> usize {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    pub(crate) fn register(
+        &self,
+        number: RawFd,
+        token: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&number), Token(token), interest)
+    }
+
+    pub(crate) fn deregister(&self, number: RawFd) {
+        let _gone = self.poll.registry().deregister(&mut SourceFd(&number));
+    }
+
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let wait = self.time_to_sleep();
+            self.engine.sleeping.store(true, Ordering::SeqCst);
+            // A command that came before the flag was seen has rung nobody.
+            let wait = if self.inbox.is_empty() { wait } else { Some(Duration::ZERO) };
+            if let Err(error) = self.poll.poll(&mut events, wait)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("the engine cannot wait for events: {error}");
+                wait_a_little();
+            }
+            self.engine.sleeping.store(false, Ordering::SeqCst);
+            self.notice_suspend();
+            for event in &events {
+                self.dispatch(
+                    event.token(),
+                    event.is_readable() || event.is_error(),
+                    event.is_writable(),
+                );
+            }
+            let again = std::mem::take(&mut self.again);
+            for command in again {
+                self.obey(command);
+            }
+            // Bounded, so that a flood of commands starves neither sockets nor timers.
+            for _ in 0..1024 {
+                let Ok(command) = self.inbox.try_recv() else { break };
+                self.obey(command);
+            }
+            self.expire();
+            if !self.late_passes.is_empty() {
+                self.look_at_late_passes();
+            }
+            if self.is_drained() {
+                self.draining = None;
+            }
+        }
+    }
+
+    fn time_to_sleep(&self) -> Option<Duration> {
+        if !self.again.is_empty() || !self.late_passes.is_empty() {
+            return Some(Duration::from_micros(200));
+        }
+        let now = clock::now();
+        self.timers.next().map(|at| at.saturating_duration_since(now))
+    }
+
+    fn dispatch(&mut self, token: Token, readable: bool, writable: bool) {
+        match token {
+            WAKER => {}
+            WATCH => self.watched(),
+            NETLINK => self.netlink_changed(),
+            CHANNEL => self.channel_ready(),
+            CONTROL => self.control_ready(),
+            Token(token) if self.attempts.contains_key(&token) => self.attempt_ready(token),
+            Token(token) if self.handshakes.contains_key(&token) => self.handshake_ready(token),
+            Token(token) if self.pumps.contains_key(&token) => {
+                self.pump_ready(token, readable, writable);
+            }
+            Token(token) if self.connections.contains_key(&token) => self.connection_ready(token),
+            Token(token) => {
+                if let Some(&(listener, is_channel)) = self.listener_tokens.get(&token) {
+                    if is_channel {
+                        self.hand_over_ready(listener);
+                    } else {
+                        self.accept_ready(listener);
+                    }
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Connect { socket } => self.connect(socket),
+            Command::Adopt { socket } => self.adopt(socket),
+            Command::Fault { socket, epoch, cause } => self.fault(socket, epoch, cause),
+            Command::Failed { socket, cause } => self.failed(socket, cause),
+            Command::Addrs { socket, addrs } => self.addrs(&socket, addrs),
+            Command::Redial { socket } => self.redial_now(&socket),
+            Command::Closed { socket, reset } => self.closed(socket, reset),
+            Command::Listen { listener } => self.listen(listener),
+            Command::Unlisten { listener } => self.unlisten(&listener),
+            Command::Answered { socket, answer } => self.answered(&socket, answer),
+            Command::LineUp { socket, up } => self.line_is_up(&socket, up),
+            Command::Pump { socket, far, junk } => self.pump(socket, far, junk),
+            Command::Sweep => self.arm_sweep(),
+            Command::NetworkChanged => self.check_paths(true),
+            Command::Drain { done } => self.drain(done),
+            Command::Resolved { socket, addrs } => self.resolved(&socket, addrs),
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = clock::now();
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Sweep => self.sweep(),
+                Timer::Redial(id) => self.redial_due(id),
+                Timer::Stagger(id) => self.stagger(id),
+                Timer::DialDeadline(id, serial) => self.dial_deadline(id, serial),
+                Timer::Handshake(token) => self.handshake_deadline(token),
+                Timer::Grace(id) => self.grace_over(id),
+                Timer::Linger(id) => self.linger_over(id),
+                Timer::Paths => self.check_paths(false),
+                Timer::Pump(token) => self.pump_ready(token, true, true),
+            }
+        }
+    }
+
+    fn notice_suspend(&mut self) {
+        let suspended = clock::suspended();
+        if suspended > self.suspended + Duration::from_secs(1) {
+            self.suspended = suspended;
+            log::info!("the machine was suspended; checking all paths");
+            self.check_paths(true);
+        }
+    }
+}
+
+fn wait_a_little() {
+    crate::wait::epoll::sleep(Duration::from_millis(10));
+}

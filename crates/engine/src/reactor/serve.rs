@@ -1,0 +1,582 @@
+//! Listening: accept, shake hands, hand proven sessions to whoever calls `accept`, and take
+//! resumes to their sessions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use eversock_proto::control::Role;
+use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
+use eversock_proto::open::{OpenError, OpenServer};
+use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
+use eversock_proto::secret::SessionId;
+use eversock_proto::wire::hello::{self, HelloKind, HelloReader};
+use mio::Interest;
+
+use super::dial::{offer, offsets, send_whole};
+use super::timer::Timer;
+use super::{Command, Owned, Reactor, channel};
+use crate::clock;
+use crate::error::would_block;
+use crate::listener::{Birth, Listener};
+use crate::socket::link::Busy;
+use crate::socket::{Socket, bits};
+use crate::sys::{self, Fd, fd, tcp};
+
+/// Unproven connections of one listener, at most; the oldest goes when one more comes.
+const HANDSHAKES_MAX: usize = 256;
+/// Connections taken from the kernel in one go.
+const ACCEPTS_PER_TURN: usize = 64;
+/// When to come again if the session is busy changing hands.
+const BUSY_RETRY: Duration = Duration::from_millis(20);
+
+/// A listener as the engine sees it.
+#[derive(Debug)]
+pub(super) struct Served {
+    listener: Arc<Listener>,
+    token: usize,
+    channel_token: usize,
+    handshakes: VecDeque<usize>,
+    /// Proven sessions for which the program's end had no room.
+    ready: VecDeque<(Birth, Fd)>,
+    /// Handed over and not yet taken: kept, so that they can be reset if nobody takes them.
+    untaken: BTreeMap<SessionId, Fd>,
+    paused: bool,
+    closed: bool,
+}
+
+/// One unproven connection.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    fd: Option<Fd>,
+    listener: Option<u64>,
+    reader: HelloReader,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    First,
+    Opening(Box<OpenServer>),
+    Resuming(Option<ResumeServer>, Arc<Socket>),
+    /// Confirmed, but the session's locks were taken.
+    Attaching {
+        socket: Arc<Socket>,
+        epoch: u64,
+        receive: u64,
+    },
+}
+
+impl Reactor {
+    /// The program listens.
+    pub(super) fn listen(&mut self, listener: Arc<Listener>) {
+        let (token, channel_token) = (self.token(), self.token());
+        let registered =
+            self.register(listener.real.as_raw_fd(), token, Interest::READABLE).and_then(|()| {
+                let both = Interest::READABLE | Interest::WRITABLE;
+                self.register(listener.engine_end.as_raw_fd(), channel_token, both)
+            });
+        if let Err(error) = registered {
+            log::error!("cannot listen: {error}");
+            return;
+        }
+        self.listener_tokens.insert(token, (listener.id, false));
+        self.listener_tokens.insert(channel_token, (listener.id, true));
+        let id = listener.id;
+        let served = Served {
+            listener,
+            token,
+            channel_token,
+            handshakes: VecDeque::new(),
+            ready: VecDeque::new(),
+            untaken: BTreeMap::new(),
+            paused: false,
+            closed: false,
+        };
+        self.listeners.insert(id, served);
+        self.accept_ready(id);
+    }
+
+    /// The program closed its listener: the untaken are reset, sessions born of it go on.
+    pub(super) fn unlisten(&mut self, listener: &Arc<Listener>) {
+        let Some(served) = self.listeners.get_mut(&listener.id) else { return };
+        served.closed = true;
+        let untaken: Vec<_> = std::mem::take(&mut served.untaken).into_iter().collect();
+        let ready = std::mem::take(&mut served.ready);
+        for (_, fd) in untaken.into_iter().chain(ready.into_iter().map(|(b, fd)| (b.id, fd))) {
+            tcp::discard(fd);
+        }
+        self.retire_listener(listener.id);
+    }
+
+    /// A closed listener goes on while sessions born of it may be resumed through it.
+    pub(super) fn retire_listener(&mut self, id: u64) {
+        let Some(served) = self.listeners.get(&id) else { return };
+        let needed =
+            self.owned.values().any(|owned| {
+                owned.socket.meta.lock().is_ok_and(|meta| {
+                    meta.born_of.as_ref().is_some_and(|listener| listener.id == id)
+                })
+            }) || !self.foreign.is_empty();
+        if !served.closed || needed {
+            return;
+        }
+        let Some(served) = self.listeners.remove(&id) else { return };
+        self.deregister(served.listener.real.as_raw_fd());
+        self.deregister(served.listener.engine_end.as_raw_fd());
+        self.listener_tokens.remove(&served.token);
+        self.listener_tokens.remove(&served.channel_token);
+        for token in served.handshakes {
+            self.drop_handshake(token);
+        }
+    }
+
+    /// The real listener has connections.
+    pub(super) fn accept_ready(&mut self, id: u64) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(served) = self.listeners.get_mut(&id) else { return };
+            if served.is_full() {
+                // The kernel's own queue pushes back on the peers.
+                served.paused = true;
+                return;
+            }
+            let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
+            match rustix::net::accept_with(&served.listener.real, flags) {
+                Ok(fd) => match fd::internal(fd) {
+                    Ok(fd) => self.begin_handshake(fd, Some(id), None),
+                    Err(error) => log::warn!("no descriptor for a new connection: {error}"),
+                },
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                    log::warn!("out of descriptors; connections wait");
+                    break;
+                }
+                // A connection that died in the queue: the next may be well (accept(2)).
+                Err(_) => {}
+            }
+        }
+        // Edge-triggered: there may be more.
+        self.timers.set(clock::now() + Duration::from_millis(1), Timer::Handshake(usize::MAX));
+        self.accept_again.insert(id);
+    }
+
+    /// Takes a connection that has proven nothing; `first` is a message that was read already.
+    pub(super) fn begin_handshake(&mut self, fd: Fd, listener: Option<u64>, first: Option<&[u8]>) {
+        let token = self.token();
+        let raw = fd.as_raw_fd();
+        if self.register(raw, token, Interest::READABLE).is_err() {
+            return;
+        }
+        let handshake = Handshake {
+            fd: Some(fd),
+            listener,
+            reader: HelloReader::default(),
+            stage: Stage::First,
+        };
+        self.handshakes.insert(token, handshake);
+        self.timers.set(clock::now() + HANDSHAKE_DEADLINE, Timer::Handshake(token));
+        let mut oldest = None;
+        if let Some(served) = listener.and_then(|id| self.listeners.get_mut(&id)) {
+            served.handshakes.push_back(token);
+            if served.handshakes.len() > HANDSHAKES_MAX {
+                oldest = served.handshakes.pop_front();
+            }
+        }
+        if let Some(oldest) = oldest {
+            self.drop_handshake(oldest);
+        }
+        if let Some(message) = first {
+            self.hello(token, message);
+        }
+        self.handshake_ready(token);
+    }
+
+    /// An unproven connection has bytes.
+    pub(super) fn handshake_ready(&mut self, token: usize) {
+        loop {
+            let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+            if let Stage::Attaching { .. } = handshake.stage {
+                return self.attach_resumed(token);
+            }
+            let Some(raw) = handshake.fd.as_ref().map(AsRawFd::as_raw_fd) else { return };
+            let mut buf = [0; HELLO_MAX_BYTES];
+            let wants = handshake.reader.wants();
+            let n = match sys::io::recv_one(raw, &mut buf[..wants]) {
+                Ok(n) if n > 0 => n,
+                Err(error) if would_block(&error) => return,
+                _ => return self.drop_handshake(token),
+            };
+            match handshake.reader.feed(&buf[..n]) {
+                Ok(None) => {}
+                Ok(Some(message)) => self.hello(token, &message),
+                Err(error) => {
+                    log::debug!("a connection was refused: {error}");
+                    return self.drop_handshake(token);
+                }
+            }
+        }
+    }
+
+    fn hello(&mut self, token: usize, message: &[u8]) {
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        let Some(raw) = handshake.fd.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        match std::mem::replace(&mut handshake.stage, Stage::First) {
+            Stage::First => match hello::split(message) {
+                Ok((HelloKind::Open, _)) => self.hello_open(token, raw, message),
+                Ok((HelloKind::Resume, _)) => self.hello_resume(token, raw, message),
+                _ => self.drop_handshake(token),
+            },
+            Stage::Opening(server) => match server.confirmed(message) {
+                Ok(opened) => self.born(token, opened),
+                Err(error) => {
+                    log::warn!("a connection was refused: {error}");
+                    self.drop_handshake(token);
+                }
+            },
+            Stage::Resuming(pending, socket) => self.confirmed(token, pending, &socket, message),
+            Stage::Attaching { .. } => {}
+        }
+    }
+
+    fn hello_open(&mut self, token: usize, raw: i32, message: &[u8]) {
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        let served = handshake.listener.and_then(|id| self.listeners.get(&id));
+        let Some(served) = served.filter(|served| !served.closed) else {
+            let reject = Reject::plain(Reason::Busy, Duration::from_secs(1));
+            return self.reject(token, raw, &reject);
+        };
+        let config = &served.listener.config;
+        let id = SessionId::new(self.engine.instance, fd::random_u64());
+        match OpenServer::answer(&offer(config, config.grace), message, id, fd::random()) {
+            Ok((server, answer)) => {
+                handshake.stage = Stage::Opening(Box::new(server));
+                if send_whole(raw, &answer, false).is_err() {
+                    self.drop_handshake(token);
+                }
+            }
+            Err(error) => {
+                log::warn!("an open was refused: {error}");
+                if matches!(error, OpenError::Key) {
+                    self.reject(token, raw, &Reject::plain(Reason::Key, Duration::ZERO));
+                } else {
+                    self.drop_handshake(token);
+                }
+            }
+        }
+    }
+
+    fn reject(&mut self, token: usize, raw: i32, reject: &Reject) {
+        let _gone = send_whole(raw, &reject.encode(), false);
+        self.drop_handshake(token);
+    }
+
+    fn hello_resume(&mut self, token: usize, raw: i32, message: &[u8]) {
+        let Ok(id) = hello::resume_session(message) else { return self.drop_handshake(token) };
+        let Some(local) = self.by_session.get(&id).copied() else {
+            return self.resume_elsewhere(token, raw, id, message);
+        };
+        let Some(owned) = self.owned.get(&local) else { return self.drop_handshake(token) };
+        let socket = Arc::clone(&owned.socket);
+        let owner = socket.owner.get();
+        let claimed = owner == 0 && self.claim_unclaimed(&socket);
+        if owner != self.engine.instance && !claimed {
+            return self.resume_of_relative(token, raw, owner, id, message);
+        }
+        let Ok(rx) = socket.rx.try_lock() else {
+            return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
+        };
+        let receive = rx.receiver.as_ref().map_or(0, |receiver| receiver.next());
+        drop(rx);
+        let answered = {
+            let Ok(meta) = socket.meta.lock() else { return self.drop_handshake(token) };
+            let Some(control) = meta.control.as_ref() else { return self.drop_handshake(token) };
+            match control.answer(message, receive, fd::random()) {
+                Err(ResumeError::OldEpoch { .. }) => {
+                    Err(Some(Reject::proven(Reason::OldEpoch, 0, &control.secret, message)))
+                }
+                Err(error) => {
+                    log::warn!("a resume was refused: {error}");
+                    Err(None)
+                }
+                Ok(ok) => Ok(ok),
+            }
+        };
+        match answered {
+            Ok((pending, answer)) => {
+                if let Some(handshake) = self.handshakes.get_mut(&token) {
+                    handshake.stage = Stage::Resuming(Some(pending), socket);
+                }
+                if send_whole(raw, &answer, false).is_err() {
+                    self.drop_handshake(token);
+                }
+            }
+            Err(Some(reject)) => self.reject(token, raw, &reject),
+            Err(None) => self.drop_handshake(token),
+        }
+    }
+
+    /// A session that is not in this process's books: ended, or another process's.
+    fn resume_elsewhere(&mut self, token: usize, raw: i32, id: SessionId, message: &[u8]) {
+        if let Some(tombstone) = self.tombstones.get(&id) {
+            return match tombstone.answer(message) {
+                Some(reject) => self.reject(token, raw, &reject),
+                None => self.drop_handshake(token),
+            };
+        }
+        if let Some(&owner) = self.foreign.get(&id) {
+            return self.pass_on(token, raw, owner, id, message);
+        }
+        if id.instance() != self.engine.instance && id.instance() != 0 {
+            return self.pass_on(token, raw, id.instance(), id, message);
+        }
+        let untaken = self.listeners.values().any(|served| served.untaken.contains_key(&id));
+        let reason = if untaken { Reason::Busy } else { Reason::UnknownSession };
+        self.reject(token, raw, &Reject::plain(reason, BUSY_RETRY));
+    }
+
+    /// A session that was ours before a fork.
+    fn resume_of_relative(
+        &mut self,
+        token: usize,
+        raw: i32,
+        owner: u64,
+        id: SessionId,
+        message: &[u8],
+    ) {
+        if owner == 0 {
+            // Nobody has touched it since the fork; whoever does will own it.
+            return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
+        }
+        self.pass_on(token, raw, owner, id, message);
+    }
+
+    /// Hands an unproven connection to the process that has the session.
+    fn pass_on(&mut self, token: usize, raw: i32, owner: u64, id: SessionId, message: &[u8]) {
+        let sent = self
+            .handshakes
+            .get(&token)
+            .and_then(|handshake| handshake.fd.as_ref())
+            .map(|fd| channel::pass(owner, message, fd.as_fd()));
+        if let Some(Ok(())) = sent {
+            return self.drop_handshake(token);
+        }
+        // Gone: a relative that has the secret can say so with proof.
+        let local = self.by_session.get(&id).and_then(|local| self.owned.get(local));
+        let proven = local.and_then(|owned| {
+            let meta = owned.socket.meta.lock().ok()?;
+            let control = meta.control.as_ref()?;
+            control.bury(Reason::Reset, 0).answer(message)
+        });
+        let reject = proven
+            .unwrap_or_else(|| Reject::plain(Reason::UnknownSession, Duration::from_millis(200)));
+        self.reject(token, raw, &reject);
+    }
+
+    fn confirmed(
+        &mut self,
+        token: usize,
+        pending: Option<ResumeServer>,
+        socket: &Arc<Socket>,
+        message: &[u8],
+    ) {
+        let Some(pending) = pending else { return self.drop_handshake(token) };
+        let epoch = pending.epoch();
+        let offsets = offsets(socket);
+        let receive = {
+            let Ok(mut meta) = socket.meta.lock() else { return self.drop_handshake(token) };
+            let Some(control) = meta.control.as_mut() else { return self.drop_handshake(token) };
+            control.confirm(pending, message, offsets)
+        };
+        match receive {
+            Ok(receive) => {
+                if let Some(handshake) = self.handshakes.get_mut(&token) {
+                    let socket = Arc::clone(socket);
+                    handshake.stage = Stage::Attaching { socket, epoch, receive };
+                }
+                self.attach_resumed(token);
+            }
+            Err(error) => {
+                log::warn!("a resume was refused: {error}");
+                self.drop_handshake(token);
+            }
+        }
+    }
+
+    fn attach_resumed(&mut self, token: usize) {
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        let Stage::Attaching { socket, epoch, receive } = &handshake.stage else { return };
+        let (socket, epoch, receive) = (Arc::clone(socket), *epoch, *receive);
+        // Another resume may have been confirmed meanwhile.
+        let standing = socket
+            .meta
+            .lock()
+            .is_ok_and(|meta| meta.control.as_ref().is_some_and(|c| c.epoch() == epoch));
+        if !standing {
+            return self.drop_handshake(token);
+        }
+        if let Some(fd) = &handshake.fd {
+            let raw = fd.as_raw_fd();
+            let _gone = self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw));
+            if let Ok(meta) = socket.meta.lock() {
+                meta.options.apply(raw);
+            }
+            tcp::tune(raw, socket.config.keepalive);
+        }
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        match socket.attach(&mut handshake.fd, epoch, receive) {
+            Ok(Err(Busy)) => {
+                let soon = clock::now() + Duration::from_micros(100);
+                self.timers.set(soon, Timer::Handshake(token));
+            }
+            Ok(Ok(replayed)) => {
+                self.drop_handshake(token);
+                self.attached(&socket, epoch, replayed);
+            }
+            Err(error) => {
+                self.drop_handshake(token);
+                self.give_up(&socket, libc::ECONNRESET, &error.to_string());
+            }
+        }
+    }
+
+    /// An open was confirmed: the session goes to whoever calls accept.
+    fn born(&mut self, token: usize, opened: eversock_proto::open::Opened) {
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        let (listener, fd) = (handshake.listener, handshake.fd.take());
+        if let Some(fd) = &fd {
+            let raw = fd.as_raw_fd();
+            let _gone = self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw));
+        }
+        self.drop_handshake(token);
+        let Some(fd) = fd else { return };
+        let Some(served) = listener.and_then(|id| self.listeners.get_mut(&id)) else { return };
+        if served.closed {
+            return;
+        }
+        tcp::tune(fd.as_raw_fd(), served.listener.config.keepalive);
+        let birth = Birth {
+            token: served.listener.token,
+            id: opened.id,
+            secret: opened.secret,
+            window: opened.window,
+        };
+        served.ready.push_back((birth, fd));
+        let id = served.listener.id;
+        self.hand_over(id);
+    }
+
+    fn hand_over(&mut self, id: u64) {
+        let Some(served) = self.listeners.get_mut(&id) else { return };
+        while let Some((birth, fd)) = served.ready.pop_front() {
+            let _blocking = fd::set_nonblocking(fd.as_raw_fd(), false);
+            let bytes = birth.encode();
+            match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, Some(fd.as_fd()))
+            {
+                Ok(()) => {
+                    served.untaken.insert(birth.id, fd);
+                }
+                Err(error) if would_block(&error) => {
+                    served.ready.push_front((birth, fd));
+                    break;
+                }
+                Err(error) => {
+                    log::warn!("a new session found nobody to accept it: {error}");
+                    tcp::discard(fd);
+                }
+            }
+        }
+    }
+
+    /// The program's end of a listener has taken something, has room, or is gone.
+    pub(super) fn hand_over_ready(&mut self, id: u64) {
+        loop {
+            let Some(served) = self.listeners.get_mut(&id) else { return };
+            let mut buf = [0; 64];
+            match sys::pass::recv(served.listener.engine_end.as_raw_fd(), &mut buf, true) {
+                Ok((n, _)) if n > 0 => {
+                    if let Some((session, taker)) = served.listener.read_taken(&buf[..n]) {
+                        served.untaken.remove(&session);
+                        if taker != self.engine.instance {
+                            self.foreign.insert(session, taker);
+                        }
+                    }
+                }
+                _ => break,
+            }
+        }
+        self.hand_over(id);
+        let Some(served) = self.listeners.get_mut(&id) else { return };
+        if served.paused && !served.is_full() {
+            served.paused = false;
+            self.accept_ready(id);
+        }
+    }
+
+    /// A session that this process has accepted or claimed.
+    pub(super) fn adopt(&mut self, socket: Arc<Socket>) {
+        let (id, role) = {
+            let Ok(meta) = socket.meta.lock() else { return };
+            let Some(control) = meta.control.as_ref() else { return };
+            (control.id, control.role)
+        };
+        if role == Role::Server {
+            self.by_session.insert(id, socket.id);
+            self.foreign.remove(&id);
+        }
+        socket.adopt_watch();
+        let owned = Owned {
+            id,
+            socket: Arc::clone(&socket),
+            linger: None,
+            expires: None,
+            refused_since: None,
+            quiet: super::fault::Quiet::default(),
+        };
+        self.owned.insert(socket.id, owned);
+        if socket.has(bits::PUMPED) {
+            self.pump_session(socket.id);
+        }
+        if socket.has(bits::CLOSED) {
+            self.again.push(Command::Closed { socket, reset: false });
+        }
+    }
+
+    /// An unproven connection has had its time.
+    pub(super) fn handshake_deadline(&mut self, token: usize) {
+        if token == usize::MAX {
+            for id in std::mem::take(&mut self.accept_again) {
+                self.accept_ready(id);
+            }
+            return;
+        }
+        let Some(handshake) = self.handshakes.get(&token) else { return };
+        if matches!(handshake.stage, Stage::Attaching { .. }) {
+            return self.attach_resumed(token);
+        }
+        self.drop_handshake(token);
+    }
+
+    fn drop_handshake(&mut self, token: usize) {
+        let Some(handshake) = self.handshakes.remove(&token) else { return };
+        if let Some(fd) = &handshake.fd {
+            self.deregister(fd.as_raw_fd());
+        }
+        if let Some(served) = handshake.listener.and_then(|id| self.listeners.get_mut(&id)) {
+            served.handshakes.retain(|&other| other != token);
+            if served.paused && !served.is_full() {
+                served.paused = false;
+                self.accept_again.insert(served.listener.id);
+                let now = clock::now();
+                self.timers.set(now, Timer::Handshake(usize::MAX));
+            }
+        }
+    }
+}
+
+impl Served {
+    /// The program's backlog is used up by sessions that it has not taken.
+    fn is_full(&self) -> bool {
+        !self.closed && self.untaken.len() + self.ready.len() > self.listener.backlog()
+    }
+}
