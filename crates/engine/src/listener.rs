@@ -73,9 +73,10 @@ impl Listener {
     pub(crate) fn new(number: RawFd, backlog: i32, config: Arc<Config>) -> io::Result<Arc<Self>> {
         rustix::net::listen(sys::borrow(number), backlog)?;
         let engine = reactor::engine()?;
-        let real = fd::dup_internal(number)?;
-        fd::set_nonblocking(real.as_raw_fd(), true)?;
         let nonblocking = fd::is_nonblocking(number)?;
+        let real = fd::dup_internal(number)?;
+        // The flag belongs to the file, which the number still names.
+        fd::set_nonblocking(real.as_raw_fd(), true)?;
         let (program_end, engine_end) = fd::unix_pair(rustix::net::SocketType::SEQPACKET)?;
         fd::set_nonblocking(program_end.as_raw_fd(), nonblocking)?;
         let cloexec = fd::is_cloexec(number)?;

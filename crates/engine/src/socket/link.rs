@@ -268,7 +268,8 @@ impl Socket {
         {
             self.drain_old(&mut held.rx, real);
         }
-        if let Some(ours) = &held.place.placeholder {
+        // Before the session stands the placeholder is full of our own filling.
+        if let Some(ours) = held.place.placeholder.as_ref().filter(|_| !self.has(bits::CONNECTING)) {
             take_strays(ours.as_raw_fd(), &mut held.tx);
         }
         let keep_private = held.place.private.is_some()

@@ -583,12 +583,16 @@ impl Pair {
         } else if end.sweep_at.is_none() && session.tx.ack_is_stale(session.rx.acks()) {
             end.sweep_at = Some(now + sweep);
         }
-        let flushed = end.standing.is_some() && !session.tx.has_output();
+        let silent = !session.tx.has_output();
+        let flushed = end.standing.is_some() && silent;
+        // A server whose last ack may be lost leaves a tombstone to say so; a client has none, and
+        // dials again to hear it.
+        let over = session.is_over() && silent && (flushed || side == Side::Server);
         let ending = if let Some(code) = session.reset_by_peer() {
             Ending::ResetByPeer(code)
         } else if end.resetting && flushed {
             Ending::Reset
-        } else if session.is_over() && flushed {
+        } else if over {
             Ending::Done
         } else if end.linger_until.is_some_and(|at| at <= now) {
             self.reset_now(side, Ending::Lingered);
