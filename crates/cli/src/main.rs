@@ -1,1 +1,67 @@
-fn main() {}
+//! The program `evs`: shows what eversock does (`demo`), breaks connections on purpose (`chaos`),
+//! and looks into the sessions of running programs (`ls`, `info`, `top`, `kill`, `redial`,
+//! `answer`).
+//!
+//! One file per command. Each has its arguments as a struct with a method `run`, which gives
+//! whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage.
+
+mod answer;
+mod chaos;
+mod control;
+mod demo;
+mod failure;
+mod hold;
+mod info;
+mod kill;
+mod lines;
+mod ls;
+mod output;
+mod redial;
+mod signals;
+mod top;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sockets that outlive their connections: a demo, a fault proxy, and a look into running sessions.
+#[derive(Debug, Parser)]
+#[command(name = "evs", version, max_term_width = 100)]
+struct Evs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Chaos(chaos::Chaos),
+    Ls(ls::Ls),
+    Info(info::Info),
+    Top(top::Top),
+    Kill(kill::Kill),
+    Redial(redial::Redial),
+    Answer(answer::Answer),
+    #[command(hide = true)]
+    DemoPeer(demo::peer::DemoPeer),
+    #[command(hide = true)]
+    Hold(hold::Hold),
+}
+
+fn main() -> ExitCode {
+    env_logger::init();
+    let done = match Evs::parse().command {
+        Command::Demo(command) => command.run(),
+        Command::Chaos(command) => command.run(),
+        Command::Ls(command) => command.run(),
+        Command::Info(command) => command.run(),
+        Command::Top(command) => command.run(),
+        Command::Kill(command) => command.run(),
+        Command::Redial(command) => command.run(),
+        Command::Answer(command) => command.run(),
+        Command::DemoPeer(command) => command.run(),
+        Command::Hold(command) => command.run(),
+    };
+    failure::exit_code(done)
+}

@@ -331,6 +331,12 @@ impl Receiver {
         Ok(())
     }
 
+    /// What condemned this epoch's connection. [`Self::accept`] tells it only once no payload is
+    /// left to give; whoever would wait for more bytes asks here first, as none need come.
+    pub fn violation(&self) -> Option<Violation> {
+        self.parser.broken
+    }
+
     /// Refuses the bytes of a connection that has been condemned.
     fn check(&self) -> Result<(), Violation> {
         self.parser.broken.map_or(Ok(()), Err)

@@ -287,6 +287,18 @@ fn a_fin_at_an_offset_other_than_the_end_condemns_the_connection() {
 }
 
 #[test]
+fn a_fin_that_overtakes_its_replay_condemns_the_connection() {
+    let (mut a, mut b) = sessions();
+    a.write(b"all");
+    pass(&mut a, &mut b).unwrap();
+    b.begin_epoch(0).unwrap();
+    b.handle_bytes(&start(1)).unwrap();
+    let expected = Fault::Violation(Violation::BehindFin);
+    assert_eq!(b.handle_bytes(&control(Kind::Fin, 3)), Err(expected));
+    assert!(!b.rx.fin_seen());
+}
+
+#[test]
 fn a_fin_is_replayed_behind_the_replayed_bytes() {
     let (mut a, mut b) = sessions();
     a.write(&[3; 1000]);

@@ -173,8 +173,11 @@ impl Reactor {
         self.next_attempt(socket.id);
     }
 
-    /// The address before has had its head start.
+    /// The address before has had its head start; or the locks that a winner needs may be free.
     pub(super) fn stagger(&mut self, id: u64) {
+        if self.dials.get(&id).is_some_and(|dial| dial.won.is_some()) {
+            return self.attach_won(id);
+        }
         self.next_attempt(id);
     }
 
@@ -286,13 +289,7 @@ impl Reactor {
             attempt.stage = Stage::Opening(client);
             message
         } else {
-            let receive = {
-                let Ok(rx) = socket.rx.try_lock() else {
-                    // The reader is in a call that does not block: ask again in a moment.
-                    return Err(errno(libc::EAGAIN).into());
-                };
-                rx.receiver.as_ref().map_or(0, |receiver| receiver.next())
-            };
+            let receive = receive_offset(socket)?;
             let mut meta = Socket::lock(&socket.meta)?;
             let Some(control) = meta.control.as_mut() else {
                 return Err(errno(libc::ENOTCONN).into());
@@ -367,7 +364,6 @@ impl Reactor {
         match socket.attach(&mut won.fd, epoch, peer_receive) {
             Ok(Err(Busy)) => {
                 self.timers.set(clock::now() + Duration::from_micros(100), Timer::Stagger(id));
-                self.again.push(Command::LineUp { socket, up: true });
             }
             Ok(Ok(replayed)) => {
                 self.end_dial(id);
@@ -574,6 +570,18 @@ fn open_failed(error: &OpenError) -> io::Error {
         OpenError::Refused(reject) if reject.reason == Reason::Busy => errno(libc::ECONNREFUSED),
         _ => errno(libc::EPROTO),
     }
+}
+
+/// The offset to quote. A reader holds the lock for one call that does not block; who is unlucky
+/// for long tries the next address, and then again.
+fn receive_offset(socket: &Socket) -> io::Result<u64> {
+    for _ in 0..100 {
+        if let Ok(rx) = socket.rx.try_lock() {
+            return Ok(rx.receiver.as_ref().map_or(0, |receiver| receiver.next()));
+        }
+        std::thread::yield_now();
+    }
+    Err(errno(libc::EAGAIN))
 }
 
 /// Handshake messages are far smaller than any socket buffer: a short write is a fault.

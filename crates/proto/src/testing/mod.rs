@@ -33,3 +33,17 @@ pub use end::{End, Ending};
 pub use net::{ConnId, Cut, InFlight, Net, Notice, PlannedCut, Side};
 pub use pair::{Pair, PairConfig, Recorded};
 pub use rng::Rng;
+
+#[cfg(test)]
+mod tests {
+    use crate::secret::Secret;
+
+    #[test]
+    fn a_secret_depends_on_the_split_and_not_on_the_hash_alone() {
+        let hash = [3; 32];
+        let secret = Secret::derive((&[1; 32], &[2; 32]), &hash);
+        assert_ne!(secret, Secret::derive((&[9; 32], &[2; 32]), &hash));
+        assert_ne!(secret, Secret::derive((&[1; 32], &[9; 32]), &hash));
+        assert_ne!(secret, Secret::derive((&[1; 32], &[2; 32]), &[9; 32]));
+    }
+}

@@ -285,6 +285,9 @@ impl Pair {
                     let scratch = if middle.is_empty() { n } else { front + last.len() };
                     let clean = buf[n..scratch.max(n)].iter().all(|&byte| byte == 0);
                     assert!(clean, "scratch behind the count shows");
+                    if let Some(violation) = session.rx.violation() {
+                        self.fault(side, conn, violation.into());
+                    }
                     return n;
                 }
                 Err(fault) => {
