@@ -56,10 +56,7 @@ impl VirtualListener {
     pub fn accept(&self) -> io::Result<(VirtualStream, SocketAddr)> {
         loop {
             match posix::accept4(self.number, libc::SOCK_CLOEXEC) {
-                Ok((number, Some(peer))) => return Ok((VirtualStream::from_number(number), peer)),
-                // The connection died while it waited; the session may come back, but nobody could
-                // say who it is.
-                Ok((number, None)) => drop(VirtualStream::from_number(number)),
+                Ok((number, peer)) => return Ok((VirtualStream::from_number(number), peer)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -1,1 +1,26 @@
-//! The C interface.
+//! The C interface. `include/eversock.h` is generated from these files in the order given here.
+//!
+//! Each function is a guard (a panic becomes ENOTRECOVERABLE, errno is set last and left alone on
+//! success), checks (NULL and nonsense become errors), one call into the engine, and the mapping of
+//! its result. Descriptors that are not virtual go to libc with the same arguments.
+//!
+//! Not here: any decision about sockets or sessions, which is the engine's.
+
+mod addr;
+mod guard;
+mod memory;
+
+// One line between them keeps rustfmt from sorting them: this is the header's table of contents.
+pub mod version;
+
+pub mod config;
+
+pub mod socket;
+
+pub mod io;
+
+pub mod poll;
+
+pub mod option;
+
+pub mod info;

@@ -153,7 +153,8 @@ pub(crate) fn find(name: &str, is_meant: impl Fn(&Entry) -> bool) -> Result<Entr
         .collect();
     let meant: Vec<&Entry> = named.iter().filter(|entry| is_meant(entry)).collect();
     match (meant.as_slice(), named.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(Entry::clone(one)),
+        ([one], _) => Ok(Entry::clone(one)),
+        ([], [one]) => Ok(one.clone()),
         ([], []) => Err(Failure::new(format!(
             "there is no session {name} in {}; `evs ls` shows those that there are",
             eversock::control_dir().display()

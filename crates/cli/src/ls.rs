@@ -33,7 +33,15 @@ impl Ls {
 }
 
 const HEADINGS: [&str; 10] = [
-    "ID", "SESSION", "PROGRAM", "ROLE", "STATE", "PEER", "SENT", "UNCONFIRMED", "RECEIVED",
+    "ID",
+    "SESSION",
+    "PROGRAM",
+    "ROLE",
+    "STATE",
+    "PEER",
+    "SENT",
+    "UNCONFIRMED",
+    "RECEIVED",
     "RESUMES",
 ];
 

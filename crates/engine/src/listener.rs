@@ -10,6 +10,7 @@ use core::net::SocketAddr;
 use eversock_proto::control::Role;
 use eversock_proto::open::Opened;
 use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
+use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 
 use crate::config::{Config, Mode};
 use crate::error::{errno, fail};
@@ -40,17 +41,23 @@ pub(crate) struct Birth {
     pub(crate) id: SessionId,
     pub(crate) secret: Secret,
     pub(crate) window: u64,
+    /// The connection's number within the session; 1 unless the first died unconfirmed.
+    pub(crate) epoch: u64,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
 }
 
-const BIRTH_BYTES: usize = 16 + 16 + KEY_BYTES + 8;
+const BIRTH_BYTES_MAX: usize = 16 + 16 + KEY_BYTES + 8 + 8 + 2 * 19;
 
 impl Birth {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(BIRTH_BYTES);
+        let mut out = Vec::with_capacity(BIRTH_BYTES_MAX);
         out.extend_from_slice(&self.token);
         out.extend_from_slice(&self.id.0);
         out.extend_from_slice(self.secret.expose());
         out.extend_from_slice(&self.window.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&encode_addrs(&[self.peer, self.local]));
         out
     }
 
@@ -59,11 +66,18 @@ impl Birth {
         let (id, rest) = rest.split_first_chunk::<16>()?;
         let (secret, rest) = rest.split_first_chunk::<KEY_BYTES>()?;
         let (window, rest) = rest.split_first_chunk::<8>()?;
-        rest.is_empty().then_some(Self {
+        let (epoch, rest) = rest.split_first_chunk::<8>()?;
+        let Ok([peer, local]) = <[SocketAddr; 2]>::try_from(decode_addrs(rest).ok()?) else {
+            return None;
+        };
+        Some(Self {
             token: *token,
             id: SessionId(*id),
             secret: Secret::from_bytes(*secret),
             window: u64::from_le_bytes(*window),
+            epoch: u64::from_le_bytes(*epoch),
+            peer,
+            local,
         })
     }
 }
@@ -120,12 +134,12 @@ impl Listener {
         self: &Arc<Self>,
         number: RawFd,
         flags: i32,
-    ) -> io::Result<(RawFd, Option<SocketAddr>)> {
+    ) -> io::Result<(RawFd, SocketAddr)> {
         if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
             return fail(libc::EINVAL);
         }
         loop {
-            let mut buf = [0; 2 * BIRTH_BYTES];
+            let mut buf = [0; BIRTH_BYTES_MAX];
             let (n, passed) = sys::pass::recv(number, &mut buf, false)?;
             if n == 0 {
                 // The engine's end is gone, and with it the listener.
@@ -144,9 +158,8 @@ impl Listener {
         birth: Birth,
         real: Fd,
         flags: i32,
-    ) -> io::Result<(RawFd, Option<SocketAddr>)> {
+    ) -> io::Result<(RawFd, SocketAddr)> {
         let engine = reactor::engine()?;
-        let peer = tcp::peer_addr(real.as_raw_fd());
         let id = birth.id;
         let cloexec = flags & libc::SOCK_CLOEXEC != 0;
         let nonblocking = flags & libc::SOCK_NONBLOCK != 0;
@@ -158,8 +171,8 @@ impl Listener {
         socket.nonblocking.store(nonblocking, Ordering::Relaxed);
         {
             let mut meta = Socket::lock(&socket.meta)?;
-            meta.peer = peer;
-            meta.local = tcp::local_addr(new);
+            meta.peer = Some(birth.peer);
+            meta.local = Some(birth.local);
             meta.born_of = Some(Arc::clone(self));
         }
         let opened = Opened {
@@ -170,6 +183,9 @@ impl Listener {
             addrs: Vec::new(),
         };
         reactor::furnish(&socket, Role::Server, opened)?;
+        if let Some(control) = Socket::lock(&socket.meta)?.control.as_mut() {
+            control.stands_at(birth.epoch);
+        }
         let far = if is_pumped { Some(socket.go_between(new)?) } else { None };
         rustix::io::fcntl_setfd(
             sys::borrow(new),
@@ -177,7 +193,7 @@ impl Listener {
         )?;
         fd::set_nonblocking(new, nonblocking)?;
         socket.owner.claim(0, process::instance(engine));
-        socket.settle(new)?;
+        socket.settle(new, birth.epoch)?;
         if table::set(new, Entry::Stream(Arc::clone(&socket))).is_err() {
             return fail(libc::EMFILE);
         }
@@ -193,7 +209,7 @@ impl Listener {
         if let Err(error) = sys::pass::send(number, &taken, None) {
             log::debug!("the listener's engine was not told: {error}");
         }
-        Ok((new, peer))
+        Ok((new, birth.peer))
     }
 
     /// close(2) of one of the listener's numbers.

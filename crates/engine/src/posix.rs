@@ -260,7 +260,7 @@ pub fn listen(number: RawFd, backlog: i32) -> io::Result<()> {
 }
 
 /// accept4(2): a new session, proven on both sides. Blocks as the number does.
-pub fn accept4(number: RawFd, flags: i32) -> io::Result<(RawFd, Option<SocketAddr>)> {
+pub fn accept4(number: RawFd, flags: i32) -> io::Result<(RawFd, SocketAddr)> {
     match table::get(number) {
         Some(Entry::Listener(listener)) => listener.accept(number, flags),
         Some(Entry::Stream(_)) => fail(libc::EINVAL),

@@ -88,6 +88,13 @@ impl Control {
         self.confirmed
     }
 
+    /// Server: the session's first connection that stands is that of `epoch`, as the one that it
+    /// was opened on died before its CONFIRM came.
+    pub fn stands_at(&mut self, epoch: u64) {
+        self.confirmed = self.confirmed.max(epoch);
+        self.attempted = self.attempted.max(epoch);
+    }
+
     /// How often the session was resumed.
     pub fn resumes(&self) -> u64 {
         self.resumes

@@ -103,6 +103,7 @@ impl Reactor {
             linger: None,
             expires: None,
             refused_since: None,
+            last_call: false,
             quiet: super::fault::Quiet::default(),
         };
         self.owned.insert(socket.id, owned);
@@ -401,6 +402,18 @@ impl Reactor {
             owned.refused_since = None;
             owned.quiet = super::fault::Quiet::default();
         }
+        let is_stale = socket
+            .meta
+            .lock()
+            .is_ok_and(|meta| meta.control.as_ref().is_some_and(|control| control.is_stale()));
+        if is_stale && stale.is_none() {
+            return self.give_up(socket, libc::ECONNRESET, "resumes bring no progress");
+        }
+        if let Some(owned) = self.owned.get(&socket.id)
+            && owned.last_call
+        {
+            return self.over(socket);
+        }
         if let Some(stale) = stale {
             return self.give_up(socket, libc::ECONNRESET, &stale.to_string());
         }
@@ -458,6 +471,9 @@ impl Reactor {
         if is_open {
             self.owned.remove(&id);
             return self.give_up(&socket, error, &cause);
+        }
+        if self.owned.get(&id).is_some_and(|owned| owned.last_call) {
+            return self.over(&socket);
         }
         if !socket.has(bits::DETACHED) {
             return;
@@ -593,9 +609,7 @@ pub(super) fn send_whole(raw: i32, message: &[u8], more: bool) -> io::Result<()>
 /// The offsets that the control part needs.
 pub(super) fn offsets(socket: &Socket) -> Offsets {
     let (acked, expecting) = socket.tx.lock().map_or((0, false), |tx| {
-        tx.sender.as_ref().map_or((0, false), |sender| {
-            (sender.acked(), !sender.is_drained() && sender.edge() > sender.acked())
-        })
+        tx.sender.as_ref().map_or((0, false), |sender| (sender.delivered(), sender.is_expecting()))
     });
     let receive =
         socket.rx.lock().map_or(0, |rx| rx.receiver.as_ref().map_or(0, |receiver| receiver.next()));

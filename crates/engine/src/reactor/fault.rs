@@ -121,7 +121,7 @@ impl Reactor {
         match socket.take_down(epoch) {
             Ok(Err(Busy)) => self.again.push(Command::Fault { socket, epoch, cause }),
             Ok(Ok(TakenDown::Stale)) => {}
-            Ok(Ok(TakenDown::Over)) => self.over(&socket),
+            Ok(Ok(TakenDown::Over)) => self.call_once_more(&socket),
             Ok(Ok(TakenDown::Detached)) => self.detached(&socket, cause),
             Err(error) => {
                 let number = crate::error::number(&error);
@@ -130,6 +130,21 @@ impl Reactor {
                     self.failed(socket, cause);
                 }
             }
+        }
+    }
+
+    /// Both directions have ended, but our last ack may have died with the connection: a client
+    /// dials once more, so that the server need not wait for it until its linger is over.
+    fn call_once_more(&mut self, socket: &Arc<Socket>) {
+        let is_client = socket.meta.lock().is_ok_and(|meta| {
+            meta.control.as_ref().is_some_and(|control| control.role == Role::Client)
+        });
+        match self.owned.get_mut(&socket.id) {
+            Some(owned) if is_client && !owned.last_call => {
+                owned.last_call = true;
+                self.resolve_and_dial(socket);
+            }
+            _ => self.over(socket),
         }
     }
 
@@ -370,6 +385,8 @@ impl Reactor {
             let outstanding = tx.sender.as_ref().is_some_and(|sender| sender.log_len() > 0);
             socket.finish_tx(tx);
             if outstanding && number >= 0 {
+                // A program that only writes leaves the acks in the kernel's queue.
+                socket.probe_input();
                 self.look_at_path(socket, number);
                 socket.list_for_sweep();
             } else if let Some(owned) = self.owned.get_mut(&socket.id) {

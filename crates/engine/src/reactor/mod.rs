@@ -287,6 +287,8 @@ struct Owned {
     expires: Option<Instant>,
     /// Since when the peer's host says that nobody is there.
     refused_since: Option<Instant>,
+    /// All is done on our side; one more dial tells the server that its FIN has come.
+    last_call: bool,
     /// For the end-to-end check.
     quiet: fault::Quiet,
 }

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use core::net::SocketAddr;
 
 use eversock_proto::control::Role;
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
@@ -42,6 +44,9 @@ pub(super) struct Served {
     ready: VecDeque<(Birth, Fd)>,
     /// Handed over and not yet taken: kept, so that they can be reset if nobody takes them.
     untaken: BTreeMap<SessionId, Fd>,
+    /// Opens whose connection died before their CONFIRM came: the client believes that the session
+    /// stands and will resume it.
+    half_open: VecDeque<(Instant, OpenServer)>,
     paused: bool,
     closed: bool,
 }
@@ -50,6 +55,7 @@ pub(super) struct Served {
 #[derive(Debug)]
 pub(super) struct Handshake {
     fd: Option<Fd>,
+    peer: Option<SocketAddr>,
     listener: Option<u64>,
     reader: HelloReader,
     stage: Stage,
@@ -60,6 +66,8 @@ enum Stage {
     First,
     Opening(Box<OpenServer>),
     Resuming(Option<ResumeServer>, Arc<Socket>),
+    /// The resume of a session whose open was never confirmed.
+    ResumingOpen(Box<ResumeServer>, SessionId),
     /// Confirmed, but the session's locks were taken.
     Attaching {
         socket: Arc<Socket>,
@@ -91,6 +99,7 @@ impl Reactor {
             handshakes: VecDeque::new(),
             ready: VecDeque::new(),
             untaken: BTreeMap::new(),
+            half_open: VecDeque::new(),
             paused: false,
             closed: false,
         };
@@ -169,6 +178,7 @@ impl Reactor {
             return;
         }
         let handshake = Handshake {
+            peer: tcp::peer_addr(raw),
             fd: Some(fd),
             listener,
             reader: HelloReader::default(),
@@ -228,13 +238,14 @@ impl Reactor {
                 _ => self.drop_handshake(token),
             },
             Stage::Opening(server) => match server.confirmed(message) {
-                Ok(opened) => self.born(token, opened),
+                Ok(opened) => self.born(token, opened, 1),
                 Err(error) => {
                     log::warn!("a connection was refused: {error}");
                     self.drop_handshake(token);
                 }
             },
             Stage::Resuming(pending, socket) => self.confirmed(token, pending, &socket, message),
+            Stage::ResumingOpen(pending, id) => self.confirmed_late(token, &pending, id, message),
             Stage::Attaching { .. } => {}
         }
     }
@@ -316,6 +327,83 @@ impl Reactor {
         }
     }
 
+    /// Answers the resume of a session whose CONFIRM has not come; false if there is none.
+    fn resume_half_open(&mut self, token: usize, raw: i32, id: SessionId, message: &[u8]) -> bool {
+        let now = clock::now();
+        let mut found = None;
+        for served in self.listeners.values_mut() {
+            let grace = served.listener.config.grace_after_close;
+            served.half_open.retain(|(since, _)| now - *since < grace);
+            found = found.or_else(|| served.half_open.iter().find(|(_, o)| o.id() == id));
+        }
+        let standing = self.handshakes.values().find_map(|handshake| match &handshake.stage {
+            Stage::Opening(open) if open.id() == id => Some(&**open),
+            _ => None,
+        });
+        let Some(open) = found.map(|(_, open)| open).or(standing) else { return false };
+        match open.answer_resume(message, fd::random()) {
+            Ok((pending, answer)) => {
+                if let Some(handshake) = self.handshakes.get_mut(&token) {
+                    handshake.stage = Stage::ResumingOpen(Box::new(pending), id);
+                }
+                if send_whole(raw, &answer, false).is_err() {
+                    self.drop_handshake(token);
+                }
+            }
+            Err(error) => {
+                log::warn!("a resume was refused: {error}");
+                self.drop_handshake(token);
+            }
+        }
+        true
+    }
+
+    /// The CONFIRM of such a resume: the session begins with it.
+    fn confirmed_late(
+        &mut self,
+        token: usize,
+        pending: &ResumeServer,
+        id: SessionId,
+        message: &[u8],
+    ) {
+        let mut opened = None;
+        for served in self.listeners.values_mut() {
+            let Some(at) = served.half_open.iter().position(|(_, open)| open.id() == id) else {
+                continue;
+            };
+            if let Ok(session) = served.half_open[at].1.resumed(pending, message) {
+                served.half_open.remove(at);
+                opened = Some((session, served.listener.id));
+            }
+        }
+        let standing: Vec<usize> = self
+            .handshakes
+            .iter()
+            .filter(|(_, handshake)| {
+                matches!(&handshake.stage, Stage::Opening(open) if open.id() == id)
+            })
+            .map(|(&token, _)| token)
+            .collect();
+        for other in standing {
+            let Some(handshake) = self.handshakes.get(&other) else { continue };
+            let Stage::Opening(open) = &handshake.stage else { continue };
+            if let (Ok(session), Some(listener)) =
+                (open.resumed(pending, message), handshake.listener)
+            {
+                opened = Some((session, listener));
+                if let Some(handshake) = self.handshakes.get_mut(&other) {
+                    handshake.stage = Stage::First;
+                }
+                self.drop_handshake(other);
+            }
+        }
+        let Some((session, listener)) = opened else { return self.drop_handshake(token) };
+        if let Some(handshake) = self.handshakes.get_mut(&token) {
+            handshake.listener = Some(listener);
+        }
+        self.born(token, session, pending.epoch());
+    }
+
     /// A session that is not in this process's books: ended, or another process's.
     fn resume_elsewhere(&mut self, token: usize, raw: i32, id: SessionId, message: &[u8]) {
         if let Some(tombstone) = self.tombstones.get(&id) {
@@ -323,6 +411,9 @@ impl Reactor {
                 Some(reject) => self.reject(token, raw, &reject),
                 None => self.drop_handshake(token),
             };
+        }
+        if self.resume_half_open(token, raw, id, message) {
+            return;
         }
         if let Some(&owner) = self.foreign.get(&id) {
             return self.pass_on(token, raw, owner, id, message);
@@ -441,9 +532,10 @@ impl Reactor {
     }
 
     /// An open was confirmed: the session goes to whoever calls accept.
-    fn born(&mut self, token: usize, opened: eversock_proto::open::Opened) {
+    fn born(&mut self, token: usize, opened: eversock_proto::open::Opened, epoch: u64) {
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
         let (listener, fd) = (handshake.listener, handshake.fd.take());
+        let peer = handshake.peer;
         if let Some(fd) = &fd {
             let raw = fd.as_raw_fd();
             let _gone = self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw));
@@ -454,12 +546,18 @@ impl Reactor {
         if served.closed {
             return;
         }
-        tcp::tune(fd.as_raw_fd(), served.listener.config.keepalive);
+        let raw = fd.as_raw_fd();
+        tcp::tune(raw, served.listener.config.keepalive);
+        // A connection that has died already still has a session; its addresses may be gone.
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 1));
         let birth = Birth {
             token: served.listener.token,
             id: opened.id,
             secret: opened.secret,
             window: opened.window,
+            epoch,
+            peer: peer.or_else(|| tcp::peer_addr(raw)).unwrap_or(nowhere),
+            local: tcp::local_addr(raw).or(served.listener.local).unwrap_or(nowhere),
         };
         served.ready.push_back((birth, fd));
         let id = served.listener.id;
@@ -531,6 +629,7 @@ impl Reactor {
             linger: None,
             expires: None,
             refused_since: None,
+            last_call: false,
             quiet: super::fault::Quiet::default(),
         };
         self.owned.insert(socket.id, owned);
@@ -564,6 +663,12 @@ impl Reactor {
         }
         if let Some(served) = handshake.listener.and_then(|id| self.listeners.get_mut(&id)) {
             served.handshakes.retain(|&other| other != token);
+            if let Stage::Opening(open) = handshake.stage {
+                served.half_open.push_back((clock::now(), *open));
+                if served.half_open.len() > HANDSHAKES_MAX {
+                    served.half_open.pop_front();
+                }
+            }
             if served.paused && !served.is_full() {
                 served.paused = false;
                 self.accept_again.insert(served.listener.id);

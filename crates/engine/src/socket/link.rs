@@ -269,7 +269,8 @@ impl Socket {
             self.drain_old(&mut held.rx, real);
         }
         // Before the session stands the placeholder is full of our own filling.
-        if let Some(ours) = held.place.placeholder.as_ref().filter(|_| !self.has(bits::CONNECTING)) {
+        if let Some(ours) = held.place.placeholder.as_ref().filter(|_| !self.has(bits::CONNECTING))
+        {
             take_strays(ours.as_raw_fd(), &mut held.tx);
         }
         let keep_private = held.place.private.is_some()
@@ -319,6 +320,9 @@ impl Socket {
         let before = sender.replayed();
         sender.begin_epoch(peer_receive).map_err(|error| io::Error::other(error.to_string()))?;
         let replayed = sender.replayed() - before;
+        // What a connection told ends with it: one bad ack must not condemn the next.
+        self.shared.peer_ack.store(sender.acked(), Ordering::SeqCst);
+        self.shared.peer_edge.store(sender.edge(), Ordering::SeqCst);
         receiver.begin_epoch();
         let acks = receiver.acks();
         self.shared.ack.store(acks.ack, Ordering::SeqCst);
@@ -334,7 +338,7 @@ impl Socket {
 
     /// A connection that was accepted under `number` begins its first epoch there, or under the
     /// engine's own descriptor when pumped.
-    pub(crate) fn settle(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
+    pub(crate) fn settle(self: &Arc<Self>, number: RawFd, epoch: u64) -> io::Result<()> {
         let mut place = Self::lock(&self.place)?;
         let tx = self.lock_tx()?;
         let rx = self.lock_rx()?;
@@ -343,7 +347,7 @@ impl Socket {
         }
         let real = place.real_number().unwrap_or(number);
         let mut held = Held { place, tx, rx };
-        self.begin_epoch(&mut held, real, 1, 0)?;
+        self.begin_epoch(&mut held, real, epoch, 0)?;
         if self.flush(&mut held.tx, false) == super::send::Flushed::Owed {
             self.owe();
         }

@@ -211,6 +211,11 @@ impl Socket {
             };
             self.after_input(receiver);
             if read.payload > 0 {
+                if let Some(violation) = receiver.violation() {
+                    // Nothing more need come that would tell it later.
+                    rx.number = -1;
+                    self.condemn(epoch, &violation.into());
+                }
                 return Got::Bytes { n: read.payload, more: read.more };
             }
             if receiver.stashed() > 0 {
