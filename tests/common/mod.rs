@@ -2,34 +2,40 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 #![allow(dead_code, reason = "each test target uses its own part")]
 
+pub(crate) mod child;
+pub(crate) mod side;
+
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use eversock::{Config, VirtualListener, VirtualStream};
-use eversock_chaos::{Config as ProxyConfig, Proxy};
+use eversock_chaos::{Config as ProxyConfig, Fault, Proxy, Target};
+
+pub(crate) const MIB: usize = 1024 * 1024;
 
 static LOG: Once = Once::new();
 
 /// Logging on demand (`RUST_LOG`), and a limit on the whole test process.
-pub fn begin() {
+pub(crate) fn begin() {
     LOG.call_once(|| {
         env_logger::builder().is_test(true).init();
     });
 }
 
 /// Waits until something is so; panics after 20 s.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !is_so() {
         assert!(Instant::now() < until, "not within 20 s: {what}");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
 /// Reproducible bytes that differ at every offset.
-pub fn data(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn data(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut out = Vec::with_capacity(len + 8);
     while out.len() < len {
@@ -43,7 +49,7 @@ pub fn data(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// A configuration whose waits suit a test.
-pub fn quick() -> Config {
+pub(crate) fn quick() -> Config {
     Config {
         grace: Duration::from_secs(20),
         grace_after_close: Duration::from_secs(20),
@@ -53,19 +59,19 @@ pub fn quick() -> Config {
 }
 
 /// A listener, a proxy before it, and a client connected through the proxy.
-pub struct Ends {
-    pub listener: VirtualListener,
-    pub proxy: Proxy,
-    pub client: VirtualStream,
-    pub server: VirtualStream,
+pub(crate) struct Ends {
+    pub(crate) listener: VirtualListener,
+    pub(crate) proxy: Proxy,
+    pub(crate) client: VirtualStream,
+    pub(crate) server: VirtualStream,
 }
 
-pub fn proxy_to(addr: SocketAddr) -> Proxy {
+pub(crate) fn proxy_to(addr: SocketAddr) -> Proxy {
     let local = SocketAddr::new(addr.ip(), 0);
     Proxy::spawn(ProxyConfig::new(local, addr)).unwrap()
 }
 
-pub fn ends(bind: &str, client: Config, server: Config) -> Ends {
+pub(crate) fn ends(bind: &str, client: Config, server: Config) -> Ends {
     begin();
     let listener = VirtualListener::bind_with(bind, server).unwrap();
     let proxy = proxy_to(listener.local_addr().unwrap());
@@ -74,25 +80,25 @@ pub fn ends(bind: &str, client: Config, server: Config) -> Ends {
     Ends { listener, proxy, client, server }
 }
 
-pub fn pair() -> Ends {
+pub(crate) fn pair() -> Ends {
     ends("127.0.0.1:0", quick(), quick())
 }
 
 /// Writes all of `bytes` from `stream` and ends that direction, while another thread reads to the
 /// end; gives what was read.
-pub fn send_and_end(mut stream: &VirtualStream, bytes: &[u8]) {
+pub(crate) fn send_and_end(mut stream: &VirtualStream, bytes: &[u8]) {
     stream.write_all(bytes).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
 }
 
-pub fn read_all(mut stream: &VirtualStream) -> Vec<u8> {
+pub(crate) fn read_all(mut stream: &VirtualStream) -> Vec<u8> {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     all
 }
 
 /// Moves `bytes` both ways at once, to the end of each direction, and checks them.
-pub fn exchange(client: &VirtualStream, server: &VirtualStream, up: &[u8], down: &[u8]) {
+pub(crate) fn exchange(client: &VirtualStream, server: &VirtualStream, up: &[u8], down: &[u8]) {
     std::thread::scope(|scope| {
         scope.spawn(|| send_and_end(client, up));
         scope.spawn(|| send_and_end(server, down));
@@ -101,4 +107,70 @@ pub fn exchange(client: &VirtualStream, server: &VirtualStream, up: &[u8], down:
         assert!(at_server.join().unwrap() == up, "the server's bytes differ");
         assert!(at_client.join().unwrap() == down, "the client's bytes differ");
     });
+}
+
+/// Runs `work` while `fault` hits all open connections whenever so many more bytes have passed the
+/// proxy. Gives how many connections were hit.
+pub(crate) fn while_cutting(
+    proxy: &Proxy,
+    fault: &Fault,
+    every: usize,
+    work: impl FnOnce(),
+) -> usize {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let cutter = scope.spawn(|| {
+            let (mut hit, mut last) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let summary = proxy.stats().summary;
+                if summary.up + summary.down >= last + every as u64 {
+                    last = summary.up + summary.down;
+                    hit += proxy.inject(fault.clone(), Target::Open).unwrap();
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            hit
+        });
+        let _stop = StopOnDrop(&stop);
+        work();
+        stop.store(true, Ordering::Relaxed);
+        cutter.join().unwrap()
+    })
+}
+
+/// Ends a helper thread also when the test panics, which would otherwise wait for it.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What this thread has used of the processor.
+pub(crate) fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+/// Reads until so many bytes are there.
+pub(crate) fn read_exactly(mut stream: &VirtualStream, n: usize) -> Vec<u8> {
+    let mut all = vec![0; n];
+    stream.read_exact(&mut all).unwrap();
+    all
+}
+
+/// Writes to a non-blocking stream until it takes no more; gives how much that was.
+pub(crate) fn fill(mut stream: &VirtualStream, bytes: &[u8]) -> usize {
+    let mut done = 0;
+    loop {
+        match stream.write(&bytes[done..]) {
+            Ok(n) => done += n,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return done,
+            Err(error) => panic!("fill: {error}"),
+        }
+        assert!(done < bytes.len(), "the window never shut");
+    }
 }

@@ -46,7 +46,7 @@ impl Hold {
             let stream = Arc::new(stream);
             output::json_line(&json!({ "kind": "connected" }))?;
             let reader = Arc::clone(&stream);
-            thread::spawn(move || talk(&reader, |text| report_heard(text)));
+            thread::spawn(move || talk(&reader, report_heard));
             session = Some(stream);
         } else if let Some(addr) = self.listen {
             let listener = VirtualListener::bind_with(addr, config)

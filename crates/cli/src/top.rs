@@ -31,7 +31,7 @@ pub(crate) struct Top {
 }
 
 /// The size of the frame that `--once` prints.
-const ONCE_COLUMNS: u16 = 120;
+const ONCE_COLUMNS: u16 = 160;
 const ONCE_ROWS_MAX: u16 = 1000;
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Heading, a line of sums, and the line of keys.
@@ -111,7 +111,10 @@ impl Frame {
 
     fn sums(&self) -> String {
         let count = |state: State| self.entries.iter().filter(|e| e.info.state == state).count();
-        let mut parts = vec![format!("{} sessions", self.entries.len())];
+        let mut parts = vec![match self.entries.len() {
+            1 => "1 session".to_owned(),
+            n => format!("{n} sessions"),
+        }];
         for (state, name) in [
             (State::Attached, "attached"),
             (State::Detached, "detached"),
@@ -227,7 +230,7 @@ mod tests {
         let text = Frame::new(vec![entry(0)], None).as_text();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
-        assert_eq!(lines[0], "1 sessions, 1 detached");
+        assert_eq!(lines[0], "1 session, 1 detached");
         for word in ["12:7", "001122334455", "client", "detached", "2.0 KiB", "next try in 250 ms"]
         {
             assert!(lines[2].contains(word), "{word}: {text}");

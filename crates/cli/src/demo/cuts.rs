@@ -8,9 +8,12 @@ use super::content::Random;
 /// Fewer bytes between two cuts are mostly handshakes.
 pub(crate) const SPACING_MIN_BYTES: u64 = 64 << 10;
 
+/// What plain TCP cannot survive need not take long.
+const CONTROL_BYTES_MAX: u64 = 64 << 20;
+
 /// A plan that cuts at one random byte in each of `cuts` equal parts of `total_bytes`. The control
-/// connection comes first and is reset at the byte at which the session will be cut first; the
-/// session's steps count on from there.
+/// connection comes first and is reset at the byte at which the session will be cut first, or
+/// sooner ([`CONTROL_BYTES_MAX`]); the session's steps count on from there.
 ///
 /// What a session forwards is more than its payload, so every step comes before the payload is
 /// through.
@@ -24,7 +27,7 @@ pub(crate) fn plan(seed: u64, cuts: usize, total_bytes: u64) -> Plan {
     let places: Vec<u64> = (0..parts)
         .map(|index| index * part + margin + random.below((part - 2 * margin).max(1)))
         .collect();
-    let first = places[0];
+    let first = places[0].min(CONTROL_BYTES_MAX);
     let mut steps = vec![step(first, Fault::Reset)];
     for place in places {
         let fault = match random.below(5) {

@@ -4,7 +4,7 @@ use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,11 +81,8 @@ impl Ends {
 
     /// The next news, waited for until `until`.
     pub(crate) fn next(&self, until: Instant) -> Option<News> {
-        match self.news.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(news) => Some(news),
-            // It cannot be disconnected: this has a sender itself.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        // It cannot be disconnected, for this has a sender itself.
+        self.news.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Lets both leave, and ends those that do not.

@@ -35,8 +35,8 @@ pub(crate) enum Message {
     Listening { addr: SocketAddr },
     /// Bytes so far.
     Progress { received: u64 },
-    /// A new connection carries the session.
-    Resumed { replayed: u64, stalled_ms: u64 },
+    /// A new connection carries the session: the one with this number within it.
+    Resumed { epoch: u64, replayed: u64, stalled_ms: u64 },
     /// This end has nothing left to do.
     Done(Outcome),
 }

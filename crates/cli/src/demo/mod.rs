@@ -60,7 +60,8 @@ Keys of the JSON object:
   longest_stall_ms  the longest time in which an end that waited for bytes got none
   sha256_sent       SHA-256 of the hexadecimal SHA-256 of what the sender sent, followed by that of
                     what the receiver sent
-  sha256_received   the same of what the receiver and the sender received
+  sha256_received   the same of what the receiver and the sender received; both are null if an end
+                    gave no result in time
   intact            all arrived, unchanged
   plain_tcp         the same transfer over plain TCP: intact, bytes that arrived, error (or null)";
 

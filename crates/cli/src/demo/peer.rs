@@ -2,9 +2,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -115,10 +115,13 @@ impl DemoPeer {
             Stream::Plain(_) => None,
         };
         let received = AtomicU64::new(0);
+        let first_error = OnceLock::new();
         let mut outcome = Outcome::default();
         thread::scope(|scope| {
-            let writer = scope.spawn(|| give_up_on_error(stream, send(stream, self)));
-            let reader = scope.spawn(|| give_up_on_error(stream, receive(stream, self, &received)));
+            let first = &first_error;
+            let writer = scope.spawn(|| give_up_on_error(stream, send(stream, self), first));
+            let reader =
+                scope.spawn(|| give_up_on_error(stream, receive(stream, self, &received), first));
             while !(writer.is_finished() && reader.is_finished()) {
                 let event = match &events {
                     Some(events) => events.recv_timeout(TICK).ok(),
@@ -138,10 +141,9 @@ impl DemoPeer {
             outcome.received = read.bytes;
             outcome.sha256_received = hex(read.hash);
             outcome.longest_stall_ms = read.longest_stall.as_micros().div_ceil(1000) as u64;
-            // Reading fails at the cut, writing perhaps only because reading has.
-            outcome.error = read.error.or(sent.error);
             Ok(())
         })?;
+        outcome.error = first_error.into_inner();
         for event in events.iter().flat_map(|events| events.try_iter()) {
             report(Some(event))?;
         }
@@ -227,9 +229,12 @@ impl Half {
     }
 }
 
-/// One direction that failed takes the other with it, so that no thread waits for ever.
-fn give_up_on_error(stream: &Stream, half: Half) -> Half {
-    if half.error.is_some() {
+/// One direction that failed takes the other with it, so that no thread waits for ever; the error
+/// that came first is the one to report.
+fn give_up_on_error(stream: &Stream, mut half: Half, first: &OnceLock<String>) -> Half {
+    if let Some(error) = half.error.take() {
+        // The other direction may have been the first.
+        let _known = first.set(error);
         // A connection that is gone cannot be shut down; that is what was wanted.
         let _gone = stream.shutdown(Shutdown::Both);
     }
@@ -237,11 +242,11 @@ fn give_up_on_error(stream: &Stream, half: Half) -> Half {
 }
 
 fn report(event: Option<Event>) -> Result<(), Failure> {
-    let Some(EventKind::Resumed { replayed, stalled }) = event.map(|event| event.kind) else {
+    let Some(Event { epoch, kind: EventKind::Resumed { replayed, stalled }, .. }) = event else {
         return Ok(());
     };
     let stalled_ms = u64::try_from(stalled.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-    output::json_line(&Message::Resumed { replayed, stalled_ms })
+    output::json_line(&Message::Resumed { epoch, replayed, stalled_ms })
 }
 
 /// Waits for the end of standard input, and ends the process with it if there is work left.

@@ -27,11 +27,20 @@ pub(crate) struct Report {
     pub(crate) replayed: u64,
     pub(crate) longest_stall_ms: u64,
     pub(crate) elapsed: Duration,
-    pub(crate) sha256_sent: String,
-    pub(crate) sha256_received: String,
+    /// The digests are known only of a transfer of which both ends gave a result.
+    pub(crate) sha256_sent: Option<String>,
+    pub(crate) sha256_received: Option<String>,
     /// All that was sent has arrived, unchanged, in both directions.
     pub(crate) intact: bool,
     pub(crate) error: Option<String>,
+}
+
+/// A cut as it is shown.
+#[derive(Debug)]
+struct Cut {
+    /// The number of the connection among those of the transfer, from 1.
+    conn: u64,
+    text: String,
 }
 
 /// A transfer under way.
@@ -47,8 +56,10 @@ pub(crate) struct Transfer<'a> {
     began: Instant,
     received: [u64; 2],
     outcomes: [Option<Outcome>; 2],
-    /// What was cut and is not yet known to be survived: where, and by what.
-    open: VecDeque<String>,
+    /// The proxy's number of the first connection.
+    first: u64,
+    /// What was cut and is not yet known to be survived.
+    open: VecDeque<Cut>,
     report: Report,
 }
 
@@ -72,6 +83,7 @@ impl<'a> Transfer<'a> {
             began: Instant::now(),
             received: [0; 2],
             outcomes: [None, None],
+            first: 0,
             open: VecDeque::new(),
             report: Report::default(),
         }
@@ -92,6 +104,9 @@ impl<'a> Transfer<'a> {
         }
         self.report.elapsed = self.began.elapsed();
         self.look_at_proxy();
+        for cut in &self.open {
+            self.screen.line(&cut.text);
+        }
         self.finish()
     }
 
@@ -103,9 +118,9 @@ impl<'a> Transfer<'a> {
                 self.bars.set(news.side, received);
             }
             // Both ends resume; the one that dials is the one that stalled.
-            Some(Message::Resumed { replayed, stalled_ms }) if news.side == Side::Sender => {
+            Some(Message::Resumed { epoch, replayed, stalled_ms }) if news.side == Side::Sender => {
                 self.look_at_proxy();
-                self.survived(replayed, stalled_ms);
+                self.survived(epoch, replayed, stalled_ms);
             }
             Some(Message::Resumed { .. } | Message::Listening { .. }) => {}
             Some(Message::Done(outcome)) => {
@@ -124,28 +139,35 @@ impl<'a> Transfer<'a> {
 
     fn look_at_proxy(&mut self) {
         while let Some(event) = self.events.try_next() {
+            let conn = event.conn.unwrap_or(0);
             match event.kind {
+                EventKind::Opened { .. } if self.first == 0 => self.first = conn,
                 EventKind::Fault { fault } if is_cut(&fault) => {
                     self.report.cuts += 1;
                     self.report.cuts_flowing += u64::from(event.flowing);
                     let number = format!("{}/{}", self.report.cuts, self.planned);
                     let place = show_size(self.received.iter().sum());
                     let fault = fault.to_string();
-                    self.open.push_back(format!("  cut {number:>7} at {place:>10}  {fault:<16}"));
+                    let text = format!("  cut {number:>7} at {place:>10}  {fault:<16}");
+                    self.open.push_back(Cut { conn: conn - self.first + 1, text });
                 }
                 _ => {}
             }
         }
     }
 
-    /// A new connection carries the session: says so of all cuts before it.
-    fn survived(&mut self, replayed: u64, stalled_ms: u64) {
-        let last = self.open.len().saturating_sub(1);
-        for (index, cut) in self.open.drain(..).enumerate() {
-            let (time, bytes) = (show_millis(stalled_ms), show_size(replayed));
-            let line = match index == last {
-                true => format!("{cut}  resumed in {time:>7}, {bytes:>9} sent again"),
-                false => format!("{cut}  cut again before it was resumed"),
+    /// The connection number `epoch` carries the session: says so of all cuts of earlier ones.
+    fn survived(&mut self, epoch: u64, replayed: u64, stalled_ms: u64) {
+        while self.open.front().is_some_and(|cut| cut.conn < epoch)
+            && let Some(cut) = self.open.pop_front()
+        {
+            let text = cut.text;
+            let line = match self.open.front() {
+                Some(next) if next.conn < epoch => format!("{text}  cut again before it resumed"),
+                _ => {
+                    let (time, bytes) = (show_millis(stalled_ms), show_size(replayed));
+                    format!("{text}  resumed in {time:>7}, {bytes:>10} sent again")
+                }
             };
             self.screen.line(&line);
         }
@@ -184,8 +206,11 @@ impl<'a> Transfer<'a> {
         report.resumes = sender.resumes.max(receiver.resumes);
         report.replayed = sender.replayed + receiver.replayed;
         report.longest_stall_ms = sender.longest_stall_ms.max(receiver.longest_stall_ms);
-        report.sha256_sent = combine(&sender.sha256_sent, &receiver.sha256_sent);
-        report.sha256_received = combine(&receiver.sha256_received, &sender.sha256_received);
+        if finished {
+            let (sent, received) = (&sender.sha256_sent, &receiver.sha256_received);
+            report.sha256_sent = Some(combine(sent, &receiver.sha256_sent));
+            report.sha256_received = Some(combine(received, &sender.sha256_received));
+        }
         report.intact = finished
             && report.error.is_none()
             && [sender.sent, sender.received, receiver.sent, receiver.received] == [self.size; 4]
