@@ -38,7 +38,7 @@ impl Screen {
     /// Bars for a transfer of so many bytes each way.
     pub(crate) fn bars(&self, size: u64) -> Bars {
         let Self::Bars(all) = self else { return Bars { bars: Vec::new(), all: None } };
-        let template = "  {prefix:<22} {bar:36.cyan/blue} {bytes:>11} {binary_bytes_per_sec:>12}";
+        let template = "  {prefix:<18} {bar:28.cyan/blue} {bytes:>11} {binary_bytes_per_sec:>12}";
         let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("##-");

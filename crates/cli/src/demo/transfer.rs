@@ -58,6 +58,8 @@ pub(crate) struct Transfer<'a> {
     outcomes: [Option<Outcome>; 2],
     /// The proxy's number of the first connection.
     first: u64,
+    /// What the connections that are over have forwarded.
+    forwarded: u64,
     /// What was cut and is not yet known to be survived.
     open: VecDeque<Cut>,
     report: Report,
@@ -84,6 +86,7 @@ impl<'a> Transfer<'a> {
             received: [0; 2],
             outcomes: [None, None],
             first: 0,
+            forwarded: 0,
             open: VecDeque::new(),
             report: Report::default(),
         }
@@ -146,10 +149,14 @@ impl<'a> Transfer<'a> {
                     self.report.cuts += 1;
                     self.report.cuts_flowing += u64::from(event.flowing);
                     let number = format!("{}/{}", self.report.cuts, self.planned);
-                    let place = show_size(self.received.iter().sum());
-                    let fault = fault.to_string();
-                    let text = format!("  cut {number:>7} at {place:>10}  {fault:<16}");
+                    let place = show_size(self.forwarded + event.up + event.down);
+                    let kind = fault.kind();
+                    let text = format!("  cut {number:>7} at {place:>10}  {kind:<9}");
                     self.open.push_back(Cut { conn: conn - self.first + 1, text });
+                }
+                // Events about no connection carry the sums of all.
+                EventKind::Closed { .. } if event.conn.is_some() => {
+                    self.forwarded += event.up + event.down;
                 }
                 _ => {}
             }
@@ -166,7 +173,7 @@ impl<'a> Transfer<'a> {
                 Some(next) if next.conn < epoch => format!("{text}  cut again before it resumed"),
                 _ => {
                     let (time, bytes) = (show_millis(stalled_ms), show_size(replayed));
-                    format!("{text}  resumed in {time:>7}, {bytes:>10} sent again")
+                    format!("{text}  resumed in {time:>7}, {bytes:>9} sent again")
                 }
             };
             self.screen.line(&line);

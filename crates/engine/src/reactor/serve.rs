@@ -121,14 +121,13 @@ impl Reactor {
 
     /// A closed listener goes on while sessions born of it may be resumed through it.
     pub(super) fn retire_listener(&mut self, id: u64) {
-        let Some(served) = self.listeners.get(&id) else { return };
         let needed =
             self.owned.values().any(|owned| {
                 owned.socket.meta.lock().is_ok_and(|meta| {
                     meta.born_of.as_ref().is_some_and(|listener| listener.id == id)
                 })
             }) || !self.foreign.is_empty();
-        if !served.closed || needed {
+        if needed {
             return;
         }
         let Some(served) = self.listeners.remove(&id) else { return };

@@ -35,7 +35,11 @@ pub(crate) enum Flushed {
 }
 
 enum Step {
-    Took(usize),
+    /// So many bytes are in the log; `owed` if the kernel does not have them all.
+    Took {
+        n: usize,
+        owed: bool,
+    },
     KernelFull,
     NoRoom,
 }
@@ -66,6 +70,7 @@ impl Socket {
         let dont_wait = mode.dont_wait || self.nonblocking.load(Ordering::Relaxed);
         let mut deadline = None;
         let mut done = 0;
+        let mut looked = false;
         loop {
             let step = match self.send_step(slices, done, mode.more) {
                 Ok(step) => step,
@@ -74,11 +79,12 @@ impl Socket {
                 Err(error) => return Err(error),
             };
             let kernel_full = match step {
-                Step::Took(n) => {
+                Step::Took { n, owed } => {
                     done += n;
+                    looked = false;
                     // A blocking send returns when the kernel has all, as send(2) does; so nothing
                     // is owed behind the back of a program that will not call again.
-                    if done == total && (dont_wait || !self.is_owing()) {
+                    if done == total && (dont_wait || !owed) {
                         return Ok(done);
                     }
                     if done < total {
@@ -87,6 +93,13 @@ impl Socket {
                     true
                 }
                 Step::KernelFull => true,
+                Step::NoRoom if !looked => {
+                    // The credit has often come already: one look saves a sleep.
+                    looked = true;
+                    self.grow_own_window();
+                    self.read_ahead();
+                    continue;
+                }
                 Step::NoRoom => false,
             };
             if dont_wait {
@@ -138,11 +151,14 @@ impl Socket {
         if taken == 0 && wanted > 0 {
             return Ok(Step::NoRoom);
         }
-        if self.flush(&mut tx, more) == Flushed::Owed {
+        let owed = self.flush(&mut tx, more) == Flushed::Owed;
+        self.finish_tx(tx);
+        // Who waits for the kernel itself needs no engine; all others do.
+        if owed {
             self.owe();
         }
-        self.finish_tx(tx);
-        Ok(Step::Took(taken))
+        self.list_for_sweep();
+        Ok(Step::Took { n: taken, owed })
     }
 
     fn check_sendable(&self) -> io::Result<()> {

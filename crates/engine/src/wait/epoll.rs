@@ -35,6 +35,7 @@ pub(crate) struct EpollSet {
 struct Index {
     registrations: BTreeMap<RawFd, Registration>,
     by_data: BTreeMap<u64, BTreeSet<RawFd>>,
+    by_socket: BTreeMap<u64, BTreeSet<RawFd>>,
     /// Numbers whose user readiness may be worth a report.
     hot: BTreeSet<RawFd>,
 }
@@ -72,6 +73,7 @@ pub(crate) fn forget(number: RawFd) {
         let mut index = set.index();
         index.registrations.clear();
         index.by_data.clear();
+        index.by_socket.clear();
         index.hot.clear();
     }
 }
@@ -131,6 +133,7 @@ pub(crate) fn epoll_ctl(
     let registration = Registration { events, data, socket: Arc::clone(&socket), fired: false };
     index.registrations.insert(number, registration);
     index.by_data.entry(data).or_default().insert(number);
+    index.by_socket.entry(socket.id).or_default().insert(number);
     index.hot.insert(number);
     drop(index);
     if let Ok(mut epolls) = socket.epolls.lock() {
@@ -193,15 +196,20 @@ fn wait_raw(
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
 }
 
+fn drop_from(map: &mut BTreeMap<u64, BTreeSet<RawFd>>, key: u64, number: RawFd) {
+    if let Some(numbers) = map.get_mut(&key) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            map.remove(&key);
+        }
+    }
+}
+
 impl Index {
     fn remove(&mut self, number: RawFd) {
-        if let Some(old) = self.registrations.remove(&number)
-            && let Some(numbers) = self.by_data.get_mut(&old.data)
-        {
-            numbers.remove(&number);
-            if numbers.is_empty() {
-                self.by_data.remove(&old.data);
-            }
+        if let Some(old) = self.registrations.remove(&number) {
+            drop_from(&mut self.by_data, old.data, number);
+            drop_from(&mut self.by_socket, old.socket.id, number);
         }
         self.hot.remove(&number);
     }
@@ -215,16 +223,9 @@ impl EpollSet {
     /// A socket's bits changed.
     pub(crate) fn note(&self, socket: u64) {
         let mut index = self.index();
-        let numbers: Vec<RawFd> = index
-            .registrations
-            .iter()
-            .filter(|(_, registration)| registration.socket.id == socket)
-            .map(|(&number, _)| number)
-            .collect();
-        if numbers.is_empty() {
-            return;
-        }
-        index.hot.extend(numbers);
+        let Index { by_socket, hot, .. } = &mut *index;
+        let Some(numbers) = by_socket.get(&socket) else { return };
+        hot.extend(numbers);
         drop(index);
         fd::notify(self.bell.as_raw_fd());
     }
