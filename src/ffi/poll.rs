@@ -254,6 +254,9 @@ pub unsafe extern "C" fn evs_epoll_ctl(
         return unsafe { libc::epoll_ctl(epfd, op, fd, event) };
     }
     guard::posix(|| {
+        if epfd < 0 {
+            return fail(libc::EBADF);
+        }
         let event = match op {
             libc::EPOLL_CTL_DEL => None,
             // SAFETY: the caller's word.

@@ -190,7 +190,7 @@ pub unsafe extern "C" fn evs_accept4(
         let (new, peer) = posix::accept4(fd, flags)?;
         if !addr.is_null() {
             // SAFETY: the caller's word.
-            unsafe { addr::write(peer, addr, len)? };
+            unsafe { addr::write(Some(peer), addr, len)? };
         }
         Ok(new)
     })
@@ -275,7 +275,8 @@ pub extern "C" fn evs_dup3(fd: c_int, new_fd: c_int, flags: c_int) -> c_int {
 
 fn duplicate(fd: RawFd, new: RawFd, flags: c_int) -> c_int {
     guard::posix(|| {
-        if posix::is_virtual(fd) || posix::is_virtual(new) {
+        let virtual_one = posix::is_virtual(fd) || posix::is_virtual(new);
+        if virtual_one && fd >= 0 {
             return posix::dup3(fd, new, flags);
         }
         // SAFETY: takes no pointers.

@@ -121,6 +121,9 @@ impl Reactor {
 
     /// A closed listener goes on while sessions born of it may be resumed through it.
     pub(super) fn retire_listener(&mut self, id: u64) {
+        if self.listeners.get(&id).is_none_or(|served| !served.closed) {
+            return;
+        }
         let needed =
             self.owned.values().any(|owned| {
                 owned.socket.meta.lock().is_ok_and(|meta| {
