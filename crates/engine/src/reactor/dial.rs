@@ -151,7 +151,7 @@ impl Reactor {
         self.dial(socket, addrs, false);
     }
 
-    fn dial(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>, is_open: bool) {
+    pub(super) fn dial(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>, is_open: bool) {
         if self.dials.len() >= DIALS_MAX && !is_open {
             self.waiting_dials.push(socket.id);
             return;
@@ -385,6 +385,7 @@ impl Reactor {
             let since = meta.detached_since.take();
             let stalled = since.map_or(Duration::ZERO, |since| clock::now() - since);
             meta.next_try = None;
+            meta.attached_since = Some(clock::now());
             if let Some(control) = meta.control.as_mut() {
                 if control.role == Role::Client && epoch > 1 {
                     stale = control.resumed_as(epoch, offsets).err();

@@ -23,6 +23,8 @@ use crate::sys::{self, tcp};
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Retransmission time-outs in a row before the path is probed beside.
 const BACKOFF_SUSPICIOUS: u8 = 2;
+/// A connection that stood this long clears the back-off.
+const STOOD_WELL: Duration = Duration::from_secs(1);
 const LINE_UP_MAX: Duration = Duration::from_secs(30);
 
 /// How long a session has had unconfirmed output without hearing anything.
@@ -153,6 +155,13 @@ impl Reactor {
         let now = clock::now();
         let Ok(mut meta) = socket.meta.lock() else { return };
         meta.detached_since = Some(now);
+        // A connection that stood for a while was worth its dial, even if nothing was said on it.
+        let stood = meta.attached_since.take().map_or(Duration::ZERO, |since| now - since);
+        if stood >= STOOD_WELL
+            && let Some(control) = meta.control.as_mut()
+        {
+            control.redial.progress();
+        }
         meta.last_error = Some(cause.clone());
         meta.resumed_beside = false;
         socket.tell(&mut meta, EventKind::Fault { cause: cause.clone() });
@@ -221,10 +230,10 @@ impl Reactor {
 
     /// Plans the next redial of a detached client.
     pub(super) fn plan_redial(&mut self, socket: &Arc<Socket>) {
-        let Ok(mut meta) = socket.meta.lock() else { return };
-        let meta = &mut *meta;
+        let Ok(mut guard) = socket.meta.lock() else { return };
+        let meta = &mut *guard;
         let Some(control) = meta.control.as_mut() else { return };
-        if control.role == Role::Server {
+        if control.role == Role::Server || self.dials.contains_key(&socket.id) {
             return;
         }
         let limit = socket.config.redial_limit;
@@ -238,8 +247,11 @@ impl Reactor {
         let at = clock::now() + after;
         meta.next_try = Some(at);
         socket.tell(meta, EventKind::Redialling { attempt, after });
-        if after.is_zero() && socket.config.line_up.is_none() && meta.host.is_none() {
-            self.again.push(Command::LineUp { socket: Arc::clone(socket), up: true });
+        let known = meta.candidates.clone();
+        drop(guard);
+        if after.is_zero() && socket.config.line_up.is_none() {
+            // Where it stood a moment ago is where it most likely still is: no name is looked up.
+            return self.dial(socket, known, false);
         }
         self.timers.set(at, Timer::Redial(socket.id));
     }

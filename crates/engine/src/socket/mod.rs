@@ -141,6 +141,7 @@ pub(crate) struct Meta {
     /// The source address that the program bound.
     pub(crate) bound: Option<SocketAddr>,
     pub(crate) peer_grace: Duration,
+    pub(crate) attached_since: Option<Instant>,
     pub(crate) detached_since: Option<Instant>,
     pub(crate) next_try: Option<Instant>,
     pub(crate) last_error: Option<String>,

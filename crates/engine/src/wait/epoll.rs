@@ -47,6 +47,20 @@ struct Registration {
     socket: Arc<Socket>,
     /// A ONESHOT that was reported and not re-armed.
     fired: bool,
+    /// The kernel is not asked for EPOLLOUT: the window is shut, and it would always say yes.
+    muted: bool,
+}
+
+impl Registration {
+    /// What the kernel's own registration is to be.
+    fn kernel_events(&self) -> u32 {
+        // A fired ONESHOT stays disarmed; the kernel adds ERR|HUP, which `merge` swallows.
+        match (self.fired, self.muted) {
+            (true, _) => ONESHOT,
+            (false, true) => self.events & !(libc::EPOLLOUT as u32),
+            (false, false) => self.events,
+        }
+    }
 }
 
 static SETS: Mutex<BTreeMap<RawFd, Arc<EpollSet>>> = Mutex::new(BTreeMap::new());
@@ -130,7 +144,9 @@ pub(crate) fn epoll_ctl(
     if op == libc::EPOLL_CTL_DEL {
         return Ok(());
     }
-    let registration = Registration { events, data, socket: Arc::clone(&socket), fired: false };
+    let socket_of = Arc::clone(&socket);
+    let registration =
+        Registration { events, data, socket: socket_of, fired: false, muted: false };
     index.registrations.insert(number, registration);
     index.by_data.entry(data).or_default().insert(number);
     index.by_socket.entry(socket.id).or_default().insert(number);
@@ -225,9 +241,39 @@ impl EpollSet {
         let mut index = self.index();
         let Index { by_socket, hot, .. } = &mut *index;
         let Some(numbers) = by_socket.get(&socket) else { return };
-        hot.extend(numbers);
+        let numbers: Vec<RawFd> = numbers.iter().copied().collect();
+        hot.extend(&numbers);
+        for number in numbers {
+            self.unmute(&mut index, number);
+        }
         drop(index);
         fd::notify(self.bell.as_raw_fd());
+    }
+
+    /// The window is shut: the kernel is not asked for EPOLLOUT until it opens.
+    fn mute(&self, number: RawFd) {
+        let mut index = self.index();
+        let Some(registration) = index.registrations.get_mut(&number) else { return };
+        // Who opens the window notes it under this lock, afterwards.
+        if registration.fired || registration.muted || !registration.socket.has(bits::NO_ROOM) {
+            return;
+        }
+        registration.muted = true;
+        // The kernel has disarmed a ONESHOT already; `fired` arms it without EPOLLOUT.
+        if registration.events & ONESHOT == 0 {
+            let (events, data) = (registration.kernel_events(), registration.data);
+            let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, events, data);
+        }
+    }
+
+    /// Asks the kernel again, which is also the edge that an edge-triggered program waits for.
+    fn unmute(&self, index: &mut Index, number: RawFd) {
+        let Some(registration) = index.registrations.get_mut(&number) else { return };
+        if registration.muted && !registration.socket.has(bits::NO_ROOM) {
+            registration.muted = false;
+            let (events, data) = (registration.kernel_events(), registration.data);
+            let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, events, data);
+        }
     }
 
     /// The program closed a number.
@@ -249,10 +295,10 @@ impl EpollSet {
     pub(crate) fn resume(&self, numbers: &[RawFd]) -> io::Result<()> {
         let mut index = self.index();
         for &number in numbers {
-            let Some(registration) = index.registrations.get(&number) else { continue };
-            // A fired ONESHOT stays disarmed; the kernel adds ERR|HUP, which `merge` swallows.
-            let events = if registration.fired { ONESHOT } else { registration.events };
-            let data = registration.data;
+            let Some(registration) = index.registrations.get_mut(&number) else { continue };
+            // If the window is still shut it is muted again, and somebody wants the credit.
+            registration.muted = false;
+            let (events, data) = (registration.kernel_events(), registration.data);
             control(self.number, libc::EPOLL_CTL_ADD, number, events, data)?;
             index.hot.insert(number);
         }
@@ -319,7 +365,7 @@ impl EpollSet {
         if told {
             registration.fired = true;
         } else {
-            let (armed, data) = (registration.events, registration.data);
+            let (armed, data) = (registration.kernel_events(), registration.data);
             let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, armed, data);
         }
     }
@@ -341,7 +387,11 @@ impl EpollSet {
             }
             for matched in self.matching(data) {
                 // Not under the index's lock: looking at a socket may ring this very set.
+                let before = events;
                 events = filter(&matched, events);
+                if (before & !events) & libc::EPOLLOUT as u32 != 0 {
+                    self.mute(matched.number);
+                }
                 if let Some(at) = ours.iter().position(|(n, _)| *n == matched.number) {
                     events |= ours.swap_remove(at).1.events;
                 }

@@ -55,14 +55,14 @@ fn poll_watched(
         kernel.clear();
         let mut ready_now = false;
         for (entry, socket) in fds.iter().zip(watched) {
-            let number = match socket {
+            let (number, events) = match socket {
                 Some(socket) => {
                     ready_now |= known(socket, entry.events) != 0;
-                    number_for_kernel(socket, entry)
+                    for_kernel(socket, entry)
                 }
-                None => entry.fd,
+                None => (entry.fd, entry.events),
             };
-            kernel.push(libc::pollfd { fd: number, events: entry.events, revents: 0 });
+            kernel.push(libc::pollfd { fd: number, events, revents: 0 });
         }
         kernel.push(libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 });
         let left = if ready_now {
@@ -99,18 +99,20 @@ fn known(socket: &Socket, asked: i16) -> i16 {
 
 /// The kernel is asked only while a real socket stands, and not for writing while the window is
 /// shut: it would always say yes.
-fn number_for_kernel(socket: &Arc<Socket>, entry: &libc::pollfd) -> RawFd {
+fn for_kernel(socket: &Arc<Socket>, entry: &libc::pollfd) -> (RawFd, i16) {
     let state = socket.bits();
+    let mut events = entry.events;
     if state & (bits::DETACHED | bits::CONNECTING | bits::FAILED) != 0 {
-        return -1;
+        return (-1, events);
     }
-    if state & bits::NO_ROOM != 0 && entry.events & libc::POLLOUT != 0 {
+    if state & bits::NO_ROOM != 0 && events & libc::POLLOUT != 0 {
         socket.want_credit();
-        if entry.events & libc::POLLIN == 0 {
-            return -1;
+        events &= !libc::POLLOUT;
+        if events & libc::POLLIN == 0 {
+            return (-1, events);
         }
     }
-    entry.fd
+    (entry.fd, events)
 }
 
 /// What the program may see of what the kernel said.
