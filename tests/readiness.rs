@@ -489,7 +489,8 @@ fn a_oneshot_that_fired_stays_disarmed_through_cuts() {
     ends.client.set_nonblocking(true).unwrap();
     let epoll = Epoll::new().unwrap();
     epoll.add(&ends.client, IN | OUT | RDHUP | ONESHOT, 1).unwrap();
-    assert_eq!(wait_one(&epoll, LONG), Some(OUT));
+    // The session's first control frame may show as input.
+    assert_eq!(wait_one(&epoll, LONG).map(|seen| seen & !IN), Some(OUT));
     for round in 1..=6 {
         let fault = if round % 2 == 0 { Fault::Fin } else { Fault::Reset };
         ends.proxy.inject(fault, Target::Open).unwrap();

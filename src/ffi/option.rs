@@ -89,6 +89,9 @@ pub unsafe extern "C" fn evs_fcntl(fd: c_int, command: c_int, argument: usize) -
     guard::posix(|| {
         // The engine's commands take an int; the rest of the register may be anything.
         let number = argument as c_int;
+        if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) && number < 0 {
+            return fail(libc::EINVAL);
+        }
         match posix::fcntl(fd, command, i64::from(number)) {
             Some(result) => result,
             // SAFETY: the caller's word.

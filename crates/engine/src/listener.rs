@@ -201,7 +201,7 @@ impl Listener {
         engine.enroll(&socket);
         engine.command(Command::Adopt { socket: Arc::clone(&socket) });
         if let Some(far) = far {
-            engine.command(Command::Pump { socket, far, junk: 0 });
+            engine.command(Command::Pump { socket, far, near: None, junk: 0 });
         }
         let mut taken = self.token.to_vec();
         taken.extend_from_slice(&id.0);

@@ -159,7 +159,8 @@ fn prepare_connect(
     let junk = fill_pair(near.as_raw_fd(), far.as_raw_fd());
     fd::set_nonblocking(near.as_raw_fd(), fd::is_nonblocking(number)?)?;
     fd::replace(near.as_fd(), number, fd::is_cloexec(number)?)?;
-    engine.command(Command::Pump { socket: Arc::clone(socket), far, junk });
+    let near = Some(near);
+    engine.command(Command::Pump { socket: Arc::clone(socket), far, near, junk });
     Ok(())
 }
 
@@ -175,9 +176,6 @@ fn fill_pair(near: RawFd, far: RawFd) -> usize {
             filled += n;
         }
     }
-    // Room for real traffic afterwards.
-    let large = (1024 * 1024i32).to_ne_bytes();
-    let _ = tcp::set_option(far, libc::SOL_SOCKET, libc::SO_RCVBUF, &large);
     filled
 }
 
@@ -799,7 +797,7 @@ pub fn pump(number: RawFd) -> io::Result<()> {
     }
     let engine = reactor::engine()?;
     let far = socket.become_pumped(number)?;
-    engine.command(Command::Pump { socket: Arc::clone(&socket), far, junk: 0 });
+    engine.command(Command::Pump { socket: Arc::clone(&socket), far, near: None, junk: 0 });
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use core::net::SocketAddr;
@@ -290,7 +291,7 @@ impl Reactor {
             attempt.stage = Stage::Opening(client);
             message
         } else {
-            let receive = receive_offset(socket)?;
+            let receive = socket.shared.receive.load(Ordering::SeqCst);
             let mut meta = Socket::lock(&socket.meta)?;
             let Some(control) = meta.control.as_mut() else {
                 return Err(errno(libc::ENOTCONN).into());
@@ -428,6 +429,7 @@ impl Reactor {
     }
 
     fn note_failure(&mut self, id: u64, error: &io::Error) {
+        log::debug!("session {id}: a dial failed: {error}");
         if let Some(dial) = self.dials.get_mut(&id) {
             dial.error = number(error);
             dial.cause = error.to_string();
@@ -587,18 +589,6 @@ fn open_failed(error: &OpenError) -> io::Error {
         OpenError::Refused(reject) if reject.reason == Reason::Busy => errno(libc::ECONNREFUSED),
         _ => errno(libc::EPROTO),
     }
-}
-
-/// The offset to quote. A reader holds the lock for one call that does not block; who is unlucky
-/// for long tries the next address, and then again.
-fn receive_offset(socket: &Socket) -> io::Result<u64> {
-    for _ in 0..100 {
-        if let Ok(rx) = socket.rx.try_lock() {
-            return Ok(rx.receiver.as_ref().map_or(0, |receiver| receiver.next()));
-        }
-        std::thread::yield_now();
-    }
-    Err(errno(libc::EAGAIN))
 }
 
 /// Handshake messages are far smaller than any socket buffer: a short write is a fault.

@@ -56,8 +56,8 @@ pub(crate) enum Command {
     Answered { socket: Arc<Socket>, answer: Answer },
     /// The line-up hook has run.
     LineUp { socket: Arc<Socket>, up: bool },
-    /// Copy for this socket; `near` is the program's end, seen from us.
-    Pump { socket: Arc<Socket>, far: Fd, junk: usize },
+    /// Copy for this socket. `near` is the program's end while `junk` bytes keep it unwritable.
+    Pump { socket: Arc<Socket>, far: Fd, near: Option<Fd>, junk: usize },
     /// The sweep has something to do.
     Sweep,
     /// The network may have changed.
@@ -486,7 +486,7 @@ impl Reactor {
             Command::Unlisten { listener } => self.unlisten(&listener),
             Command::Answered { socket, answer } => self.answered(&socket, answer),
             Command::LineUp { socket, up } => self.line_is_up(&socket, up),
-            Command::Pump { socket, far, junk } => self.pump(socket, far, junk),
+            Command::Pump { socket, far, near, junk } => self.pump(socket, far, near, junk),
             Command::Sweep => self.arm_sweep(),
             Command::NetworkChanged => self.check_paths(true),
             Command::Drain { done } => self.drain(done),

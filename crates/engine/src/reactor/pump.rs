@@ -26,6 +26,8 @@ const ROUNDS: usize = 16;
 pub(super) struct Pump {
     socket: Arc<Socket>,
     far: Fd,
+    /// The program's end, until the session stands.
+    near: Option<Fd>,
     /// Bytes that only kept the program's end unwritable until the session stood.
     junk: usize,
     /// Bytes for the program that its end had no room for.
@@ -50,7 +52,13 @@ enum Turn {
 
 impl Reactor {
     /// Begins to copy for a socket.
-    pub(super) fn pump(&mut self, socket: Arc<Socket>, far: Fd, junk: usize) {
+    pub(super) fn pump(
+        &mut self,
+        socket: Arc<Socket>,
+        far: Fd,
+        near: Option<Fd>,
+        junk: usize,
+    ) {
         let token = self.token();
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.register(far.as_raw_fd(), token, both) {
@@ -60,6 +68,7 @@ impl Reactor {
         let pump = Pump {
             socket,
             far,
+            near,
             junk,
             pending: Vec::new(),
             sent: 0,
@@ -152,6 +161,10 @@ impl Reactor {
 impl Pump {
     fn turn(&mut self) -> io::Result<Turn> {
         let mut buf = vec![0; BUFFER_BYTES];
+        if let Some(near) = self.near.take() {
+            // Its buffers were made tiny so that little junk filled them.
+            tcp::enlarge(near.as_raw_fd(), self.far.as_raw_fd());
+        }
         let socket = Arc::clone(&self.socket);
         let number = self.far.as_raw_fd();
         for _ in 0..ROUNDS {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
@@ -296,11 +297,7 @@ impl Reactor {
         if owner != self.engine.instance && !claimed {
             return self.resume_of_relative(token, raw, owner, id, message);
         }
-        let Ok(rx) = socket.rx.try_lock() else {
-            return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
-        };
-        let receive = rx.receiver.as_ref().map_or(0, |receiver| receiver.next());
-        drop(rx);
+        let receive = socket.shared.receive.load(Ordering::SeqCst);
         let answered = {
             let Ok(meta) = socket.meta.lock() else { return self.drop_handshake(token) };
             let Some(control) = meta.control.as_ref() else { return self.drop_handshake(token) };

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, TryLockError};
+use std::sync::MutexGuard;
 
 use core::net::SocketAddr;
 use rustix::net::SocketType;
@@ -126,16 +126,8 @@ impl Socket {
 
     fn hold(&self) -> io::Result<Result<Held<'_>, Busy>> {
         let place = Self::lock(&self.place)?;
-        let tx = match self.tx.try_lock() {
-            Ok(tx) => tx,
-            Err(TryLockError::WouldBlock) => return Ok(Err(Busy)),
-            Err(TryLockError::Poisoned(_)) => return Err(poisoned()),
-        };
-        let rx = match self.rx.try_lock() {
-            Ok(rx) => rx,
-            Err(TryLockError::WouldBlock) => return Ok(Err(Busy)),
-            Err(TryLockError::Poisoned(_)) => return Err(poisoned()),
-        };
+        let Some(tx) = Self::try_lock(&self.tx)? else { return Ok(Err(Busy)) };
+        let Some(rx) = Self::try_lock(&self.rx)? else { return Ok(Err(Busy)) };
         Ok(Ok(Held { place, tx, rx }))
     }
 

@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender as ChannelSender;
@@ -64,11 +64,17 @@ pub(crate) mod bits {
     pub(crate) const OVER: u32 = 1 << 12;
 }
 
+/// How often the engine tries a direction lock before it does something else first.
+const TURNS: usize = 32;
+
 /// What the directions tell each other without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) peer_ack: AtomicU64,
     pub(crate) peer_edge: AtomicU64,
+    /// The next byte of the peer's that we lack; a resume may quote one that is a little old, as
+    /// the receiver skips what it has.
+    pub(crate) receive: AtomicU64,
     pub(crate) ack: AtomicU64,
     pub(crate) window: AtomicU32,
     pub(crate) fin_seen: AtomicBool,
@@ -198,6 +204,19 @@ impl Socket {
             meta: Mutex::default(),
             owner: OwnerWord::new(),
         }
+    }
+
+    /// Takes a lock that is held for one call that does not block; gives up after a few turns, as
+    /// its holder may have been preempted.
+    pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> io::Result<Option<MutexGuard<'_, T>>> {
+        for _ in 0..TURNS {
+            match mutex.try_lock() {
+                Ok(guard) => return Ok(Some(guard)),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+                Err(TryLockError::Poisoned(_)) => return Err(poisoned()),
+            }
+        }
+        Ok(None)
     }
 
     /// Takes a lock; a holder that panicked has poisoned the socket.

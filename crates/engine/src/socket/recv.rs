@@ -399,6 +399,7 @@ impl Socket {
     pub(crate) fn note_acks(self: &Arc<Self>, receiver: &Receiver) {
         let shared = &self.shared;
         let acks = receiver.acks();
+        shared.receive.store(receiver.next(), Ordering::SeqCst);
         shared.ack.store(acks.ack, Ordering::SeqCst);
         shared.window.store(u32::from(acks.window), Ordering::SeqCst);
         shared.fin_seen.store(receiver.fin_seen(), Ordering::SeqCst);

@@ -1,0 +1,273 @@
+//! One end of a conversation: a process that does what its standard input says, one line at a time,
+//! and answers each line with one.
+//!
+//! By hand, for a profiler: `BENCH --child direct server`, then type the commands of [`Child::obey`].
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::socket::{Kind, Listener, Stream};
+use crate::usage::{self, Usage};
+
+/// Bytes that a reader offers at least.
+const READ_BYTES: usize = 64 * 1024;
+
+/// `--child KIND server` or `--child KIND ADDRESS`.
+pub(crate) fn main(args: &[String]) -> ExitCode {
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{args:?}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> io::Result<()> {
+    let [kind, role] = args else { return bad("two arguments") };
+    let Some(kind) = Kind::from_name(kind) else { return bad("plain, direct or pumped") };
+    let end = if role == "server" {
+        let listener = Listener::bind(kind)?;
+        answer(&listener.addr()?.to_string())?;
+        End::Server(listener)
+    } else {
+        End::Client(kind, role.parse().map_err(|_| io::Error::other("not an address"))?)
+    };
+    let mut child = Child { end, held: Vec::new(), buf: vec![0x5A; 1 << 20] };
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let reply = child.obey(&words)?;
+        answer(&reply)?;
+    }
+    Ok(())
+}
+
+fn bad<T>(what: &str) -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("expected {what}")))
+}
+
+fn answer(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+#[derive(Debug)]
+enum End {
+    Server(Listener),
+    Client(Kind, SocketAddr),
+}
+
+#[derive(Debug)]
+struct Child {
+    end: End,
+    held: Vec<Stream>,
+    buf: Vec<u8>,
+}
+
+/// What a piece of work took: wall time, processor time, sleeps.
+fn cost(began: Instant, before: Usage) -> String {
+    let after = usage::usage();
+    let (cpu, sleeps) = (after.cpu - before.cpu, after.sleeps - before.sleeps);
+    format!("{} {} {sleeps}", began.elapsed().as_nanos(), cpu.as_nanos())
+}
+
+impl Child {
+    /// `open` a stream and hold it, `hold N` of them, `drop` all; on the last one: `write COUNT
+    /// BYTES`, `read BYTES`, `ping COUNT BYTES`, `echo BYTES`, `put`, `get`, `flood MS BYTES`, `gaps US`;
+    /// besides `cycle COUNT`, `pin CPU`, `usage`.
+    fn obey(&mut self, words: &[&str]) -> io::Result<String> {
+        let number = |at: usize| match words.get(at).and_then(|word| word.parse::<usize>().ok()) {
+            Some(n) => Ok(n),
+            None => bad("a number"),
+        };
+        match *words {
+            ["open"] => self.open(),
+            ["hold", _] => self.hold(number(1)?),
+            ["drop"] => {
+                self.held.clear();
+                Ok(String::new())
+            }
+            ["write", _, _] => self.write(number(1)?, number(2)?),
+            ["read", _] => self.read(number(1)?),
+            ["ping", _, _] => self.ping(number(1)?, number(2)?),
+            ["echo", _] => self.echo(number(1)?),
+            ["put"] => {
+                let at = usage::monotonic_ns();
+                self.last()?.write_all(b"!")?;
+                Ok(at.to_string())
+            }
+            ["get"] => {
+                self.last()?.take()?;
+                Ok(usage::monotonic_ns().to_string())
+            }
+            ["flood", _, _] => self.flood(number(1)?, number(2)?),
+            ["gaps", _] => self.gaps(number(1)?),
+            ["pin", _] => {
+                usage::pin(number(1)?);
+                Ok(String::new())
+            }
+            ["cycle", _] => self.cycle(number(1)?),
+            ["usage"] => {
+                let usage = usage::usage();
+                let resident = usage::resident_bytes();
+                Ok(format!("{} {} {resident}", usage.cpu.as_nanos(), usage.sleeps))
+            }
+            _ => bad("a command"),
+        }
+    }
+
+    fn new_stream(&self) -> io::Result<Stream> {
+        match &self.end {
+            End::Server(listener) => listener.accept(),
+            End::Client(kind, addr) => Stream::connect(*kind, *addr),
+        }
+    }
+
+    fn last(&mut self) -> io::Result<&mut Stream> {
+        self.held.last_mut().ok_or_else(|| io::Error::other("no stream is open"))
+    }
+
+    fn open(&mut self) -> io::Result<String> {
+        let stream = self.new_stream()?;
+        self.held.push(stream);
+        Ok(String::new())
+    }
+
+    fn hold(&mut self, count: usize) -> io::Result<String> {
+        for _ in 0..count {
+            self.open()?;
+        }
+        Ok(String::new())
+    }
+
+    /// Writes `count` times `bytes` after a warm-up, ends the direction and waits until the reader
+    /// has all.
+    fn write(&mut self, count: usize, bytes: usize) -> io::Result<String> {
+        let buf = vec![0x5A; bytes];
+        let stream = self.last()?;
+        for _ in 0..count / 8 {
+            stream.write_all(&buf)?;
+        }
+        let (began, before) = (Instant::now(), usage::usage());
+        for _ in 0..count {
+            stream.write_all(&buf)?;
+        }
+        stream.finish_writing()?;
+        stream.take()?;
+        let cost = cost(began, before);
+        self.held.pop();
+        Ok(cost)
+    }
+
+    /// Reads to the end, `bytes` or more at a time, and says so to the writer.
+    fn read(&mut self, bytes: usize) -> io::Result<String> {
+        let (began, before) = (Instant::now(), usage::usage());
+        let most = bytes.max(READ_BYTES);
+        let mut buf = std::mem::take(&mut self.buf);
+        let total = self.last()?.drain(&mut buf[..most])?;
+        self.buf = buf;
+        let stream = self.last()?;
+        stream.write_all(b".")?;
+        let cost = cost(began, before);
+        self.held.pop();
+        Ok(format!("{cost} {total}"))
+    }
+
+    /// Round trips; gives the median and the 99th percentile in nanoseconds.
+    fn ping(&mut self, count: usize, bytes: usize) -> io::Result<String> {
+        let mut buf = vec![0x5A; bytes];
+        let stream = self.last()?;
+        let mut times = Vec::with_capacity(count);
+        let (mut began, mut before) = (Instant::now(), usage::usage());
+        for round in 0..count + count / 8 {
+            if round == count / 8 {
+                times.clear();
+                (began, before) = (Instant::now(), usage::usage());
+            }
+            let start = Instant::now();
+            stream.write_all(&buf)?;
+            stream.read_exact(&mut buf)?;
+            times.push(start.elapsed());
+        }
+        let cost = cost(began, before);
+        self.held.pop();
+        times.sort_unstable();
+        let at = |share: usize| times.get(times.len() * share / 100).map_or(0, Duration::as_nanos);
+        Ok(format!("{} {} {cost}", at(50), at(99)))
+    }
+
+    fn echo(&mut self, bytes: usize) -> io::Result<String> {
+        let mut buf = vec![0; bytes];
+        let stream = self.last()?;
+        let (began, before) = (Instant::now(), usage::usage());
+        loop {
+            let n = stream.read(&mut buf)?;
+            if n == 0 {
+                break;
+            }
+            stream.write_all(&buf[..n])?;
+        }
+        let cost = cost(began, before);
+        self.held.pop();
+        Ok(cost)
+    }
+
+    /// Opens and closes, one after the other.
+    fn cycle(&mut self, count: usize) -> io::Result<String> {
+        let (began, before) = (Instant::now(), usage::usage());
+        let mut scrap = [0; 64];
+        for _ in 0..count {
+            let mut stream = self.new_stream()?;
+            match self.end {
+                End::Server(_) => {
+                    stream.drain(&mut scrap)?;
+                }
+                End::Client(..) => {
+                    stream.finish_writing()?;
+                    stream.drain(&mut scrap)?;
+                }
+            }
+        }
+        Ok(cost(began, before))
+    }
+
+    /// Writes for `ms` milliseconds, as fast as it can, then ends the direction.
+    fn flood(&mut self, ms: usize, bytes: usize) -> io::Result<String> {
+        let buf = vec![0x5A; bytes];
+        let stream = self.last()?;
+        let until = Instant::now() + Duration::from_millis(ms as u64);
+        while Instant::now() < until {
+            stream.write_all(&buf)?;
+        }
+        stream.finish_writing()?;
+        stream.take()?;
+        self.held.pop();
+        Ok(String::new())
+    }
+
+    /// Reads to the end and gives each pause between two reads that was longer than `us`
+    /// microseconds: when it ended (monotonic, ns) and how long it was (ns).
+    fn gaps(&mut self, us: usize) -> io::Result<String> {
+        let least = us as u64 * 1000;
+        let mut buf = std::mem::take(&mut self.buf);
+        let stream = self.last()?;
+        let mut out = String::new();
+        let mut before = usage::monotonic_ns();
+        while stream.read(&mut buf[..READ_BYTES])? > 0 {
+            let now = usage::monotonic_ns();
+            if now - before >= least {
+                let _ = write!(out, "{now}:{} ", now - before);
+            }
+            before = now;
+        }
+        stream.write_all(b".")?;
+        self.buf = buf;
+        self.held.pop();
+        Ok(out)
+    }
+}

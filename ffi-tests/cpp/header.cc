@@ -1,0 +1,30 @@
+// The header in C++, twice, with its functions called.
+#include "eversock.h"
+#include "eversock.h"
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+
+static_assert(std::is_standard_layout<evs_info>::value, "evs_info is a C structure");
+static_assert(std::is_trivially_copyable<evs_fault>::value, "evs_fault is a C structure");
+static_assert(offsetof(evs_info, last_error) + 128 == sizeof(evs_info), "no padding at the end");
+static_assert(EVS_AT_LEAST_VERSION(0, 1, 0), "an old header");
+
+struct Free {
+    void operator()(evs_config *config) const { evs_config_free(config); }
+};
+
+int main()
+{
+    std::unique_ptr<evs_config, Free> config(evs_config_new());
+    if (!config || evs_config_set_mode(config.get(), EVS_MODE_DIRECT) != 0)
+        return 1;
+    if (std::strlen(evs_version()) < 5 || evs_version_num() != EVS_VERSION_NUM)
+        return 2;
+    int fd = evs_socket_with(config.get(), AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || evs_fcntl(fd, 1 /* F_GETFD */) != 1)
+        return 3;
+    return evs_close(fd);
+}

@@ -1,0 +1,88 @@
+//! What the libraries export, and what they are called.
+
+use std::process::Command;
+
+use eversock_ffi_tests::{compare_or_bless, have, library, native_libraries, root, run};
+
+#[test]
+fn the_shared_library_exports_the_listed_symbols_and_no_others() {
+    if !have("nm") {
+        return;
+    }
+    let said = run(Command::new("nm").args(["-D", "--defined-only"]).arg(&library().shared));
+    let mut symbols: Vec<&str> =
+        said.out.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
+    symbols.sort_unstable();
+    let foreign: Vec<_> = symbols.iter().filter(|name| !name.starts_with("evs_")).collect();
+    assert!(foreign.is_empty(), "symbols that are not ours to define: {foreign:?}");
+    compare_or_bless("ffi-tests/golden/libeversock.symbols", &(symbols.join("\n") + "\n"));
+}
+
+#[test]
+fn every_symbol_has_a_prototype_and_every_prototype_a_symbol() {
+    let header = std::fs::read_to_string(root().join("include/eversock.h")).unwrap();
+    let mut declared: Vec<String> = header
+        .split("EVS_API ")
+        .skip(1)
+        .filter_map(|rest| rest.split('(').next())
+        .filter_map(|head| Some(format!("evs_{}", head.split("evs_").last()?)))
+        .filter(|name| name.len() < 60 && !name.contains(char::is_whitespace))
+        .collect();
+    declared.sort_unstable();
+    declared.dedup();
+    let golden = root().join("ffi-tests/golden/libeversock.symbols");
+    let golden = std::fs::read_to_string(golden).unwrap();
+    let golden: Vec<&str> = golden.lines().collect();
+    assert_eq!(declared, golden);
+}
+
+#[test]
+fn the_shared_library_is_called_libeversock_so_0() {
+    if !have("readelf") {
+        return;
+    }
+    let said = run(Command::new("readelf").arg("-d").arg(&library().shared));
+    assert!(said.out.contains("Library soname: [libeversock.so.0]"), "{}", said.out);
+}
+
+#[test]
+fn pkg_config_tells_the_version_and_the_native_libraries_of_the_build() {
+    let template = std::fs::read_to_string(root().join("eversock.pc.in")).unwrap();
+    let version = format!("Version: {}", env!("CARGO_PKG_VERSION"));
+    assert!(template.lines().any(|line| line == version), "no line `{version}`");
+
+    // These arguments make another unit of the crate alone; what it depends on is there already.
+    let library = library();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["rustc", "-p", "eversock", "--lib", "--crate-type", "staticlib"]);
+    command.args(&library.profile).args(["--", "--print", "native-static-libs"]);
+    command.current_dir(root()).env("CARGO_TARGET_DIR", &library.target_dir);
+    let said = run(&mut command);
+    let line = said.err.lines().find_map(|line| line.split("native-static-libs: ").nth(1));
+    let line = line.unwrap_or_else(|| panic!("rustc does not tell:\n{}", said.err));
+    let wanted: Vec<&str> = line.split_whitespace().collect();
+    let mut unique: Vec<&str> = Vec::new();
+    for name in wanted {
+        if !unique.contains(&name) {
+            unique.push(name);
+        }
+    }
+    assert_eq!(native_libraries(), unique);
+}
+
+#[test]
+fn pkg_config_takes_the_file() {
+    if !have("pkg-config") {
+        return;
+    }
+    let dir = eversock_ffi_tests::out_dir();
+    let template = std::fs::read_to_string(root().join("eversock.pc.in")).unwrap();
+    std::fs::write(dir.join("eversock.pc"), template.replace("@prefix@", "/opt/evs")).unwrap();
+    let mut command = Command::new("pkg-config");
+    command.env("PKG_CONFIG_PATH", &dir).args(["--static", "--libs", "--cflags", "eversock"]);
+    let said = run(&mut command);
+    for word in ["-I/opt/evs/include", "-L/opt/evs/lib", "-leversock", "-lpthread"] {
+        assert!(said.out.contains(word), "{word} is missing: {}", said.out);
+    }
+}
