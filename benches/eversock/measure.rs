@@ -265,9 +265,9 @@ fn stall_busy(options: &Options, rows: &mut Rows) -> io::Result<()> {
                 })
                 .collect();
             for (at, is_cut) in marks {
-                let near = gaps.iter().filter(|&&(end, length)| {
-                    end >= at && (end - length) < at + NEAR_NS
-                });
+                let near = gaps
+                    .iter()
+                    .filter(|&&(end, length)| end >= at && (end - length) < at + NEAR_NS);
                 let longest = near.map(|&(_, length)| length * 1e-6).fold(0.0, f64::max);
                 if is_cut { cut.push(longest) } else { whole.push(longest) }
             }

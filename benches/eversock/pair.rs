@@ -108,11 +108,7 @@ impl Pair {
     }
 
     /// Both do `command`, the server first; gives both answers.
-    pub(crate) fn both(
-        &mut self,
-        client: &str,
-        server: &str,
-    ) -> io::Result<(Vec<f64>, Vec<f64>)> {
+    pub(crate) fn both(&mut self, client: &str, server: &str) -> io::Result<(Vec<f64>, Vec<f64>)> {
         self.server.tell(server)?;
         self.client.tell(client)?;
         let client = self.client.numbers()?;

@@ -115,7 +115,8 @@ impl Rows {
         let met = figure.goal.map(|goal| goal.is_met(value, ratio));
         self.unmet += usize::from(met == Some(false));
         if self.is_json {
-            let number = |value: Option<f64>| value.map_or("null".to_owned(), |v| format!("{v:.4}"));
+            let number =
+                |value: Option<f64>| value.map_or("null".to_owned(), |v| format!("{v:.4}"));
             self.json.push(format!(
                 "{{\"name\":\"{name}\",\"value\":{value:.4},\"min\":{least:.4},\"max\":{most:.4},\
                  \"unit\":\"{}\",\"reference\":{},\"ratio\":{},\"goal\":{},\"met\":{}}}",

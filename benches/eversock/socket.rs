@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use eversock::{Config, Mode, VirtualListener, VirtualStream};
+use eversock::{Config, VirtualListener, VirtualStream};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +33,8 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    fn config(self) -> Config {
+    fn config() -> Config {
         Config {
-            mode: if self == Self::Pumped { Mode::Pumped } else { Mode::Direct },
             // A measurement that cannot go on ends soon.
             grace: Duration::from_secs(20),
             grace_after_close: Duration::from_secs(20),
@@ -59,7 +58,7 @@ impl Stream {
             stream.set_nodelay(true)?;
             return Ok(Self::Tcp(stream));
         }
-        Self::wrap(kind, VirtualStream::connect_with(addr, kind.config())?)
+        Self::wrap(kind, VirtualStream::connect_with(addr, Kind::config())?)
     }
 
     fn wrap(kind: Kind, stream: VirtualStream) -> io::Result<Self> {
@@ -132,7 +131,7 @@ impl Listener {
         if kind == Kind::Plain {
             return Ok(Self::Tcp(TcpListener::bind(any)?));
         }
-        Ok(Self::Virtual(kind, VirtualListener::bind_with(any, kind.config())?))
+        Ok(Self::Virtual(kind, VirtualListener::bind_with(any, Kind::config())?))
     }
 
     pub(crate) fn addr(&self) -> io::Result<SocketAddr> {

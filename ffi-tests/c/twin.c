@@ -29,6 +29,10 @@
 
 static const char *section = "";
 
+/* Nonsense that the compiler must not see through. */
+static volatile int minus_one = -1, too_many = 1025;
+static void *volatile nowhere = NULL;
+
 static void show(const char *what, long result)
 {
     int error = errno;
@@ -150,9 +154,9 @@ static void fresh(void)
     SHOW(shutdown(fd, SHUT_RDWR));
     SHOW(accept(fd, NULL, NULL));
     SHOW(polled(fd, POLLIN | POLLOUT, 0));
-    SHOW(connect(fd, NULL, 16));
+    SHOW(connect(fd, nowhere, 16));
     SHOW(connect(fd, (struct sockaddr *)&where, 1));
-    SHOW(bind(fd, NULL, 16));
+    SHOW(bind(fd, nowhere, 16));
     SHOW(bind(fd, (struct sockaddr *)&where, 8));
     SHOW(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, "x", 1));
     SHOW(setsockopt(fd, SOL_SOCKET, 4711, &len, sizeof len));
@@ -270,16 +274,16 @@ static void data(void)
     SHOW(polled(server, POLLIN | POLLOUT, 0));
     SHOW(recv(server, buffer, 1, MSG_DONTWAIT));
     SHOW(recv(server, buffer, 0, MSG_DONTWAIT));
-    SHOW(send(client, NULL, 0, 0));
-    SHOW(send(client, NULL, 5, 0));
+    SHOW(send(client, nowhere, 0, 0));
+    SHOW(send(client, nowhere, 5, 0));
     SHOW(write(client, "abcdefg", 7));
     SHOW(recv(server, buffer, 7, MSG_WAITALL));
     SHOW(writev(server, parts, 3));
     SHOW(recv(client, buffer, 7, MSG_WAITALL));
     SHOW(memcmp(buffer, "abc", 3));
     SHOW(writev(server, parts, 0));
-    SHOW(writev(server, parts, -1));
-    SHOW(writev(server, parts, 1025));
+    SHOW(writev(server, parts, minus_one));
+    SHOW(writev(server, parts, too_many));
     SHOW(readv(server, parts, 0));
     SHOW(write(client, "0123456", 7));
     EVENTUALLY(waiting(server) == 7);
@@ -533,7 +537,7 @@ static void waits(void)
     SHOW(select(-1, NULL, NULL, NULL, NULL));
     SHOW(polled(-1, POLLIN, 0));
     SHOW(polled(1000, POLLIN, 0));
-    SHOW(poll(NULL, 1, 0));
+    SHOW(poll(nowhere, 1, 0));
     SHOW(epoll_ctl(epfd, EPOLL_CTL_DEL, server, NULL));
     SHOW(epoll_ctl(epfd, EPOLL_CTL_DEL, server, NULL));
     SHOW(close(epfd));

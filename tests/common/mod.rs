@@ -60,10 +60,11 @@ pub(crate) fn quick() -> Config {
 
 /// A listener, a proxy before it, and a client connected through the proxy.
 pub(crate) struct Ends {
-    pub(crate) listener: VirtualListener,
-    pub(crate) proxy: Proxy,
+    // Dropped in this order: what was not delivered yet still can be.
     pub(crate) client: VirtualStream,
     pub(crate) server: VirtualStream,
+    pub(crate) proxy: Proxy,
+    pub(crate) listener: VirtualListener,
 }
 
 pub(crate) fn proxy_to(addr: SocketAddr) -> Proxy {
@@ -77,7 +78,7 @@ pub(crate) fn ends(bind: &str, client: Config, server: Config) -> Ends {
     let proxy = proxy_to(listener.local_addr().unwrap());
     let client = VirtualStream::connect_with(proxy.local_addr(), client).unwrap();
     let (server, _) = listener.accept().unwrap();
-    Ends { listener, proxy, client, server }
+    Ends { client, server, proxy, listener }
 }
 
 pub(crate) fn pair() -> Ends {

@@ -65,7 +65,7 @@ fn lock(slot: &AtomicUsize) -> Option<usize> {
         }
         spins += 1;
         // Held for a few instructions only, unless its holder was preempted.
-        if spins % 128 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        if spins.is_multiple_of(128) { std::thread::yield_now() } else { std::hint::spin_loop() }
     }
 }
 

@@ -164,13 +164,13 @@ impl Reactor {
     /// The session has failed; the program's calls say so already.
     pub(super) fn failed(&mut self, socket: Arc<Socket>, cause: String) {
         log::warn!("session {} has failed: {cause}", socket.id);
-        if let Ok(mut tx) = socket.tx.try_lock() {
-            if tx.number >= 0 {
-                if let Some(sender) = tx.sender.as_mut() {
-                    sender.want_reset(0);
-                }
-                socket.flush(&mut tx, false);
+        if let Ok(mut tx) = socket.tx.try_lock()
+            && tx.number >= 0
+        {
+            if let Some(sender) = tx.sender.as_mut() {
+                sender.want_reset(0);
             }
+            socket.flush(&mut tx, false);
         }
         match socket.abandon() {
             Ok(Err(Busy)) => return self.again.push(Command::Failed { socket, cause }),

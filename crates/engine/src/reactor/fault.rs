@@ -61,7 +61,8 @@ impl Reactor {
 
     fn watched_one(&mut self, socket: &Arc<Socket>, seen: i32) {
         let gone = seen & (libc::EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) != 0;
-        if !socket.owner.is(self.engine.instance) && !(gone && self.claim_unclaimed(socket)) {
+        let mine = socket.owner.is(self.engine.instance) || gone && self.claim_unclaimed(socket);
+        if !mine {
             return;
         }
         if seen & libc::EPOLLOUT != 0

@@ -52,13 +52,7 @@ enum Turn {
 
 impl Reactor {
     /// Begins to copy for a socket.
-    pub(super) fn pump(
-        &mut self,
-        socket: Arc<Socket>,
-        far: Fd,
-        near: Option<Fd>,
-        junk: usize,
-    ) {
+    pub(super) fn pump(&mut self, socket: Arc<Socket>, far: Fd, near: Option<Fd>, junk: usize) {
         let token = self.token();
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.register(far.as_raw_fd(), token, both) {
@@ -162,14 +156,14 @@ impl Pump {
     fn turn(&mut self) -> io::Result<Turn> {
         let mut buf = vec![0; BUFFER_BYTES];
         if let Some(near) = self.near.take() {
-            // Its buffers were made tiny so that little junk filled them.
-            tcp::enlarge(near.as_raw_fd(), self.far.as_raw_fd());
+            // Its buffer was made tiny so that little junk filled it.
+            tcp::enlarge(near.as_raw_fd());
         }
         let socket = Arc::clone(&self.socket);
         let number = self.far.as_raw_fd();
         for _ in 0..ROUNDS {
-            let out = self.from_program(&socket, number, &mut buf)?;
-            let back = self.to_program(&socket, number, &mut buf)?;
+            let out = self.read_program(&socket, number, &mut buf)?;
+            let back = self.write_program(&socket, number, &mut buf)?;
             if !out && !back {
                 return Ok(Turn::Idle);
             }
@@ -178,7 +172,7 @@ impl Pump {
     }
 
     /// Moves bytes from the program to the session; true if it should be called again.
-    fn from_program(
+    fn read_program(
         &mut self,
         socket: &Arc<Socket>,
         number: i32,
@@ -240,7 +234,7 @@ impl Pump {
     }
 
     /// Moves bytes from the session to the program; true if it should be called again.
-    fn to_program(
+    fn write_program(
         &mut self,
         socket: &Arc<Socket>,
         number: i32,

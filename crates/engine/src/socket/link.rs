@@ -6,8 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
 
 use core::net::SocketAddr;
 use rustix::net::SocketType;
@@ -150,7 +150,9 @@ impl Socket {
         self.change(bits::DETACHED, bits::WANTS_CREDIT);
         self.watch_stop();
         if held.place.private.is_some() {
-            held.place.private.take().map(tcp::discard);
+            if let Some(private) = held.place.private.take() {
+                tcp::discard(private);
+            }
         } else if !is_over && !held.place.numbers.is_empty() {
             self.put_placeholder(&mut held.place, false)?;
             if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
@@ -234,7 +236,9 @@ impl Socket {
         place.placeholder = None;
         place.identity = identity;
         for set in &sets {
-            result = result.and(set.resume(&place.numbers));
+            // All of them, whatever became of the others.
+            let resumed = set.resume(&place.numbers);
+            result = result.and(resumed);
         }
         result
     }

@@ -509,10 +509,7 @@ impl Socket {
             return Ok(total);
         }
         let mut queue = vec![0; sys::io::queued(rx.number)];
-        let n = match sys::io::peek(rx.number, &mut queue) {
-            Ok(n) => n,
-            Err(_) => return Ok(total),
-        };
+        let Ok(n) = sys::io::peek(rx.number, &mut queue) else { return Ok(total) };
         let mut rest = &queue[..n];
         let here = receiver.payload_left().min(rest.len());
         total += here;

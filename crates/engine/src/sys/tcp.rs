@@ -83,12 +83,9 @@ pub(crate) fn loopback_pair() -> io::Result<(Fd, Fd)> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, "strangers flood the loopback listener"))
 }
 
-/// Gives a pair whose `near` to `far` direction was made tiny its room back. Raising SO_RCVBUF does
-/// not lift the window clamp that lowering it has set.
-pub(crate) fn enlarge(near: RawFd, far: RawFd) {
+/// Gives a socket whose sending buffer was made tiny its room back.
+pub(crate) fn enlarge(near: RawFd) {
     let large = (1024 * 1024i32).to_ne_bytes();
-    let _small = set_option(far, libc::SOL_SOCKET, libc::SO_RCVBUF, &large);
-    let _small = set_option(far, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &large);
     let _small = set_option(near, libc::SOL_SOCKET, libc::SO_SNDBUF, &large);
 }
 

@@ -145,8 +145,7 @@ pub(crate) fn epoll_ctl(
         return Ok(());
     }
     let socket_of = Arc::clone(&socket);
-    let registration =
-        Registration { events, data, socket: socket_of, fired: false, muted: false };
+    let registration = Registration { events, data, socket: socket_of, fired: false, muted: false };
     index.registrations.insert(number, registration);
     index.by_data.entry(data).or_default().insert(number);
     index.by_socket.entry(socket.id).or_default().insert(number);
@@ -434,12 +433,12 @@ fn filter(registration: &Matched, events: u32) -> u32 {
         // A dead real socket is the engine's affair; until it is gone it must not make us spin.
         std::thread::yield_now();
     }
-    if state & (bits::DETACHED | bits::CONNECTING) != 0 {
-        seen &= !(libc::EPOLLIN as u32);
-    } else if seen & libc::EPOLLIN as u32 != 0
-        && !socket.nonblocking.load(std::sync::atomic::Ordering::Relaxed)
-        && !socket.probe_input()
-    {
+    // A placeholder's input is a nudge of ours; and to a blocking socket only payload is input.
+    let blocking = !socket.nonblocking.load(std::sync::atomic::Ordering::Relaxed);
+    let is_input = seen & libc::EPOLLIN as u32 != 0
+        && state & (bits::DETACHED | bits::CONNECTING) == 0
+        && !(blocking && !socket.probe_input());
+    if !is_input {
         seen &= !(libc::EPOLLIN as u32);
     }
     if seen & libc::EPOLLOUT as u32 != 0 && state & (bits::NO_ROOM | bits::CONNECTING) != 0 {
