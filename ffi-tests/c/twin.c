@@ -151,9 +151,9 @@ static void fresh(void)
     SHOW(recv(fd, &byte, 1, 0));
     SHOW(read(fd, &byte, 1));
     SHOW(send(fd, "x", 1, MSG_NOSIGNAL));
-    SHOW(shutdown(fd, SHUT_RDWR));
     SHOW(accept(fd, NULL, NULL));
     SHOW(polled(fd, POLLIN | POLLOUT, 0));
+    SHOW(shutdown(fd, SHUT_RDWR));
     SHOW(connect(fd, nowhere, 16));
     SHOW(connect(fd, (struct sockaddr *)&where, 1));
     SHOW(bind(fd, nowhere, 16));

@@ -53,7 +53,7 @@ pub(crate) fn quick() -> Config {
     Config {
         grace: Duration::from_secs(20),
         grace_after_close: Duration::from_secs(20),
-        linger: Duration::from_secs(10),
+        linger: Duration::from_secs(2),
         ..Config::default()
     }
 }

@@ -171,9 +171,10 @@ pub(crate) fn converse(how: How, mut stream: &VirtualStream, out: &[u8]) -> Vec<
         }
         if before == (sent, got.len(), shut, ended) {
             idle += 1;
+            if idle > 500 { eprintln!("idle {how:?} seen {seen:#x} sent {sent} got {} shut {shut} ended {ended} {:?}", got.len(), stream.info()); }
         }
     }
     // Frames that carry only control wake a non-blocking program for nothing; not more than that.
-    assert!(idle < 2_000, "{idle} of {} wake-ups were for nothing", waiter.returns);
+    assert!(idle < 2_000, "{idle} of {} {how:?} wake-ups were for nothing", waiter.returns);
     got
 }

@@ -437,7 +437,7 @@ fn filter(registration: &Matched, events: u32) -> u32 {
     let blocking = !socket.nonblocking.load(std::sync::atomic::Ordering::Relaxed);
     let is_input = seen & libc::EPOLLIN as u32 != 0
         && state & (bits::DETACHED | bits::CONNECTING) == 0
-        && !(blocking && !socket.probe_input());
+        && (!blocking || socket.probe_input());
     if !is_input {
         seen &= !(libc::EPOLLIN as u32);
     }
