@@ -476,7 +476,7 @@ fn an_outage_is_writable_until_the_log_is_full() {
     assert_eq!(wait_one(&edge, WHILE), None);
     assert_eq!(poll_one(&ends.client, libc::POLLOUT, WHILE), 0);
     assert!(thread_cpu() - before < Duration::from_millis(50), "spun");
-    ends.proxy.inject(Fault::Heal, Target::Open).unwrap();
+    ends.proxy.inject(Fault::Heal, Target::All).unwrap();
     assert!(read_exactly(&ends.server, sent) == bytes[..sent]);
     for epoll in [&level, &edge] {
         assert_eq!(wait_one(epoll, LONG), Some(OUT));

@@ -155,7 +155,7 @@ mod examples {
 
     pub(super) fn run_all() {
         let out = out_dir().join("examples");
-        std::fs::create_dir_all(&out).unwrap();
+        std::fs::create_dir_all(&out).expect("a directory");
         let mut make = Command::new("make");
         make.args(["-s", "-B", "-C"]).arg(root().join("examples/c"));
         make.arg(format!("OUT={}", out.display()));
@@ -180,10 +180,12 @@ mod examples {
     fn talk(dir: &Path, server: &str) {
         let mut command = Command::new(dir.join(server));
         command.arg("0").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut server = Server(command.spawn().unwrap());
+        let mut server = Server(command.spawn().expect("the server"));
         let mut line = String::new();
-        BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().rsplit(' ').next().unwrap().to_owned();
+        BufReader::new(server.0.stdout.take().expect("its output"))
+            .read_line(&mut line)
+            .expect("a line");
+        let port = line.trim().rsplit(' ').next().expect("a port").to_owned();
         for _ in 0..2 {
             let mut client = Command::new(dir.join("echo_client"));
             let said = run(client.args(["127.0.0.1", &port, "hello over eversock"]));

@@ -11,7 +11,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use eversock::{Config, VirtualListener, VirtualStream};
+use eversock::{BackOff, Config, VirtualListener, VirtualStream};
 use eversock_chaos::{Config as ProxyConfig, Fault, Proxy, Target};
 
 pub(crate) const MIB: usize = 1024 * 1024;
@@ -54,6 +54,7 @@ pub(crate) fn quick() -> Config {
         grace: Duration::from_secs(20),
         grace_after_close: Duration::from_secs(20),
         linger: Duration::from_secs(2),
+        back_off: BackOff { base: Duration::from_millis(10), cap: Duration::from_millis(100) },
         ..Config::default()
     }
 }

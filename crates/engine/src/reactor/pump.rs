@@ -107,7 +107,12 @@ impl Reactor {
             Turn::Idle => {}
             Turn::More => self.timers.set(clock::now(), Timer::Pump(token)),
             Turn::Gone => {
-                self.stop_pump(token);
+                if let Some(pump) = self.pumps.remove(&token) {
+                    self.deregister(pump.far.as_raw_fd());
+                    self.pump_of.remove(&socket.id);
+                    // A RST, so that the program's next write says so.
+                    tcp::discard(pump.far);
+                }
                 socket.change(bits::CLOSED, 0);
                 if let Ok(mut tx) = socket.tx.lock()
                     && let Some(sender) = tx.sender.as_mut()
@@ -219,7 +224,12 @@ impl Pump {
             sender.finish();
             socket.change(bits::WRITE_SHUT, 0);
         } else {
-            // A peer that reads no more gets nothing more; the program is not told by a pipe.
+            if sender.is_stopped() && self.peer_ended {
+                // As TCP does when one writes to a peer that has closed.
+                drop(tx);
+                return Err(crate::error::errno(libc::EPIPE));
+            }
+            // A peer that reads no more gets nothing more.
             let _taken = sender.write(&buf[..n]);
             let written = sender.written();
             socket.shared.written.store(written, std::sync::atomic::Ordering::SeqCst);

@@ -243,18 +243,22 @@ impl Socket {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |b| Some((b & !clear) | raise))
             .unwrap_or(before);
         if (before & !clear) | raise != before {
-            self.kick();
+            self.kick_for(before & clear & bits::NO_ROOM != 0);
         }
     }
 
     /// Wakes whoever waits for this socket, in whatever call.
     pub(crate) fn kick(&self) {
+        self.kick_for(false);
+    }
+
+    fn kick_for(&self, opened: bool) {
         if let Ok(sleepers) = self.sleepers.lock() {
             sleepers.ring();
         }
         if let Ok(epolls) = self.epolls.lock() {
             for set in epolls.iter().filter_map(Weak::upgrade) {
-                set.note(self.id);
+                set.note(self.id, opened);
             }
         }
     }

@@ -18,6 +18,7 @@ use crate::table::{self, Entry};
 
 const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
 const EDGE: u32 = libc::EPOLLET as u32;
+const OUT: u32 = libc::EPOLLOUT as u32;
 const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
 
 /// The virtual sockets of one epoll set.
@@ -57,7 +58,7 @@ impl Registration {
         // A fired ONESHOT stays disarmed; the kernel adds ERR|HUP, which `merge` swallows.
         match (self.fired, self.muted) {
             (true, _) => ONESHOT,
-            (false, true) => self.events & !(libc::EPOLLOUT as u32),
+            (false, true) => self.events & !OUT,
             (false, false) => self.events,
         }
     }
@@ -235,15 +236,15 @@ impl EpollSet {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A socket's bits changed.
-    pub(crate) fn note(&self, socket: u64) {
+    /// A socket's bits changed; `opened` when its window did.
+    pub(crate) fn note(&self, socket: u64, opened: bool) {
         let mut index = self.index();
         let Index { by_socket, hot, .. } = &mut *index;
         let Some(numbers) = by_socket.get(&socket) else { return };
         let numbers: Vec<RawFd> = numbers.iter().copied().collect();
         hot.extend(&numbers);
-        for number in numbers {
-            self.unmute(&mut index, number);
+        if opened {
+            numbers.into_iter().for_each(|number| self.unmute(&mut index, number));
         }
         drop(index);
         fd::notify(self.bell.as_raw_fd());
@@ -265,10 +266,12 @@ impl EpollSet {
         }
     }
 
-    /// Asks the kernel again, which is also the edge that an edge-triggered program waits for.
+    /// Asks the kernel again. That is also the edge for an edge-triggered program: the kernel, which
+    /// always was writable, has none.
     fn unmute(&self, index: &mut Index, number: RawFd) {
         let Some(registration) = index.registrations.get_mut(&number) else { return };
-        if registration.muted && !registration.socket.has(bits::NO_ROOM) {
+        let edge = registration.events & EDGE != 0 && registration.events & OUT != 0;
+        if (registration.muted || edge) && !registration.fired {
             registration.muted = false;
             let (events, data) = (registration.kernel_events(), registration.data);
             let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, events, data);
@@ -388,7 +391,7 @@ impl EpollSet {
                 // Not under the index's lock: looking at a socket may ring this very set.
                 let before = events;
                 events = filter(&matched, events);
-                if (before & !events) & libc::EPOLLOUT as u32 != 0 {
+                if before & !events & OUT != 0 {
                     self.mute(matched.number);
                 }
                 if let Some(at) = ours.iter().position(|(n, _)| *n == matched.number) {
