@@ -289,7 +289,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_log_equals_a_byte_queue(
-            base in prop_oneof![Just(0u64), Just((1 << 31) - 3), Just((1 << 32) - 3), Just((1 << 63) - 3)],
+            base in prop_oneof![
+                Just(0u64), Just((1 << 31) - 3), Just((1 << 32) - 3), Just((1 << 63) - 3),
+            ],
             ops in proptest::collection::vec((0..3u8, 0usize..70_000), 1..30),
         ) {
             let mut log = Log::new(Arc::default(), base);
@@ -299,7 +301,11 @@ mod tests {
             for (op, n) in ops {
                 match op {
                     0 => {
-                        let bytes: Vec<u8> = (0..n).map(|_| { next = next.wrapping_mul(5).wrapping_add(3); next }).collect();
+                        let mut more = || {
+                            next = next.wrapping_mul(5).wrapping_add(3);
+                            next
+                        };
+                        let bytes: Vec<u8> = (0..n).map(|_| more()).collect();
                         log.append(&bytes);
                         model.extend(&bytes);
                     }
@@ -321,7 +327,8 @@ mod tests {
                 let mut slices = [IoSlice::new(&[]); 64];
                 let (count, total) = log.gather(model_base + from as u64, usize::MAX, &mut slices);
                 prop_assert_eq!(total, model.len() - from);
-                prop_assert!(slices[..count].iter().flat_map(|s| s.iter()).eq(model.iter().skip(from)));
+                let gathered = slices[..count].iter().flat_map(|s| s.iter());
+                prop_assert!(gathered.eq(model.iter().skip(from)));
             }
         }
     }

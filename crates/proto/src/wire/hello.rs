@@ -322,11 +322,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn addresses_survive_the_wire(v4 in proptest::collection::vec((any::<u32>(), 1u16..), 0..9),
-                                      v6 in proptest::collection::vec((any::<u128>(), 1u16..), 0..8)) {
-            let addrs: Vec<SocketAddr> = v4.iter().map(|&(ip, port)| SocketAddr::new(Ipv4Addr::from(ip).into(), port))
-                .chain(v6.iter().map(|&(ip, port)| SocketAddr::new(Ipv6Addr::from(ip).into(), port)))
-                .collect();
+        fn addresses_survive_the_wire(
+            v4 in proptest::collection::vec((any::<u32>(), 1u16..), 0..9),
+            v6 in proptest::collection::vec((any::<u128>(), 1u16..), 0..8),
+        ) {
+            let v4 = v4.iter().map(|&(ip, port)| SocketAddr::new(Ipv4Addr::from(ip).into(), port));
+            let v6 = v6.iter().map(|&(ip, port)| SocketAddr::new(Ipv6Addr::from(ip).into(), port));
+            let addrs: Vec<SocketAddr> = v4.chain(v6).collect();
             prop_assert_eq!(decode_addrs(&encode_addrs(&addrs)), Ok(addrs));
         }
 

@@ -4,6 +4,9 @@
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
 
+mod number;
+mod option;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
 use std::sync::Arc;
@@ -18,7 +21,6 @@ use crate::error::{errno, fail};
 use crate::event::Event;
 use crate::inspect::{SessionInfo, describe};
 use crate::listener::{Listener, not_connected};
-use crate::options::Effect;
 use crate::process;
 use crate::reactor::{self, Command};
 use crate::socket::recv::RecvMode;
@@ -30,6 +32,8 @@ use crate::wait::kick::Bell;
 use crate::wait::{epoll, poll as wait_poll};
 
 pub use crate::inspect::control_dir;
+pub use number::{dup, dup3};
+pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
 
 /// True when the number is a virtual socket or listener. One load when it is not.
 #[inline]
@@ -513,207 +517,6 @@ pub fn getpeername(number: RawFd) -> io::Result<Option<SocketAddr>> {
         return fail(libc::ENOTCONN);
     }
     Ok(Socket::lock(&socket.meta)?.peer)
-}
-
-/// setsockopt(2) with the option's bytes: recorded, and set again on every new connection.
-pub fn setsockopt(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
-    let socket = match table::get(number) {
-        Some(Entry::Stream(socket)) => socket,
-        Some(Entry::Listener(listener)) => {
-            return tcp::set_option(listener.real.as_raw_fd(), level, name, value);
-        }
-        None => return fail(libc::ENOTSOCK),
-    };
-    let place = Socket::lock(&socket.place)?;
-    let real = place.real_number();
-    let at = real.unwrap_or(number);
-    let is_real = real.is_some() && !(socket.has(bits::CONNECTING));
-    drop(place);
-    let effect = Socket::lock(&socket.meta)?.options.set(at, is_real, level, name, value)?;
-    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    match effect {
-        Effect::Applied => {}
-        Effect::RecvTimeout(d) => socket.recv_timeout_us.store(micros(d), Ordering::Relaxed),
-        Effect::SendTimeout(d) => socket.send_timeout_us.store(micros(d), Ordering::Relaxed),
-    }
-    if socket.has(bits::PUMPED) && level == libc::SOL_SOCKET {
-        // The program's end of the pair is where a time-out or a low-water mark works.
-        let _cosmetic = tcp::set_option(number, level, name, value);
-    }
-    Ok(())
-}
-
-/// getsockopt(2) into `out`; gives the option's length.
-pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::Result<usize> {
-    let socket = match table::get(number) {
-        Some(Entry::Stream(socket)) => socket,
-        Some(Entry::Listener(listener)) => {
-            return tcp::get_option(listener.real.as_raw_fd(), level, name, out);
-        }
-        None => return fail(libc::ENOTSOCK),
-    };
-    let int = |value: i32, out: &mut [u8]| {
-        let bytes = value.to_ne_bytes();
-        let n = bytes.len().min(out.len());
-        out[..n].copy_from_slice(&bytes[..n]);
-        Ok(n)
-    };
-    match (level, name) {
-        (libc::SOL_SOCKET, libc::SO_ERROR) => return int(socket.take_error(), out),
-        (libc::SOL_SOCKET, libc::SO_TYPE) => return int(libc::SOCK_STREAM, out),
-        (libc::SOL_SOCKET, libc::SO_PROTOCOL) => return int(libc::IPPROTO_TCP, out),
-        (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => return int(0, out),
-        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => {
-            let nodelay = Socket::lock(&socket.meta)?.options.nodelay;
-            return int(i32::from(nodelay), out);
-        }
-        (libc::SOL_SOCKET, libc::SO_LINGER) => {
-            let linger = Socket::lock(&socket.meta)?.options.linger;
-            let seconds = linger.map_or(0, |l| i32::try_from(l.as_secs()).unwrap_or(i32::MAX));
-            let mut bytes = [0; 8];
-            bytes[..4].copy_from_slice(&i32::from(linger.is_some()).to_ne_bytes());
-            bytes[4..].copy_from_slice(&seconds.to_ne_bytes());
-            let n = bytes.len().min(out.len());
-            out[..n].copy_from_slice(&bytes[..n]);
-            return Ok(n);
-        }
-        (libc::SOL_SOCKET, libc::SO_DOMAIN) => {
-            let meta = Socket::lock(&socket.meta)?;
-            let addr = meta.peer.or(meta.bound).or_else(|| tcp::local_addr(number));
-            let v6 = addr.is_some_and(|addr| addr.is_ipv6());
-            return int(if v6 { libc::AF_INET6 } else { libc::AF_INET }, out);
-        }
-        _ => {}
-    }
-    let real = Socket::lock(&socket.place)?.real_number();
-    if let Some(real) = real.filter(|_| !socket.has(bits::CONNECTING)) {
-        return tcp::get_option(real, level, name, out);
-    }
-    // No connection stands: what was set, or what a fresh socket has.
-    if let Some(value) = Socket::lock(&socket.meta)?.options.get(level, name) {
-        let n = value.len().min(out.len());
-        out[..n].copy_from_slice(&value[..n]);
-        return Ok(n);
-    }
-    let fresh = tcp::new_socket(&SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    tcp::get_option(fresh.as_raw_fd(), level, name, out)
-}
-
-/// fcntl(2) for the commands that concern a socket; `None` for those that the kernel can answer.
-pub fn fcntl(number: RawFd, command: i32, argument: i64) -> Option<io::Result<i32>> {
-    match command {
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
-            let from = i32::try_from(argument).unwrap_or(-1);
-            Some(dup_from(number, from, command == libc::F_DUPFD_CLOEXEC))
-        }
-        libc::F_SETFL => {
-            let on = argument & i64::from(libc::O_NONBLOCK) != 0;
-            if let Some(Entry::Stream(socket)) = table::get(number) {
-                socket.nonblocking.store(on, Ordering::Relaxed);
-            }
-            None
-        }
-        _ => None,
-    }
-}
-
-/// ioctl(2) FIONBIO.
-pub fn set_nonblocking(number: RawFd, on: bool) -> io::Result<()> {
-    let socket = table::get(number);
-    if let Some(Entry::Stream(socket)) = &socket {
-        // The place keeps a swap from copying the old flag to the new file.
-        let _place = Socket::lock(&socket.place)?;
-        socket.nonblocking.store(on, Ordering::Relaxed);
-        return fd::set_nonblocking(number, on);
-    }
-    fd::set_nonblocking(number, on)
-}
-
-/// ioctl(2) FIONREAD: payload bytes that can be read now, exactly.
-pub fn readable_bytes(number: RawFd) -> io::Result<usize> {
-    let socket = stream(number)?;
-    if socket.has(bits::PUMPED) { Ok(sys::io::queued(number)) } else { socket.readable_bytes() }
-}
-
-/// ioctl(2) SIOCOUTQ: bytes written that the peer's program has not consumed.
-pub fn unsent_bytes(number: RawFd) -> io::Result<usize> {
-    let socket = stream(number)?;
-    let tx = socket.lock_tx()?;
-    Ok(tx.sender.as_ref().map_or(0, |sender| sender.log_len() as usize))
-}
-
-/// dup(2).
-pub fn dup(number: RawFd) -> io::Result<RawFd> {
-    dup_from(number, 0, false)
-}
-
-fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<RawFd> {
-    let Some(entry) = table::get(number) else { return fail(libc::EBADF) };
-    let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
-        let new = if cloexec {
-            rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?
-        } else {
-            let new = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?;
-            rustix::io::fcntl_setfd(&new, rustix::io::FdFlags::empty())?;
-            new
-        };
-        let raw = new.as_raw_fd();
-        if table::set(raw, entry.clone()).is_err() {
-            return fail(libc::EMFILE);
-        }
-        numbers.push(raw);
-        Ok(new.into_raw_fd())
-    };
-    match &entry {
-        Entry::Stream(socket) => add(&mut Socket::lock(&socket.place)?.numbers),
-        Entry::Listener(listener) => {
-            add(&mut *listener.numbers.lock().map_err(|_| crate::error::poisoned())?)
-        }
-    }
-}
-
-/// dup3(2), and dup2(2) with `flags` 0. Either number may be virtual; what stood at `new` is closed
-/// as close would.
-pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
-    if flags & !libc::O_CLOEXEC != 0 || number == new {
-        return fail(libc::EINVAL);
-    }
-    if new < 0 {
-        return fail(libc::EBADF);
-    }
-    let entry = table::get(number);
-    // The source must be sound before the target is lost.
-    fd::identity(number)?;
-    match table::take(new) {
-        Some(Entry::Stream(old)) => {
-            epoll::closed(&old, new);
-            close_taken(&old, new, false)?;
-        }
-        Some(Entry::Listener(old)) => old.close(new)?,
-        None => {}
-    }
-    let cloexec = flags & libc::O_CLOEXEC != 0;
-    let place = |numbers: &mut Vec<RawFd>, entry: Entry| -> io::Result<()> {
-        fd::replace(sys::borrow(number), new, cloexec)?;
-        if table::set(new, entry).is_err() {
-            return fail(libc::EMFILE);
-        }
-        numbers.push(new);
-        Ok(())
-    };
-    match entry {
-        Some(entry @ Entry::Stream(_)) => {
-            let Entry::Stream(socket) = &entry else { return fail(libc::EBADF) };
-            let socket = Arc::clone(socket);
-            place(&mut Socket::lock(&socket.place)?.numbers, entry)?;
-        }
-        Some(Entry::Listener(listener)) => {
-            let mut numbers = listener.numbers.lock().map_err(|_| crate::error::poisoned())?;
-            place(&mut numbers, Entry::Listener(Arc::clone(&listener)))?;
-        }
-        None => fd::replace(sys::borrow(number), new, cloexec)?,
-    }
-    Ok(new)
 }
 
 /// ppoll(2) over virtual and other descriptors; `None` waits without limit; `mask` may be null.

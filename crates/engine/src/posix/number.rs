@@ -1,0 +1,86 @@
+//! Numbers: dup, dup2, dup3.
+
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::sync::Arc;
+
+use super::close_taken;
+use crate::error::fail;
+use crate::socket::Socket;
+use crate::sys::{self, fd};
+use crate::table::{self, Entry};
+use crate::wait::epoll;
+
+/// dup(2).
+pub fn dup(number: RawFd) -> io::Result<RawFd> {
+    dup_from(number, 0, false)
+}
+
+pub(super) fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<RawFd> {
+    let Some(entry) = table::get(number) else { return fail(libc::EBADF) };
+    let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
+        let new = if cloexec {
+            rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?
+        } else {
+            let new = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?;
+            rustix::io::fcntl_setfd(&new, rustix::io::FdFlags::empty())?;
+            new
+        };
+        let raw = new.as_raw_fd();
+        if table::set(raw, entry.clone()).is_err() {
+            return fail(libc::EMFILE);
+        }
+        numbers.push(raw);
+        Ok(new.into_raw_fd())
+    };
+    match &entry {
+        Entry::Stream(socket) => add(&mut Socket::lock(&socket.place)?.numbers),
+        Entry::Listener(listener) => {
+            add(&mut *listener.numbers.lock().map_err(|_| crate::error::poisoned())?)
+        }
+    }
+}
+
+/// dup3(2), and dup2(2) with `flags` 0. Either number may be virtual; what stood at `new` is closed
+/// as close would.
+pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
+    if flags & !libc::O_CLOEXEC != 0 || number == new {
+        return fail(libc::EINVAL);
+    }
+    if new < 0 {
+        return fail(libc::EBADF);
+    }
+    let entry = table::get(number);
+    // The source must be sound before the target is lost.
+    fd::identity(number)?;
+    match table::take(new) {
+        Some(Entry::Stream(old)) => {
+            epoll::closed(&old, new);
+            close_taken(&old, new, false)?;
+        }
+        Some(Entry::Listener(old)) => old.close(new)?,
+        None => {}
+    }
+    let cloexec = flags & libc::O_CLOEXEC != 0;
+    let place = |numbers: &mut Vec<RawFd>, entry: Entry| -> io::Result<()> {
+        fd::replace(sys::borrow(number), new, cloexec)?;
+        if table::set(new, entry).is_err() {
+            return fail(libc::EMFILE);
+        }
+        numbers.push(new);
+        Ok(())
+    };
+    match entry {
+        Some(entry @ Entry::Stream(_)) => {
+            let Entry::Stream(socket) = &entry else { return fail(libc::EBADF) };
+            let socket = Arc::clone(socket);
+            place(&mut Socket::lock(&socket.place)?.numbers, entry)?;
+        }
+        Some(Entry::Listener(listener)) => {
+            let mut numbers = listener.numbers.lock().map_err(|_| crate::error::poisoned())?;
+            place(&mut numbers, Entry::Listener(Arc::clone(&listener)))?;
+        }
+        None => fd::replace(sys::borrow(number), new, cloexec)?,
+    }
+    Ok(new)
+}
