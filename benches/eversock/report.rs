@@ -116,15 +116,17 @@ impl Rows {
         self.unmet += usize::from(met == Some(false));
         if self.is_json {
             let number =
-                |value: Option<f64>| value.map_or("null".to_owned(), |v| format!("{v:.4}"));
+                |value: Option<f64>| value.map_or_else(|| "null".to_owned(), |v| format!("{v:.4}"));
             self.json.push(format!(
                 "{{\"name\":\"{name}\",\"value\":{value:.4},\"min\":{least:.4},\"max\":{most:.4},\
                  \"unit\":\"{}\",\"reference\":{},\"ratio\":{},\"goal\":{},\"met\":{}}}",
                 figure.unit,
                 number(reference),
                 number(ratio),
-                figure.goal.map_or("null".to_owned(), |g| format!("\"{}\"", g.text(figure.unit))),
-                met.map_or("null".to_owned(), |met| met.to_string()),
+                figure
+                    .goal
+                    .map_or_else(|| "null".to_owned(), |g| format!("\"{}\"", g.text(figure.unit))),
+                met.map_or_else(|| "null".to_owned(), |met| met.to_string()),
             ));
             return;
         }

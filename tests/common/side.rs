@@ -171,7 +171,6 @@ pub(crate) fn converse(how: How, mut stream: &VirtualStream, out: &[u8]) -> Vec<
         }
         if before == (sent, got.len(), shut, ended) {
             idle += 1;
-            if idle > 500 { eprintln!("idle {how:?} seen {seen:#x} sent {sent} got {} shut {shut} ended {ended} {:?}", got.len(), stream.info()); }
         }
     }
     // Frames that carry only control wake a non-blocking program for nothing; not more than that.

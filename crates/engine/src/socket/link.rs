@@ -43,6 +43,8 @@ pub(crate) enum TakenDown {
 impl Socket {
     /// Tells the engine that the connection of `epoch` is dead. Safe under any lock.
     pub(crate) fn fault(self: &Arc<Self>, epoch: u64, cause: &str) {
+        // Under the lock of a direction whose epoch this is: so a new epoch clears it afterwards.
+        self.change(bits::DYING, 0);
         self.command(Command::Fault { socket: Arc::clone(self), epoch, cause: cause.to_owned() });
     }
 
@@ -147,7 +149,7 @@ impl Socket {
         held.tx.number = -1;
         held.rx.number = -1;
         let is_over = self.note_end(&mut held);
-        self.change(bits::DETACHED, bits::WANTS_CREDIT);
+        self.change(bits::DETACHED, bits::WANTS_CREDIT | bits::DYING);
         self.watch_stop();
         if held.place.private.is_some() {
             if let Some(private) = held.place.private.take() {
@@ -289,7 +291,7 @@ impl Socket {
         };
         let replayed = self.begin_epoch(&mut held, number, epoch, peer_receive)?;
         self.watch_start(number);
-        self.change(0, bits::DETACHED | bits::CONNECTING | bits::FRESH);
+        self.change(0, bits::DETACHED | bits::DYING | bits::CONNECTING | bits::FRESH);
         if self.flush(&mut held.tx, false) == super::send::Flushed::Owed {
             self.owe();
         }

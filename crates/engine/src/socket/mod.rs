@@ -62,6 +62,8 @@ pub(crate) mod bits {
     pub(crate) const WANTS_CREDIT: u32 = 1 << 11;
     /// Both directions have ended.
     pub(crate) const OVER: u32 = 1 << 12;
+    /// A program's thread has found the connection dead; the engine has yet to take it away.
+    pub(crate) const DYING: u32 = 1 << 13;
 }
 
 /// How often the engine tries a direction lock before it does something else first.

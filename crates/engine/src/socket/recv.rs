@@ -443,7 +443,7 @@ impl Socket {
             let follows = sleepers.leader;
             let leads = !follows
                 && deadline.is_none()
-                && !self.has(bits::DETACHED | bits::CONNECTING | bits::PUMPED);
+                && !self.has(bits::DETACHED | bits::DYING | bits::CONNECTING | bits::PUMPED);
             sleepers.leader |= leads;
             (leads, follows)
         };
@@ -476,7 +476,7 @@ impl Socket {
                 _ => Ok(()),
             };
         }
-        let attached = !self.has(bits::DETACHED | bits::CONNECTING);
+        let attached = !self.has(bits::DETACHED | bits::DYING | bits::CONNECTING);
         let mut fds = [
             libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 },
             libc::pollfd {

@@ -332,6 +332,8 @@ impl Socket {
                 return Ok(());
             }
             let leader = Self::lock(&self.sleepers)?.leader;
+            // A dead socket would always be ready.
+            let to = if self.has(bits::DYING) { -1 } else { to };
             let mut events = 0;
             if owing {
                 events |= libc::POLLOUT;

@@ -102,7 +102,7 @@ fn known(socket: &Socket, asked: i16) -> i16 {
 fn for_kernel(socket: &Arc<Socket>, entry: &libc::pollfd) -> (RawFd, i16) {
     let state = socket.bits();
     let mut events = entry.events;
-    if state & (bits::DETACHED | bits::CONNECTING | bits::FAILED) != 0 {
+    if state & (bits::DETACHED | bits::DYING | bits::CONNECTING | bits::FAILED) != 0 {
         return (-1, events);
     }
     if state & bits::NO_ROOM != 0 && events & libc::POLLOUT != 0 {
@@ -127,7 +127,7 @@ fn visible(socket: &Arc<Socket>, asked: i16, kernel: i16) -> i16 {
         std::thread::yield_now();
     }
     if seen & libc::POLLIN != 0
-        && (state & (bits::DETACHED | bits::CONNECTING) != 0
+        && (state & (bits::DETACHED | bits::DYING | bits::CONNECTING) != 0
             || !socket.nonblocking.load(Ordering::Relaxed) && !socket.probe_input())
     {
         seen &= !libc::POLLIN;
