@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::reactor::{self, Command, Engine, engine_if_running};
 use crate::socket::{Meta, Place, Rx, Socket, Tx, Watch};
-use crate::sys;
+use crate::sys::{self, Fd};
 use crate::table;
+use crate::wait::epoll;
 use crate::wait::kick::{self, Sleepers};
 
 /// Who owns one session: a process's instance number, or 0 for nobody yet.
@@ -120,10 +121,15 @@ extern "C" fn at_exit() {
 /// Every lock that a child may need, held while the fork happens, so that none is left locked by a
 /// thread that the child does not have.
 struct Frozen {
-    sockets: Vec<Arc<Socket>>,
     locks: Vec<Locks>,
     _pool: Option<MutexGuard<'static, Vec<Box<[u8]>>>>,
     _books: Option<MutexGuard<'static, std::collections::BTreeMap<u64, Weak<Socket>>>>,
+    _sweep: MutexGuard<'static, Vec<Weak<Socket>>>,
+    _sets: epoll::Held,
+    _free: MutexGuard<'static, Vec<&'static AtomicU64>>,
+    bells: MutexGuard<'static, Vec<Fd>>,
+    /// Last, as fields are dropped in order and the locks are the sockets'.
+    sockets: Vec<Arc<Socket>>,
 }
 
 struct Locks {
@@ -166,7 +172,16 @@ extern "C" fn prepare() {
     }
     FORKS.fetch_add(1, Ordering::SeqCst);
     let pool = freeze_pool(engine);
-    let frozen = Frozen { sockets, locks, _pool: Some(pool), _books: Some(books) };
+    let frozen = Frozen {
+        sockets,
+        locks,
+        _pool: Some(pool),
+        _books: Some(books),
+        _sweep: freeze(engine.sweep_list()),
+        _sets: epoll::hold(),
+        _free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
+        bells: kick::hold(),
+    };
     FROZEN.store(Box::into_raw(Box::new(frozen)), Ordering::SeqCst);
 }
 
@@ -190,7 +205,8 @@ extern "C" fn in_parent() {
 extern "C" fn in_child() {
     let Some(mut frozen) = thaw() else { return };
     table::unlock_all();
-    kick::after_fork();
+    // The parent's sleepers share those counters.
+    frozen.bells.clear();
     for locks in &mut frozen.locks {
         // The parent's threads sleep, the parent's engine watches; the child has neither.
         *locks.sleepers = Sleepers::default();

@@ -39,7 +39,7 @@ impl Tombstones {
         self.by_id.get(id)
     }
 
-    fn insert(&mut self, id: SessionId, tombstone: Tombstone) {
+    pub(super) fn insert(&mut self, id: SessionId, tombstone: Tombstone) {
         if self.by_id.insert(id, tombstone).is_none() {
             self.order.push_back(id);
         }

@@ -225,6 +225,11 @@ impl Engine {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
+    /// The list of the next sweep, for the hooks around fork.
+    pub(crate) fn sweep_list(&self) -> &Mutex<Vec<Weak<Socket>>> {
+        &self.sweep
+    }
+
     pub(crate) fn list_for_sweep(&self, socket: &Arc<Socket>) {
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
         sweep.push(Arc::downgrade(socket));

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
 
-use eversock_proto::control::Role;
+use eversock_proto::control::{Role, Tombstone};
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
 use eversock_proto::open::{OpenError, OpenServer};
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
-use eversock_proto::secret::SessionId;
+use eversock_proto::secret::{Secret, SessionId};
 use eversock_proto::wire::hello::{self, HelloKind, HelloReader};
 use mio::Interest;
 
@@ -44,7 +44,7 @@ pub(super) struct Served {
     /// Proven sessions for which the program's end had no room.
     ready: VecDeque<(Birth, Fd)>,
     /// Handed over and not yet taken: kept, so that they can be reset if nobody takes them.
-    untaken: BTreeMap<SessionId, Fd>,
+    untaken: BTreeMap<SessionId, (Secret, Fd)>,
     /// Opens whose connection died before their CONFIRM came: the client believes that the session
     /// stands and will resume it.
     half_open: VecDeque<(Instant, OpenServer)>,
@@ -112,9 +112,13 @@ impl Reactor {
     pub(super) fn unlisten(&mut self, listener: &Arc<Listener>) {
         let Some(served) = self.listeners.get_mut(&listener.id) else { return };
         served.closed = true;
-        let untaken: Vec<_> = std::mem::take(&mut served.untaken).into_iter().collect();
+        let untaken = std::mem::take(&mut served.untaken);
         let ready = std::mem::take(&mut served.ready);
-        for (_, fd) in untaken.into_iter().chain(ready.into_iter().map(|(b, fd)| (b.id, fd))) {
+        let ready = ready.into_iter().map(|(birth, fd)| (birth.id, (birth.secret, fd)));
+        for (id, (secret, fd)) in untaken.into_iter().chain(ready) {
+            // Their clients believe that the session stands, and ask.
+            let tombstone = Tombstone { secret, reason: Reason::Reset, offset: 0 };
+            self.tombstones.insert(id, tombstone);
             tcp::discard(fd);
         }
         self.retire_listener(listener.id);
@@ -571,7 +575,7 @@ impl Reactor {
             match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, Some(fd.as_fd()))
             {
                 Ok(()) => {
-                    served.untaken.insert(birth.id, fd);
+                    served.untaken.insert(birth.id, (birth.secret, fd));
                 }
                 Err(error) if would_block(&error) => {
                     served.ready.push_front((birth, fd));

@@ -334,6 +334,15 @@ impl Socket {
         Ok(replayed)
     }
 
+    /// Takes the byte that woke a leader from the placeholder, which would be readable for ever.
+    pub(crate) fn take_nudges(&self, number: RawFd) {
+        let Ok(place) = self.place.lock() else { return };
+        if place.placeholder.is_some() && place.numbers.contains(&number) {
+            let mut nudges = [0; 64];
+            let _none = sys::io::recv_one(number, &mut nudges);
+        }
+    }
+
     /// A connection that was accepted under `number` begins its first epoch there, or under the
     /// engine's own descriptor when pumped.
     pub(crate) fn settle(self: &Arc<Self>, number: RawFd, epoch: u64) -> io::Result<()> {

@@ -454,6 +454,9 @@ impl Socket {
         if result.is_err() && leads {
             self.stop_leading();
         }
+        if leads && self.has(bits::DETACHED) {
+            self.take_nudges(number);
+        }
         result.map(|()| leads)
     }
 

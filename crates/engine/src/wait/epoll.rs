@@ -33,7 +33,7 @@ pub(crate) struct EpollSet {
 }
 
 #[derive(Debug, Default)]
-struct Index {
+pub(crate) struct Index {
     registrations: BTreeMap<RawFd, Registration>,
     by_data: BTreeMap<u64, BTreeSet<RawFd>>,
     by_socket: BTreeMap<u64, BTreeSet<RawFd>>,
@@ -79,6 +79,34 @@ fn find(epfd: RawFd) -> Option<Arc<EpollSet>> {
     }
     sets.remove(&epfd);
     None
+}
+
+/// What [`hold`] keeps still.
+pub(crate) struct Held {
+    indexes: Vec<MutexGuard<'static, Index>>,
+    _sets: MutexGuard<'static, BTreeMap<RawFd, Arc<EpollSet>>>,
+    _alive: Vec<Arc<EpollSet>>,
+}
+
+/// Holds all sets still around a fork.
+pub(crate) fn hold() -> Held {
+    let sets = sets();
+    let alive: Vec<Arc<EpollSet>> = sets.values().cloned().collect();
+    let mut indexes = Vec::with_capacity(alive.len());
+    for set in &alive {
+        let guard = set.index();
+        // SAFETY: `Held` keeps the set alive, and drops the guard before the set.
+        indexes.push(unsafe {
+            std::mem::transmute::<MutexGuard<'_, Index>, MutexGuard<'static, Index>>(guard)
+        });
+    }
+    Held { indexes, _sets: sets, _alive: alive }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.indexes.clear();
+    }
 }
 
 /// The program closed a number that may be an epoll set.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sys::{Fd, fd};
 
@@ -44,9 +44,9 @@ impl Drop for Bell {
     }
 }
 
-/// Forgets the pool in a fork child: the parent's sleepers share those counters.
-pub(crate) fn after_fork() {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner).clear();
+/// Holds the pool still around a fork.
+pub(crate) fn hold() -> MutexGuard<'static, Vec<Fd>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Who sleeps on one socket.
