@@ -1,7 +1,8 @@
 //! One end of a conversation: a process that does what its standard input says, one line at a time,
 //! and answers each line with one.
 //!
-//! By hand, for a profiler: `BENCH --child direct server`, then type the commands of [`Child::obey`].
+//! By hand, for a profiler: `BENCH --child direct server`, then type the commands of
+//! [`Child::obey`].
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, Read as _, Write as _};
@@ -78,8 +79,8 @@ fn cost(began: Instant, before: Usage) -> String {
 
 impl Child {
     /// `open` a stream and hold it, `hold N` of them, `drop` all; on the last one: `write COUNT
-    /// BYTES`, `read BYTES`, `ping COUNT BYTES`, `echo BYTES`, `put`, `get`, `flood MS BYTES`, `gaps US`;
-    /// besides `cycle COUNT`, `pin CPU`, `usage`.
+    /// BYTES`, `read BYTES`, `ping COUNT BYTES`, `echo BYTES`, `put`, `get`, `flood MS BYTES`,
+    /// `gaps US`; besides `cycle COUNT`, `pin CPU`, `usage`.
     fn obey(&mut self, words: &[&str]) -> io::Result<String> {
         let number = |at: usize| match words.get(at).and_then(|word| word.parse::<usize>().ok()) {
             Some(n) => Ok(n),

@@ -34,8 +34,11 @@ pub(crate) struct Listener {
     pub(crate) numbers: Mutex<Vec<RawFd>>,
 }
 
+/// The taker of a session that could not be taken after all.
+pub(crate) const NOBODY: u64 = 0;
+
 /// A proven session on its way to the program.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Birth {
     pub(crate) token: [u8; 16],
     pub(crate) id: SessionId,
@@ -146,9 +149,17 @@ impl Listener {
                 return fail(libc::EINVAL);
             }
             let birth = Birth::decode(&buf[..n]).filter(|birth| birth.token == self.token);
-            if let (Some(birth), Some(real)) = (birth, passed) {
-                return self.settle(number, birth, real, flags);
+            let Some(birth) = birth else { continue };
+            let id = birth.id;
+            // At the limit of open files the kernel drops the descriptor; the engine has another.
+            let settled = match passed {
+                Some(real) => self.settle(number, birth, real, flags),
+                None => fail(libc::EMFILE),
+            };
+            if settled.is_err() {
+                self.answer_taken(number, id, NOBODY);
             }
+            return settled;
         }
     }
 
@@ -203,13 +214,18 @@ impl Listener {
         if let Some(far) = far {
             engine.command(Command::Pump { socket, far, near: None, junk: 0 });
         }
+        self.answer_taken(number, id, engine.instance);
+        Ok((new, birth.peer))
+    }
+
+    /// Tells the engine who has taken a session.
+    fn answer_taken(&self, number: RawFd, id: SessionId, taker: u64) {
         let mut taken = self.token.to_vec();
         taken.extend_from_slice(&id.0);
-        taken.extend_from_slice(&engine.instance.to_le_bytes());
+        taken.extend_from_slice(&taker.to_le_bytes());
         if let Err(error) = sys::pass::send(number, &taken, None) {
             log::debug!("the listener's engine was not told: {error}");
         }
-        Ok((new, birth.peer))
     }
 
     /// close(2) of one of the listener's numbers.

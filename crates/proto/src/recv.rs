@@ -246,6 +246,12 @@ impl Receiver {
             && self.fin.is_none()
     }
 
+    /// True when what comes next on the connection is payload of the current frame, or a header: then
+    /// the bytes that are queued can be counted before they are read.
+    pub fn is_between_bodies(&self) -> bool {
+        self.parser.skip == 0 && !matches!(self.parser.state, State::Body { .. })
+    }
+
     /// Payload bytes of the current frame that are still to come: what a reader may read into the
     /// program's buffer before the next header.
     pub fn payload_left(&self) -> usize {

@@ -214,7 +214,7 @@ fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32)
 /// ETIMEDOUT when the time is over; the session's error when it has failed.
 pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()> {
     let socket = stream(number)?;
-    let deadline = timeout.map(|timeout| crate::clock::now() + timeout);
+    let deadline = timeout.and_then(|timeout| crate::clock::now().checked_add(timeout));
     let bell = Bell::new()?;
     Socket::lock(&socket.sleepers)?.add(&bell);
     let result = loop {
@@ -453,11 +453,14 @@ fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<
         socket.let_go(number)?;
         return finish_kernel(number);
     }
-    let last = Socket::lock(&socket.place)?.numbers.iter().all(|&n| n == number);
     let linger = Socket::lock(&socket.meta)?.options.linger;
+    // Held until the number is withdrawn: of two numbers closed at once one must be the last.
+    let mut place = Socket::lock(&socket.place)?;
+    let last = place.numbers.iter().all(|&n| n == number);
     let reset = last && linger == Some(Duration::ZERO);
     if socket.has(bits::PUMPED) {
-        Socket::lock(&socket.place)?.numbers.retain(|&n| n != number);
+        place.numbers.retain(|&n| n != number);
+        drop(place);
         let result = finish_kernel(number);
         if let (true, Some(engine)) = (last, engine) {
             engine.command(Command::Closed { socket: Arc::clone(socket), reset });
@@ -467,7 +470,8 @@ fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<
     if last && !reset && !socket.has(bits::CONNECTING) {
         finish(socket)?;
     }
-    socket.withdraw(number)?;
+    socket.withdraw(&mut place, number)?;
+    drop(place);
     let result = finish_kernel(number);
     if last && let Some(engine) = engine {
         socket.change(bits::CLOSED, 0);

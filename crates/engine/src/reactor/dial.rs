@@ -31,6 +31,8 @@ use crate::sys::{self, Fd, fd, tcp};
 const STAGGER: Duration = Duration::from_millis(250);
 /// Sessions that dial at the same time, at most.
 const DIALS_MAX: usize = 256;
+/// Threads that look names up at the same time, at most.
+const RESOLVERS_MAX: usize = 8;
 
 /// One session's search for a connection.
 #[derive(Debug)]
@@ -126,12 +128,17 @@ impl Reactor {
                 (name.as_str(), port).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
             engine.command(Command::Resolved { socket: resolved, addrs: found });
         };
-        let _no_thread =
-            std::thread::Builder::new().name("eversock-names".to_owned()).spawn(resolve);
+        let thread = std::thread::Builder::new().name("eversock-names".to_owned());
+        if self.resolving >= RESOLVERS_MAX || thread.spawn(resolve).is_err() {
+            // In a storm the addresses known will have to do.
+            return self.dial(socket, addrs, false);
+        }
+        self.resolving += 1;
     }
 
     /// A name was looked up.
     pub(super) fn resolved(&mut self, socket: &Arc<Socket>, found: Vec<SocketAddr>) {
+        self.resolving = self.resolving.saturating_sub(1);
         if self.dials.contains_key(&socket.id) {
             return;
         }
@@ -153,8 +160,11 @@ impl Reactor {
     }
 
     pub(super) fn dial(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>, is_open: bool) {
+        if self.dials.contains_key(&socket.id) {
+            return;
+        }
         if self.dials.len() >= DIALS_MAX && !is_open {
-            self.waiting_dials.push(socket.id);
+            self.waiting_dials.push_back(socket.id);
             return;
         }
         let serial = fd::random_u64();
@@ -170,7 +180,7 @@ impl Reactor {
             won: None,
         };
         self.dials.insert(socket.id, dial);
-        let until = clock::now() + socket.config.connect_timeout;
+        let until = clock::now() + socket.config.connect_timeout.min(super::end::FOREVER);
         self.timers.set(until, Timer::DialDeadline(socket.id, serial));
         self.next_attempt(socket.id);
     }
@@ -215,14 +225,15 @@ impl Reactor {
     fn begin_attempt(&mut self, socket: &Arc<Socket>, addr: SocketAddr) -> io::Result<usize> {
         let fd = tcp::new_socket(&addr)?;
         let raw = fd.as_raw_fd();
+        tcp::tune(raw, socket.config.keepalive);
         {
             let meta = Socket::lock(&socket.meta)?;
+            // After ours: what the program set counts.
             meta.options.apply(raw);
             if let Some(bound) = meta.bound {
                 bind_again(raw, bound, self.dials.get(&socket.id).is_some_and(|d| d.is_open))?;
             }
         }
-        tcp::tune(raw, socket.config.keepalive);
         tcp::connect(raw, &addr)?;
         let token = self.token();
         self.register(raw, token, Interest::READABLE | Interest::WRITABLE)?;
@@ -282,7 +293,10 @@ impl Reactor {
 
     fn say_hello(&mut self, token: usize, raw: i32) -> Result<(), DialError> {
         let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
-        let Some(dial) = self.dials.get(&attempt.socket) else { return Ok(()) };
+        let Some(dial) = self.dials.get(&attempt.socket) else {
+            // Not "nothing to say": the caller would ask again and again.
+            return Err(errno(libc::ECANCELED).into());
+        };
         let socket = &dial.socket;
         let message = if dial.is_open {
             let offer = offer(&socket.config, socket.config.grace);
@@ -310,7 +324,13 @@ impl Reactor {
         let (id, addr) = (attempt.socket, attempt.addr);
         let Some(raw) = attempt.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
         let stage = std::mem::replace(&mut attempt.stage, Stage::Done);
-        let Some(dial) = self.dials.get_mut(&id) else { return Ok(()) };
+        let Some(dial) = self.dials.get_mut(&id) else {
+            return Err(errno(libc::ECANCELED).into());
+        };
+        if dial.won.is_some() {
+            // Another address was first; its epoch must stay the only one confirmed.
+            return Err(errno(libc::ECANCELED).into());
+        }
         let socket = Arc::clone(&dial.socket);
         let (epoch, peer_receive, confirm) = match stage {
             Stage::Opening(client) => {
@@ -433,7 +453,7 @@ impl Reactor {
         if let Some(dial) = self.dials.get_mut(&id) {
             dial.error = number(error);
             dial.cause = error.to_string();
-            dial.refused |= matches!(number(error), libc::ECONNREFUSED | libc::ENOENT);
+            dial.refused = matches!(number(error), libc::ECONNREFUSED | libc::ENOENT);
         }
     }
 
@@ -447,7 +467,7 @@ impl Reactor {
         }
     }
 
-    fn end_dial(&mut self, id: u64) {
+    pub(super) fn end_dial(&mut self, id: u64) {
         let Some(dial) = self.dials.remove(&id) else { return };
         for token in dial.running {
             if let Some(attempt) = self.attempts.remove(&token)
@@ -457,11 +477,13 @@ impl Reactor {
             }
         }
         // One that had to wait may go now.
-        if let Some(next) = self.waiting_dials.pop()
-            && let Some(owned) = self.owned.get(&next)
-        {
-            let socket = Arc::clone(&owned.socket);
-            self.again.push(Command::LineUp { socket, up: true });
+        while let Some(next) = self.waiting_dials.pop_front() {
+            let waiting = self.owned.get(&next).filter(|owned| owned.socket.has(bits::DETACHED));
+            if let Some(owned) = waiting {
+                let socket = Arc::clone(&owned.socket);
+                self.again.push(Command::LineUp { socket, up: true });
+                break;
+            }
         }
     }
 
@@ -472,7 +494,6 @@ impl Reactor {
         let (error, cause, refused) = (dial.error, dial.cause.clone(), dial.refused);
         self.end_dial(id);
         if is_open {
-            self.owned.remove(&id);
             return self.give_up(&socket, error, &cause);
         }
         if self.owned.get(&id).is_some_and(|owned| owned.last_call) {
@@ -485,7 +506,9 @@ impl Reactor {
         let mut short = None;
         if let Some(owned) = self.owned.get_mut(&id) {
             owned.refused_since = if refused { owned.refused_since.or(Some(now)) } else { None };
-            short = owned.refused_since.map(|since| since + socket.config.grace_after_close);
+            short = owned
+                .refused_since
+                .map(|since| since + socket.config.grace_after_close.min(super::end::FOREVER));
         }
         if let Ok(mut meta) = socket.meta.lock() {
             meta.last_error = Some(cause.clone());

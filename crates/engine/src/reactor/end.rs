@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender as ChannelSender;
 use eversock_proto::control::{Role, Tombstone};
@@ -15,9 +15,13 @@ use crate::clock;
 use crate::event::EventKind;
 use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
+use crate::sys;
 
 /// Sessions that are remembered after their end, at most.
 const TOMBSTONES_MAX: usize = 4096;
+
+/// Longer than any process lives, and short enough to be added to a clock.
+pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A session whose program has closed it.
 #[derive(Debug)]
@@ -54,6 +58,14 @@ impl Tombstones {
 impl Reactor {
     /// The program closed its last number, and the FIN is in the log.
     pub(super) fn closed(&mut self, socket: Arc<Socket>, reset: bool) {
+        if let Some(owned) = self.owned.get_mut(&socket.id)
+            && owned.linger.is_none()
+            && !reset
+        {
+            let until = clock::now() + socket.config.linger.min(FOREVER);
+            owned.linger = Some(Linger { until, acked: 0, stop_sent: false });
+            self.timers.set(until, Timer::Linger(socket.id));
+        }
         if self.defer_close_for_pump(&socket, reset) {
             return;
         }
@@ -74,11 +86,6 @@ impl Reactor {
         if socket.has(bits::FAILED | bits::OVER | bits::CONNECTING) {
             return self.end(&socket, Reason::Closed);
         }
-        let until = clock::now() + socket.config.linger;
-        if let Some(owned) = self.owned.get_mut(&socket.id) {
-            owned.linger = Some(Linger { until, acked: 0, stop_sent: false });
-        }
-        self.timers.set(until, Timer::Linger(socket.id));
         socket.watch_in(true);
         self.read_for_closed(&socket);
     }
@@ -87,18 +94,12 @@ impl Reactor {
     pub(super) fn read_for_closed(&mut self, socket: &Arc<Socket>) {
         let (unread, consumed, ended) = {
             let Ok(mut rx) = socket.rx.try_lock() else { return socket.watch_in(true) };
-            let mut unread = 0;
-            loop {
-                socket.read_ahead_locked(&mut rx);
-                let Some(receiver) = rx.receiver.as_mut() else { return };
-                let n = receiver.discard_stash();
-                unread += n;
-                socket.after_input(receiver);
-                if n == 0 {
-                    break;
-                }
-            }
-            let Some(receiver) = rx.receiver.as_ref() else { return };
+            // One round for each event: the watch tells if there is more, and the STOP must go out
+            // before all of an upload was read.
+            socket.read_ahead_locked(&mut rx);
+            let Some(receiver) = rx.receiver.as_mut() else { return };
+            let unread = receiver.discard_stash();
+            socket.after_input(receiver);
             (unread, receiver.consumed(), receiver.fin_seen())
         };
         let Some(linger) = self.owned.get_mut(&socket.id).and_then(|owned| owned.linger.as_mut())
@@ -115,7 +116,7 @@ impl Reactor {
         if sender.acked() > linger.acked {
             // The peer takes what was written: it gets the time that it needs.
             linger.acked = sender.acked();
-            linger.until = clock::now() + socket.config.linger;
+            linger.until = clock::now() + socket.config.linger.min(FOREVER);
         }
         let done = sender.is_done() && ended;
         if socket.flush(&mut tx, false) == crate::socket::send::Flushed::Owed {
@@ -131,7 +132,18 @@ impl Reactor {
     pub(super) fn linger_over(&mut self, id: u64) {
         let Some(owned) = self.owned.get(&id) else { return };
         let socket = Arc::clone(&owned.socket);
-        let Some(linger) = &owned.linger else { return };
+        let acked = socket
+            .tx
+            .lock()
+            .map_or(0, |tx| tx.sender.as_ref().map_or(0, |sender| sender.acked()));
+        let Some(linger) = self.owned.get_mut(&id).and_then(|owned| owned.linger.as_mut()) else {
+            return;
+        };
+        if acked > linger.acked {
+            // The peer takes what was written: it gets the time that it needs.
+            linger.acked = acked;
+            linger.until = clock::now() + socket.config.linger.min(FOREVER);
+        }
         if linger.until > clock::now() {
             self.timers.set(linger.until, Timer::Linger(id));
             return;
@@ -154,6 +166,9 @@ impl Reactor {
 
     /// Both directions have ended and both ends know it.
     pub(super) fn over(&mut self, socket: &Arc<Socket>) {
+        if self.defer_over_for_pump(socket.id) {
+            return;
+        }
         socket.change(bits::OVER | bits::STOPPED, bits::WANTS_CREDIT | bits::NO_ROOM);
         if let Ok(mut meta) = socket.meta.lock() {
             socket.tell(&mut meta, EventKind::Closed);
@@ -189,7 +204,7 @@ impl Reactor {
     /// Lets a session go; a server remembers enough to answer a late resume.
     fn end(&mut self, socket: &Arc<Socket>, reason: Reason) {
         let Some(owned) = self.owned.remove(&socket.id) else { return };
-        self.dials.remove(&socket.id);
+        self.end_dial(socket.id);
         self.end_pump(socket, reason);
         if let Ok(mut meta) = socket.meta.lock() {
             let consumed = socket.acks().ack;
@@ -237,6 +252,17 @@ impl Reactor {
                 continue;
             }
             if lingers {
+                continue;
+            }
+            if socket.has(bits::PUMPED) {
+                // What lies in the pair comes first: the pump reads to its end, then finishes.
+                if let Ok(place) = socket.place.lock() {
+                    for &number in &place.numbers {
+                        let write = rustix::net::Shutdown::Write;
+                        let _gone = rustix::net::shutdown(sys::borrow(number), write);
+                    }
+                }
+                self.closed(socket, false);
                 continue;
             }
             if let Ok(mut tx) = socket.tx.lock() {

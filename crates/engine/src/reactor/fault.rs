@@ -69,9 +69,13 @@ impl Reactor {
             && let Ok(mut tx) = socket.tx.try_lock()
         {
             socket.absorb(&mut tx);
-            let flushed = socket.flush(&mut tx, false);
+            // Decided under the lock, so that who owes next is not overruled.
+            let all = socket.flush(&mut tx, false) == Flushed::All;
+            socket.rewatch(|watch| watch.wants_out = !all);
             socket.finish_tx(tx);
-            socket.rewatch(|watch| watch.wants_out = flushed == Flushed::Owed);
+            if all && socket.has(bits::PUMPED) {
+                self.pump_session(socket.id);
+            }
         }
         if seen & libc::EPOLLIN != 0 || gone {
             if socket.has(bits::CLOSED) {
@@ -96,9 +100,10 @@ impl Reactor {
             self.fault(Arc::clone(socket), epoch, cause);
             return;
         }
-        let keep_reading = socket.has(bits::WANTS_CREDIT | bits::CLOSED | bits::PUMPED)
-            && !socket.has(bits::DETACHED);
-        socket.rewatch(|watch| watch.wants_in = keep_reading);
+        socket.rewatch(|watch| {
+            watch.wants_in = socket.has(bits::WANTS_CREDIT | bits::CLOSED | bits::PUMPED)
+                && !socket.has(bits::DETACHED);
+        });
     }
 
     /// After a fork nobody owns a session until its program does I/O; but one whose connection dies
@@ -118,7 +123,7 @@ impl Reactor {
 
     /// A connection is dead: away with it, and recover if that is wanted.
     pub(super) fn fault(&mut self, socket: Arc<Socket>, epoch: u64, cause: String) {
-        if !socket.owner.is(self.engine.instance) {
+        if !socket.owner.is(self.engine.instance) && !self.claim_unclaimed(&socket) {
             return;
         }
         match socket.take_down(epoch) {
@@ -177,7 +182,7 @@ impl Reactor {
             Role::Server => socket.config.grace,
         };
         if let Some(owned) = self.owned.get_mut(&socket.id) {
-            let until = now + grace;
+            let until = now + grace.min(super::end::FOREVER);
             owned.expires = Some(until);
             owned.refused_since = None;
             self.timers.set(until, Timer::Grace(socket.id));
@@ -280,6 +285,7 @@ impl Reactor {
             report(&socket, control.id.to_string(), meta.peer, control.epoch(), &cause)
         };
         let engine = self.engine;
+        let again = Arc::clone(&socket);
         let run = move || {
             let up = match line_up {
                 LineUp::Callback(callback) => {
@@ -290,7 +296,10 @@ impl Reactor {
             };
             engine.command(Command::LineUp { socket, up });
         };
-        let _no_thread = std::thread::Builder::new().name("eversock-line".to_owned()).spawn(run);
+        let thread = std::thread::Builder::new().name("eversock-line".to_owned());
+        if thread.spawn(run).is_err() {
+            self.plan_redial(&again);
+        }
     }
 
     /// The line is up, or is not: dial, or try later.
@@ -332,7 +341,8 @@ impl Reactor {
     pub(super) fn addrs(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>) {
         let Ok(mut meta) = socket.meta.lock() else { return };
         for addr in addrs {
-            if !meta.candidates.contains(&addr) {
+            let most = 2 * eversock_proto::limits::ADDRS_MAX;
+            if meta.candidates.len() < most && !meta.candidates.contains(&addr) {
                 meta.candidates.push(addr);
             }
         }
@@ -391,9 +401,9 @@ impl Reactor {
             let Some(sender) = tx.sender.as_mut() else { continue };
             if number >= 0 && sender.ack_is_stale(socket.acks()) {
                 sender.want_ack();
-                if socket.flush(&mut tx, false) == Flushed::Owed {
-                    socket.owe();
-                }
+            }
+            if socket.flush(&mut tx, false) == Flushed::Owed {
+                socket.owe();
             }
             let outstanding = tx.sender.as_ref().is_some_and(|sender| sender.log_len() > 0);
             socket.finish_tx(tx);
@@ -411,9 +421,13 @@ impl Reactor {
     /// A connection with unconfirmed output: is the kernel backing off, or has all been silent for
     /// long? Then a resume is dialled beside it.
     fn look_at_path(&mut self, socket: &Arc<Socket>, number: i32) {
-        let progress = socket.shared.progress.load(Ordering::Relaxed)
-            + socket.shared.peer_ack.load(Ordering::Relaxed)
-            + socket.shared.ack.load(Ordering::Relaxed);
+        // Only a change matters; the peer's own figures may be anything.
+        let progress = socket
+            .shared
+            .progress
+            .load(Ordering::Relaxed)
+            .wrapping_add(socket.shared.peer_ack.load(Ordering::Relaxed))
+            .wrapping_add(socket.shared.ack.load(Ordering::Relaxed));
         let now = clock::now();
         let Some(owned) = self.owned.get_mut(&socket.id) else { return };
         let quiet = &mut owned.quiet;

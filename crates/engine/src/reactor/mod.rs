@@ -10,7 +10,7 @@ mod serve;
 mod timer;
 
 pub(crate) use dial::furnish;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
@@ -326,8 +326,9 @@ pub(crate) struct Reactor {
     next_token: usize,
     suspended: Duration,
     draining: Option<ChannelSender<()>>,
+    resolving: usize,
     swept: bool,
-    waiting_dials: Vec<u64>,
+    waiting_dials: VecDeque<u64>,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
     /// Connections passed by other processes whose message had not come.
@@ -360,8 +361,9 @@ impl Reactor {
             next_token: FIRST,
             suspended: clock::suspended(),
             draining: None,
+            resolving: 0,
             swept: false,
-            waiting_dials: Vec::new(),
+            waiting_dials: VecDeque::new(),
             accept_again: HashSet::new(),
             late_passes: Vec::new(),
         }

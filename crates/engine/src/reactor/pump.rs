@@ -39,6 +39,14 @@ pub(super) struct Pump {
     peer_ended: bool,
     /// The program closed its number; `Some(true)` wants a reset.
     closing: Option<bool>,
+    /// The session is over but for what the program has not taken yet.
+    over: bool,
+}
+
+impl Pump {
+    fn has_delivered(&self) -> bool {
+        self.peer_ended && self.sent == self.pending.len()
+    }
 }
 
 enum Turn {
@@ -69,6 +77,7 @@ impl Reactor {
             program_ended: false,
             peer_ended: false,
             closing: None,
+            over: false,
         };
         self.pumps.insert(token, pump);
         self.pump_ready(token, true, true);
@@ -84,7 +93,8 @@ impl Reactor {
     /// Either end of a pump has something.
     pub(super) fn pump_ready(&mut self, token: usize, _readable: bool, _writable: bool) {
         let Some(pump) = self.pumps.get_mut(&token) else { return };
-        if pump.socket.has(bits::CONNECTING) {
+        // Of a failed session the program learns by a reset, from `failed`.
+        if pump.socket.has(bits::CONNECTING | bits::FAILED) {
             return;
         }
         let turn = match pump.turn() {
@@ -95,6 +105,16 @@ impl Reactor {
             }
         };
         let socket = Arc::clone(&pump.socket);
+        if socket.has(bits::FAILED) {
+            return;
+        }
+        if pump.program_ended && pump.peer_ended && pump.sent == pump.pending.len() {
+            // A pair that was given away: nobody else will say that it is closed.
+            pump.closing.get_or_insert(false);
+        }
+        if pump.over && pump.peer_ended && pump.sent == pump.pending.len() {
+            return self.over(&socket);
+        }
         if pump.program_ended
             && let Some(reset) = pump.closing
         {
@@ -145,6 +165,14 @@ impl Reactor {
         }
         self.pump_ready(token, true, true);
         true
+    }
+
+    /// True when an ended session must wait until its pump has given the program everything.
+    pub(super) fn defer_over_for_pump(&mut self, id: u64) -> bool {
+        let Some(token) = self.pump_of.get(&id) else { return false };
+        let Some(pump) = self.pumps.get_mut(token) else { return false };
+        pump.over = !pump.has_delivered();
+        pump.over
     }
 
     /// The session of a pump has ended.

@@ -13,7 +13,7 @@ use eversock_proto::control::{Role, Tombstone};
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
 use eversock_proto::open::{OpenError, OpenServer};
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
-use eversock_proto::secret::{Secret, SessionId};
+use eversock_proto::secret::SessionId;
 use eversock_proto::wire::hello::{self, HelloKind, HelloReader};
 use mio::Interest;
 
@@ -22,7 +22,7 @@ use super::timer::Timer;
 use super::{Command, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
-use crate::listener::{Birth, Listener};
+use crate::listener::{Birth, Listener, NOBODY};
 use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -44,11 +44,10 @@ pub(super) struct Served {
     /// Proven sessions for which the program's end had no room.
     ready: VecDeque<(Birth, Fd)>,
     /// Handed over and not yet taken: kept, so that they can be reset if nobody takes them.
-    untaken: BTreeMap<SessionId, (Secret, Fd)>,
+    untaken: BTreeMap<SessionId, (Birth, Fd)>,
     /// Opens whose connection died before their CONFIRM came: the client believes that the session
     /// stands and will resume it.
     half_open: VecDeque<(Instant, OpenServer)>,
-    paused: bool,
     closed: bool,
 }
 
@@ -65,6 +64,8 @@ pub(super) struct Handshake {
 #[derive(Debug)]
 enum Stage {
     First,
+    /// An open that waits for room in the program's backlog.
+    Parked(Vec<u8>),
     Opening(Box<OpenServer>),
     Resuming(Option<ResumeServer>, Arc<Socket>),
     /// The resume of a session whose open was never confirmed.
@@ -101,7 +102,6 @@ impl Reactor {
             ready: VecDeque::new(),
             untaken: BTreeMap::new(),
             half_open: VecDeque::new(),
-            paused: false,
             closed: false,
         };
         self.listeners.insert(id, served);
@@ -114,8 +114,8 @@ impl Reactor {
         served.closed = true;
         let untaken = std::mem::take(&mut served.untaken);
         let ready = std::mem::take(&mut served.ready);
-        let ready = ready.into_iter().map(|(birth, fd)| (birth.id, (birth.secret, fd)));
-        for (id, (secret, fd)) in untaken.into_iter().chain(ready) {
+        for (birth, fd) in untaken.into_values().chain(ready) {
+            let Birth { id, secret, .. } = birth;
             // Their clients believe that the session stands, and ask.
             let tombstone = Tombstone { secret, reason: Reason::Reset, offset: 0 };
             self.tombstones.insert(id, tombstone);
@@ -152,11 +152,6 @@ impl Reactor {
     pub(super) fn accept_ready(&mut self, id: u64) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(served) = self.listeners.get_mut(&id) else { return };
-            if served.is_full() {
-                // The kernel's own queue pushes back on the peers.
-                served.paused = true;
-                return;
-            }
             let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
             match rustix::net::accept_with(&served.listener.real, flags) {
                 Ok(fd) => match fd::internal(fd) {
@@ -253,7 +248,27 @@ impl Reactor {
             },
             Stage::Resuming(pending, socket) => self.confirmed(token, pending, &socket, message),
             Stage::ResumingOpen(pending, id) => self.confirmed_late(token, &pending, id, message),
-            Stage::Attaching { .. } => {}
+            Stage::Parked(_) | Stage::Attaching { .. } => {}
+        }
+    }
+
+    /// Opens that waited for the backlog go on.
+    fn unpark(&mut self, id: u64) {
+        let waiting: Vec<usize> = self
+            .handshakes
+            .iter()
+            .filter(|(_, h)| h.listener == Some(id) && matches!(h.stage, Stage::Parked(_)))
+            .map(|(&token, _)| token)
+            .collect();
+        for token in waiting {
+            let Some(handshake) = self.handshakes.get_mut(&token) else { continue };
+            let Stage::Parked(message) = std::mem::replace(&mut handshake.stage, Stage::First)
+            else {
+                continue;
+            };
+            if let Some(raw) = handshake.fd.as_ref().map(AsRawFd::as_raw_fd) {
+                self.hello_open(token, raw, &message);
+            }
         }
     }
 
@@ -264,6 +279,11 @@ impl Reactor {
             let reject = Reject::plain(Reason::Busy, Duration::from_secs(1));
             return self.reject(token, raw, &reject);
         };
+        if served.is_full() {
+            // Resumes come through the same door, so the door stays open; opens wait.
+            handshake.stage = Stage::Parked(message.to_vec());
+            return;
+        }
         let config = &served.listener.config;
         let id = SessionId::new(self.engine.instance, fd::random_u64());
         match OpenServer::answer(&offer(config, config.grace), message, id, fd::random()) {
@@ -447,13 +467,20 @@ impl Reactor {
 
     /// Hands an unproven connection to the process that has the session.
     fn pass_on(&mut self, token: usize, raw: i32, owner: u64, id: SessionId, message: &[u8]) {
-        let sent = self
-            .handshakes
-            .get(&token)
-            .and_then(|handshake| handshake.fd.as_ref())
-            .map(|fd| channel::pass(owner, message, fd.as_fd()));
-        if let Some(Ok(())) = sent {
-            return self.drop_handshake(token);
+        let Some(handshake) = self.handshakes.get(&token) else { return };
+        if handshake.listener.is_none() {
+            // What was passed to us is not passed on: two processes could do so for ever.
+            let unknown = Reject::plain(Reason::UnknownSession, Duration::from_millis(200));
+            return self.reject(token, raw, &unknown);
+        }
+        let Some(fd) = handshake.fd.as_ref() else { return };
+        match channel::pass(owner, message, fd.as_fd()) {
+            Ok(()) => return self.drop_handshake(token),
+            Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
+                self.foreign.remove(&id);
+            }
+            // Busy, or out of descriptors: it is there all the same.
+            Err(_) => return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY)),
         }
         // Gone: a relative that has the secret can say so with proof.
         let local = self.by_session.get(&id).and_then(|local| self.owned.get(local));
@@ -512,10 +539,11 @@ impl Reactor {
         if let Some(fd) = &handshake.fd {
             let raw = fd.as_raw_fd();
             let _gone = self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw));
+            tcp::tune(raw, socket.config.keepalive);
             if let Ok(meta) = socket.meta.lock() {
+                // After ours: what the program set counts.
                 meta.options.apply(raw);
             }
-            tcp::tune(raw, socket.config.keepalive);
         }
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
         match socket.attach(&mut handshake.fd, epoch, receive) {
@@ -575,7 +603,7 @@ impl Reactor {
             match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, Some(fd.as_fd()))
             {
                 Ok(()) => {
-                    served.untaken.insert(birth.id, (birth.secret, fd));
+                    served.untaken.insert(birth.id, (birth, fd));
                 }
                 Err(error) if would_block(&error) => {
                     served.ready.push_front((birth, fd));
@@ -597,8 +625,10 @@ impl Reactor {
             match sys::pass::recv(served.listener.engine_end.as_raw_fd(), &mut buf, true) {
                 Ok((n, _)) if n > 0 => {
                     if let Some((session, taker)) = served.listener.read_taken(&buf[..n]) {
-                        served.untaken.remove(&session);
-                        if taker != self.engine.instance {
+                        let taken = served.untaken.remove(&session);
+                        if taker == NOBODY {
+                            served.ready.extend(taken);
+                        } else if taker != self.engine.instance {
                             self.foreign.insert(session, taker);
                         }
                     }
@@ -608,9 +638,8 @@ impl Reactor {
         }
         self.hand_over(id);
         let Some(served) = self.listeners.get_mut(&id) else { return };
-        if served.paused && !served.is_full() {
-            served.paused = false;
-            self.accept_ready(id);
+        if !served.is_full() {
+            self.unpark(id);
         }
     }
 
@@ -626,6 +655,11 @@ impl Reactor {
             self.foreign.remove(&id);
         }
         socket.adopt_watch();
+        if let Some(owned) = self.owned.get_mut(&socket.id) {
+            // Ours before a fork and again after it: what was planned still holds.
+            owned.id = id;
+            return;
+        }
         let owned = Owned {
             id,
             socket: Arc::clone(&socket),
@@ -671,12 +705,6 @@ impl Reactor {
                 if served.half_open.len() > HANDSHAKES_MAX {
                     served.half_open.pop_front();
                 }
-            }
-            if served.paused && !served.is_full() {
-                served.paused = false;
-                self.accept_again.insert(served.listener.id);
-                let now = clock::now();
-                self.timers.set(now, Timer::Handshake(usize::MAX));
             }
         }
     }

@@ -110,7 +110,7 @@ impl Socket {
 
     fn watch_start(&self, number: RawFd) {
         let Ok(mut watch) = self.watch.lock() else { return };
-        *watch = Watch { number, wants_out: false, wants_in: watch.wants_in };
+        *watch = Watch { number, ..*watch };
         if let Some(engine) = engine_if_running() {
             engine.watch_add(&watch, self.id);
         }
@@ -411,6 +411,7 @@ impl Socket {
         let number = self.place.lock().ok().and_then(|place| place.real_number());
         let attached = !self.has(bits::DETACHED | bits::CONNECTING | bits::FRESH | bits::FAILED);
         if let Some(number) = number.filter(|_| attached) {
+            self.watch_stop();
             self.watch_start(number);
             if self.has(bits::PUMPED) {
                 self.watch_in(true);
@@ -450,7 +451,7 @@ impl Socket {
         self.watch_stop();
         if let Some(private) = held.place.private.take() {
             tcp::discard(private);
-        } else if !held.place.numbers.is_empty() {
+        } else if !self.has(bits::PUMPED) && !held.place.numbers.is_empty() {
             if held.place.placeholder.is_none() {
                 self.put_placeholder(&mut held.place, false)?;
             }
@@ -469,8 +470,7 @@ impl Socket {
 
     /// The program closed its last number: the real socket moves to the engine. The caller closes
     /// the number afterwards.
-    pub(crate) fn withdraw(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
-        let mut place = Self::lock(&self.place)?;
+    pub(crate) fn withdraw(self: &Arc<Self>, place: &mut Place, number: RawFd) -> io::Result<()> {
         let mut tx = self.lock_tx()?;
         let mut rx = self.lock_rx()?;
         place.numbers.retain(|&n| n != number);
@@ -488,17 +488,26 @@ impl Socket {
         let was_attached = tx.number >= 0 || rx.number >= 0;
         if was_attached && place.private.is_none() {
             self.watch_stop();
-            let private = fd::dup_internal(number)?;
-            let _cosmetic = fd::set_nonblocking(private.as_raw_fd(), true);
-            let to = private.as_raw_fd();
-            place.private = Some(private);
-            if tx.number >= 0 {
-                tx.number = to;
+            if let Ok(private) = fd::dup_internal(number) {
+                let _cosmetic = fd::set_nonblocking(private.as_raw_fd(), true);
+                let to = private.as_raw_fd();
+                place.private = Some(private);
+                if tx.number >= 0 {
+                    tx.number = to;
+                }
+                if rx.number >= 0 {
+                    rx.number = to;
+                }
+                self.watch_start(to);
+            } else {
+                // At the limit of open files, closing must still work: the connection goes with the
+                // number, and the session is delivered over the next one.
+                tx.number = -1;
+                rx.number = -1;
+                self.fault(tx.epoch, "no descriptor to keep the connection of a closed socket");
             }
-            if rx.number >= 0 {
-                rx.number = to;
-            }
-            self.watch_start(to);
+        } else {
+            self.watch_stop();
         }
         place.placeholder = None;
         self.change(bits::CLOSED, 0);

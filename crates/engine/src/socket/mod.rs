@@ -330,7 +330,7 @@ impl Socket {
     pub(crate) fn deadline(timeout_us: &AtomicU64) -> Option<Instant> {
         match timeout_us.load(Ordering::Relaxed) {
             0 => None,
-            us => Some(crate::clock::now() + Duration::from_micros(us)),
+            us => crate::clock::now().checked_add(Duration::from_micros(us)),
         }
     }
 

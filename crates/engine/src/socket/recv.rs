@@ -100,7 +100,8 @@ impl Socket {
     ) -> io::Result<Got> {
         let mut rx = self.lock_rx()?;
         if mode.peek {
-            let got = self.peek_step(&mut rx, slices)?;
+            let may_read = leads || !Self::lock(&self.sleepers)?.leader;
+            let got = self.peek_step(&mut rx, slices, may_read)?;
             return self.or_end(&rx, got, leads);
         }
         let frames_before = rx.receiver.as_ref().map_or(0, |receiver| receiver.frames());
@@ -108,7 +109,7 @@ impl Socket {
         let mut skip = skip;
         let mut done = 0;
         for slice in slices {
-            if skip >= slice.len() && !slice.is_empty() {
+            if skip >= slice.len() {
                 skip -= slice.len();
                 continue;
             }
@@ -159,6 +160,10 @@ impl Socket {
         }
         let bits = self.bits();
         if bits & bits::FAILED != 0 {
+            if bits & bits::PUMPED != 0 {
+                // The one error is the program's, not the pump's.
+                return Ok(Got::Nothing);
+            }
             self.failure(None)?;
             return Ok(Got::End);
         }
@@ -235,11 +240,19 @@ impl Socket {
         Got::Nothing
     }
 
-    fn peek_step(self: &Arc<Self>, rx: &mut Rx, slices: &mut [IoSliceMut<'_>]) -> io::Result<Got> {
+    fn peek_step(
+        self: &Arc<Self>,
+        rx: &mut Rx,
+        slices: &mut [IoSliceMut<'_>],
+        may_read: bool,
+    ) -> io::Result<Got> {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         let (from, epoch) = (rx.number, rx.epoch);
         let Some(receiver) = rx.receiver.as_mut() else { return Ok(Got::Nothing) };
-        while from >= 0 && receiver.stashed() < wanted && !receiver.fin_seen() {
+        for _ in 0..READ_AHEAD_ROUNDS {
+            if from < 0 || !may_read || receiver.stashed() >= wanted || receiver.fin_seen() {
+                break;
+            }
             match read_stashing(receiver, from) {
                 Ok(_) => self.after_input(receiver),
                 Err(ReadError::Kernel(error)) if would_block(&error) => break,
@@ -304,11 +317,11 @@ impl Socket {
     /// more, which cannot be as the window bounds it.
     pub(crate) fn drain_old(self: &Arc<Self>, rx: &mut Rx, from: RawFd) {
         let Some(receiver) = rx.receiver.as_mut() else { return };
-        while let Ok(read) = read_stashing(receiver, from) {
+        // What is queued now, no more: a peer may go on sending, and replay covers the rest.
+        let mut left = sys::io::queued(from) + READ_AHEAD_BYTES;
+        while left > 0 && read_stashing(receiver, from).is_ok() {
             self.after_input(receiver);
-            if !read.more && sys::io::queued(from) == 0 {
-                break;
-            }
+            left = left.saturating_sub(READ_AHEAD_BYTES);
         }
     }
 
@@ -325,11 +338,11 @@ impl Socket {
             if receiver.stashed() > 0 || receiver.is_at_end() {
                 return true;
             }
-            if receiver.payload_left() > 0 && receiver.is_direct() {
-                return sys::io::queued(from) > 0;
-            }
             if from < 0 {
                 return false;
+            }
+            if receiver.payload_left() > 0 && receiver.is_direct() {
+                return sys::io::queued(from) > 0;
             }
             let result = if receiver.is_direct() {
                 // Only the header, so that the payload stays where the kernel can see it.
@@ -469,6 +482,10 @@ impl Socket {
         follows: bool,
     ) -> io::Result<()> {
         let woken = bits::STASH | bits::EOF | bits::FAILED | bits::CLOSED;
+        if leads {
+            // Who reads at this moment has not seen that we lead: wait it out, then look.
+            drop(self.lock_rx()?);
+        }
         if self.has(woken) {
             return Ok(());
         }
@@ -508,7 +525,8 @@ impl Socket {
         let rx = self.lock_rx()?;
         let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
         let mut total = receiver.stashed();
-        if rx.number < 0 || !receiver.is_direct() {
+        // With replayed bytes to skip, what the queue is worth is known when it has been read.
+        if rx.number < 0 || !receiver.is_between_bodies() {
             return Ok(total);
         }
         let mut queue = vec![0; sys::io::queued(rx.number)];

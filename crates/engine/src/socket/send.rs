@@ -163,9 +163,14 @@ impl Socket {
 
     fn check_sendable(&self) -> io::Result<()> {
         let bits = self.bits();
-        if bits & (bits::FAILED | bits::FRESH | bits::CONNECTING | bits::WRITE_SHUT | bits::CLOSED)
-            == 0
-        {
+        let refused = bits::FAILED
+            | bits::FRESH
+            | bits::CONNECTING
+            | bits::WRITE_SHUT
+            | bits::CLOSED
+            | bits::STOPPED
+            | bits::OVER;
+        if bits & refused == 0 {
             return Ok(());
         }
         if bits & bits::FAILED != 0 {
@@ -207,8 +212,10 @@ impl Socket {
     /// Wants an ACK frame; sends it now if the lock is free.
     pub(crate) fn send_ack(self: &Arc<Self>) {
         self.shared.ack_wanted.store(true, Ordering::SeqCst);
-        if let Ok(tx) = self.tx.try_lock() {
-            self.finish_tx(tx);
+        match self.tx.try_lock() {
+            Ok(tx) => self.finish_tx(tx),
+            // The holder honours the flag; should it not, the sweep does.
+            Err(_) => self.list_for_sweep(),
         }
     }
 

@@ -123,7 +123,13 @@ pub(crate) fn forget(number: RawFd) {
 
 fn find_or_new(epfd: RawFd) -> io::Result<Arc<EpollSet>> {
     if let Some(set) = find(epfd) {
-        return Ok(set);
+        let bell = set.bell.as_raw_fd();
+        // All epoll sets share one inode: only the bell tells whether this is still the same one.
+        let events = libc::EPOLLIN as u32;
+        if control(epfd, libc::EPOLL_CTL_MOD, bell, events, set.bell_data).is_ok() {
+            return Ok(set);
+        }
+        forget(epfd);
     }
     let set = Arc::new(EpollSet {
         number: epfd,
@@ -202,13 +208,17 @@ pub(crate) fn epoll_wait(
         return fail(libc::EINVAL);
     }
     let Some(set) = find(epfd) else { return wait_raw(epfd, out, timeout, mask) };
-    let until = timeout.map(|timeout| clock::now() + timeout);
+    let until = timeout.and_then(|timeout| clock::now().checked_add(timeout));
     loop {
+        // Before the look, not after: what rings from here on is seen by some wait.
+        fd::drain_notices(set.bell.as_raw_fd());
         let ours = set.collect(out.len());
         let left = if ours.is_empty() { remaining(until) } else { Some(Duration::ZERO) };
-        // Room for the bell, which is not reported.
-        let mut raw = vec![libc::epoll_event { events: 0, u64: 0 }; out.len() - ours.len() + 1];
+        // Never more than there is room for: what is harvested must be told. The bell costs a slot.
+        let room = out.len() - ours.len();
+        let mut raw = vec![libc::epoll_event { events: 0, u64: 0 }; room];
         let n = match wait_raw(epfd, &mut raw, left, mask) {
+            _ if room == 0 => 0,
             Ok(n) => n,
             Err(error) if ours.is_empty() => return Err(error),
             Err(_) => 0,
@@ -329,7 +339,15 @@ impl EpollSet {
             // If the window is still shut it is muted again, and somebody wants the credit.
             registration.muted = false;
             let (events, data) = (registration.kernel_events(), registration.data);
-            control(self.number, libc::EPOLL_CTL_ADD, number, events, data)?;
+            match control(self.number, libc::EPOLL_CTL_ADD, number, events, data) {
+                // The set was closed behind our back: nobody waits there any more.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) =>
+                {
+                    continue;
+                }
+                result => result?,
+            }
             index.hot.insert(number);
         }
         Ok(())
@@ -412,7 +430,6 @@ impl EpollSet {
         for event in raw {
             let (data, mut events) = (event.u64, event.events);
             if data == self.bell_data {
-                fd::drain_notices(self.bell.as_raw_fd());
                 continue;
             }
             for matched in self.matching(data) {
@@ -467,7 +484,7 @@ fn filter(registration: &Matched, events: u32) -> u32 {
     // A placeholder's input is a nudge of ours; and to a blocking socket only payload is input.
     let blocking = !socket.nonblocking.load(std::sync::atomic::Ordering::Relaxed);
     let is_input = seen & libc::EPOLLIN as u32 != 0
-        && state & (bits::DETACHED | bits::CONNECTING) == 0
+        && state & (bits::DETACHED | bits::DYING | bits::CONNECTING) == 0
         && (!blocking || socket.probe_input());
     if !is_input {
         seen &= !(libc::EPOLLIN as u32);

@@ -49,7 +49,7 @@ fn poll_watched(
     timeout: Option<Duration>,
     mask: *const libc::sigset_t,
 ) -> io::Result<usize> {
-    let until = timeout.map(|timeout| clock::now() + timeout);
+    let until = timeout.and_then(|timeout| clock::now().checked_add(timeout));
     let mut kernel = Vec::with_capacity(fds.len() + 1);
     loop {
         kernel.clear();
