@@ -159,10 +159,11 @@ fn prepare_connect(
         let mut place = Socket::lock(&socket.place)?;
         return socket.put_placeholder(&mut place, true);
     }
-    let (near, far) = tcp::loopback_pair()?;
+    let (near, far) = tcp::narrow_pair()?;
     let junk = fill_pair(near.as_raw_fd());
     fd::set_nonblocking(near.as_raw_fd(), fd::is_nonblocking(number)?)?;
     fd::replace(near.as_fd(), number, fd::is_cloexec(number)?)?;
+    Socket::lock(&socket.place)?.identity = fd::identity(number)?;
     let near = Some(near);
     engine.command(Command::Pump { socket: Arc::clone(socket), far, near, junk });
     Ok(())
@@ -170,10 +171,6 @@ fn prepare_connect(
 
 /// Fills one direction of a pair so that `near` is not writable; gives the number of bytes.
 fn fill_pair(near: RawFd) -> usize {
-    // Only the sending buffer is made tiny: a tiny window would keep the kernel from sending for
-    // 200 ms after it has opened (silly window avoidance, RFC 1122, section 4.2.3.4).
-    let small = 1i32.to_ne_bytes();
-    let _ = tcp::set_option(near, libc::SOL_SOCKET, libc::SO_SNDBUF, &small);
     let chunk = [0; 4096];
     let mut filled = 0;
     for size in [chunk.len(), 64, 1] {

@@ -189,8 +189,7 @@ impl Pump {
     fn turn(&mut self) -> io::Result<Turn> {
         let mut buf = vec![0; BUFFER_BYTES];
         if let Some(near) = self.near.take() {
-            // Its buffer was made tiny so that little junk filled it.
-            tcp::enlarge(near.as_raw_fd());
+            tcp::enlarge(near.as_raw_fd(), self.far.as_raw_fd());
         }
         let socket = Arc::clone(&self.socket);
         let number = self.far.as_raw_fd();

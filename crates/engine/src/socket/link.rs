@@ -214,7 +214,6 @@ impl Socket {
         for set in &sets {
             set.suspend(&place.numbers);
         }
-        self.generation.fetch_add(1, Ordering::SeqCst);
         let mut result = Ok(());
         if let Some(&first) = place.numbers.first() {
             let old = fd::dup_internal(first);
@@ -369,7 +368,9 @@ impl Socket {
         fd::set_nonblocking(private.as_raw_fd(), true)?;
         fd::set_nonblocking(near.as_raw_fd(), fd::is_nonblocking(number)?)?;
         fd::replace(near.as_fd(), number, fd::is_cloexec(number)?)?;
-        Self::lock(&self.place)?.private = Some(private);
+        let mut place = Self::lock(&self.place)?;
+        place.private = Some(private);
+        place.identity = fd::identity(number)?;
         Ok(far)
     }
 
@@ -387,7 +388,7 @@ impl Socket {
         };
         fd::set_nonblocking(near.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
         fd::replace(near.as_fd(), number, fd::is_cloexec(number)?)?;
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        place.identity = fd::identity(number)?;
         self.change(bits::PUMPED, 0);
         if let Some(real) = real {
             let to = real.as_raw_fd();

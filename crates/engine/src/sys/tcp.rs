@@ -66,7 +66,22 @@ pub(crate) fn peer_addr(number: RawFd) -> Option<SocketAddr> {
 /// A connected pair over loopback; nobody else can have got between. Both ends internal and
 /// non-blocking.
 pub(crate) fn loopback_pair() -> io::Result<(Fd, Fd)> {
+    pair_of(std::net::TcpListener::bind(("127.0.0.1", 0))?)
+}
+
+/// The same with next to no room from the first end to the second, so that little fills it, until
+/// [`enlarge`]. The window must be tiny from the beginning: measured, a pair whose sending buffer
+/// alone was tiny became writable again after 40 ms.
+pub(crate) fn narrow_pair() -> io::Result<(Fd, Fd)> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let tiny = 1i32.to_ne_bytes();
+    set_option(listener.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &tiny)?;
+    let (near, far) = pair_of(listener)?;
+    set_option(near.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &tiny)?;
+    Ok((near, far))
+}
+
+fn pair_of(listener: std::net::TcpListener) -> io::Result<(Fd, Fd)> {
     let near = std::net::TcpStream::connect(listener.local_addr()?)?;
     let ours = near.local_addr()?;
     // Someone else may have connected first; take the one that is us, in bounded tries.
@@ -83,9 +98,11 @@ pub(crate) fn loopback_pair() -> io::Result<(Fd, Fd)> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, "strangers flood the loopback listener"))
 }
 
-/// Gives a socket whose sending buffer was made tiny its room back.
-pub(crate) fn enlarge(near: RawFd) {
+/// Gives a narrow pair its room. Raising SO_RCVBUF alone does not lift the window clamp.
+pub(crate) fn enlarge(near: RawFd, far: RawFd) {
     let large = (1024 * 1024i32).to_ne_bytes();
+    let _small = set_option(far, libc::SOL_SOCKET, libc::SO_RCVBUF, &large);
+    let _small = set_option(far, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &large);
     let _small = set_option(near, libc::SOL_SOCKET, libc::SO_SNDBUF, &large);
 }
 
