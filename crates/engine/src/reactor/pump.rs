@@ -39,6 +39,8 @@ pub(super) struct Pump {
     peer_ended: bool,
     /// The program closed its number; `Some(true)` wants a reset.
     closing: Option<bool>,
+    /// The session had no room for the program's bytes.
+    starved: bool,
     /// The session is over but for what the program has not taken yet.
     over: bool,
 }
@@ -77,6 +79,7 @@ impl Reactor {
             program_ended: false,
             peer_ended: false,
             closing: None,
+            starved: false,
             over: false,
         };
         self.pumps.insert(token, pump);
@@ -196,7 +199,9 @@ impl Pump {
         for _ in 0..ROUNDS {
             let out = self.read_program(&socket, number, &mut buf)?;
             let back = self.write_program(&socket, number, &mut buf)?;
-            if !out && !back {
+            // The credit that the first half lacked may have come with the second.
+            let credit = self.starved && !socket.has(bits::NO_ROOM);
+            if !out && !back && !credit {
                 return Ok(Turn::Idle);
             }
         }
@@ -233,10 +238,12 @@ impl Pump {
         if room == 0 && !sender.is_stopped() {
             // The session is read all the time, so the credit will be seen when it comes.
             socket.change(bits::NO_ROOM, 0);
+            self.starved = true;
             drop(tx);
             socket.grow_own_window();
             return Ok(false);
         }
+        self.starved = false;
         let most = if room == 0 { buf.len() } else { room };
         let n = match sys::io::recv_one(number, &mut buf[..most]) {
             Ok(n) => n,

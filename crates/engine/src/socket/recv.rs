@@ -32,6 +32,9 @@ const READ_AHEAD_BYTES: usize = 16 * 1024;
 /// Reads of one read-ahead, at most.
 const READ_AHEAD_ROUNDS: usize = 64;
 
+/// What ends a reader's sleep, whatever the kernel has.
+const WAKING: u32 = bits::STASH | bits::EOF | bits::FAILED | bits::CLOSED;
+
 enum Got {
     /// So many bytes; `more` unless the kernel's queue is known to be empty.
     Bytes { n: usize, more: bool },
@@ -447,12 +450,10 @@ impl Socket {
         number: RawFd,
         deadline: Option<Instant>,
     ) -> io::Result<bool> {
-        let bell = Bell::new()?;
         // A time-out is never restarted after a signal (signal(7)), so poll serves it exactly; and
         // so does it serve who follows a leader or waits for a connection.
         let (leads, follows) = {
             let mut sleepers = Self::lock(&self.sleepers)?;
-            sleepers.add(&bell);
             let follows = sleepers.leader;
             let leads = !follows
                 && deadline.is_none()
@@ -460,10 +461,18 @@ impl Socket {
             sleepers.leader |= leads;
             (leads, follows)
         };
-        let result = self.sleep_for_input(number, &bell, deadline, leads, follows);
-        if let Ok(mut sleepers) = self.sleepers.lock() {
-            sleepers.remove(&bell);
-        }
+        // A leader sleeps in the kernel, where no bell is heard.
+        let result = if leads {
+            self.lead(number)
+        } else {
+            let bell = Bell::new()?;
+            Self::lock(&self.sleepers)?.add(&bell);
+            let result = self.sleep_for_input(number, &bell, deadline, follows);
+            if let Ok(mut sleepers) = self.sleepers.lock() {
+                sleepers.remove(&bell);
+            }
+            result
+        };
         if result.is_err() && leads {
             self.stop_leading();
         }
@@ -473,28 +482,33 @@ impl Socket {
         result.map(|()| leads)
     }
 
+    /// Sleeps in the kernel on the number itself. Nobody else consumes input meanwhile.
+    fn lead(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
+        // Who reads at this moment has not seen that we lead: wait it out, then look.
+        drop(self.lock_rx()?);
+        if self.has(WAKING) {
+            return Ok(());
+        }
+        match sys::io::wait_readable(number) {
+            Err(error) if crate::error::number(&error) == libc::EINTR => Err(error),
+            // Whatever else it says is the real socket's affair; the loop will see.
+            _ => Ok(()),
+        }
+    }
+
     fn sleep_for_input(
         self: &Arc<Self>,
         number: RawFd,
         bell: &Bell,
         deadline: Option<Instant>,
-        leads: bool,
         follows: bool,
     ) -> io::Result<()> {
-        let woken = bits::STASH | bits::EOF | bits::FAILED | bits::CLOSED;
-        if leads {
-            // Who reads at this moment has not seen that we lead: wait it out, then look.
-            drop(self.lock_rx()?);
-        }
-        if self.has(woken) {
+        if self.has(WAKING) {
             return Ok(());
         }
-        if leads {
-            return match sys::io::wait_readable(number) {
-                Err(error) if crate::error::number(&error) == libc::EINTR => Err(error),
-                // Whatever else it says is the real socket's affair; the loop will see.
-                _ => Ok(()),
-            };
+        // Who was to be followed may have gone before our bell could be rung.
+        if follows && !Self::lock(&self.sleepers)?.leader {
+            return Ok(());
         }
         let attached = !self.has(bits::DETACHED | bits::DYING | bits::CONNECTING);
         let mut fds = [

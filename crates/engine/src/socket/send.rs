@@ -72,7 +72,7 @@ impl Socket {
         let mut done = 0;
         let mut looked = false;
         loop {
-            let step = match self.send_step(slices, done, mode.more) {
+            let step = match self.send_step(slices, done, mode.more, dont_wait) {
                 Ok(step) => step,
                 // The error stays for the next call when part of this one was taken.
                 Err(_) if done > 0 => return Ok(done),
@@ -127,12 +127,17 @@ impl Socket {
         slices: &[IoSlice<'_>],
         done: usize,
         more: bool,
+        dont_wait: bool,
     ) -> io::Result<Step> {
         let mut tx = self.lock_tx()?;
         self.check_sendable()?;
         self.absorb(&mut tx);
+        // Who waits for the kernel itself needs no engine to do it too.
         if self.flush(&mut tx, more) == Flushed::Owed {
-            self.owe();
+            if dont_wait {
+                self.owe();
+            }
+            self.finish_tx(tx);
             return Ok(Step::KernelFull);
         }
         let Some(sender) = tx.sender.as_mut() else { return fail(libc::ENOTCONN) };
@@ -153,8 +158,7 @@ impl Socket {
         }
         let owed = self.flush(&mut tx, more) == Flushed::Owed;
         self.finish_tx(tx);
-        // Who waits for the kernel itself needs no engine; all others do.
-        if owed {
+        if owed && dont_wait {
             self.owe();
         }
         self.list_for_sweep();
