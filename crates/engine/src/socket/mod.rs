@@ -111,6 +111,8 @@ pub(crate) struct Rx {
     /// Where to read; -1 when no connection stands.
     pub(crate) number: RawFd,
     pub(crate) epoch: u64,
+    /// The last read found the kernel's queue empty: one that may block need not ask first.
+    pub(crate) drained: bool,
 }
 
 /// Where the real socket or its stand-in is.

@@ -58,8 +58,10 @@ impl Socket {
         let mut deadline = None;
         let mut done = 0;
         let mut leads = false;
+        let mut may_skip = !dont_wait && !mode.peek;
         loop {
-            let step = self.recv_step(slices, done, mode, dont_wait, leads);
+            let skip = std::mem::take(&mut may_skip);
+            let step = self.recv_step(slices, done, mode, skip, leads);
             if leads {
                 self.stop_leading();
                 leads = false;
@@ -98,16 +100,18 @@ impl Socket {
         slices: &mut [IoSliceMut<'_>],
         skip: usize,
         mode: RecvMode,
-        dont_wait: bool,
+        may_skip: bool,
         leads: bool,
     ) -> io::Result<Got> {
         let mut rx = self.lock_rx()?;
+        if may_skip && rx.drained && rx.receiver.as_ref().is_some_and(|r| r.stashed() == 0) {
+            return self.or_end(&rx, Got::Nothing, leads);
+        }
         if mode.peek {
             let may_read = leads || !Self::lock(&self.sleepers)?.leader;
             let got = self.peek_step(&mut rx, slices, may_read)?;
             return self.or_end(&rx, got, leads);
         }
-        let frames_before = rx.receiver.as_ref().map_or(0, |receiver| receiver.frames());
         let may_read = leads || !Self::lock(&self.sleepers)?.leader;
         let mut skip = skip;
         let mut done = 0;
@@ -127,9 +131,6 @@ impl Socket {
                         }
                     }
                     Got::Nothing => {
-                        let eaten = rx.receiver.as_ref().map_or(0, |r| r.frames()) - frames_before;
-                        let _spurious =
-                            dont_wait && eaten >= u64::from(CONTROL_FRAMES_PER_CALL_MAX);
                         return if done > 0 {
                             Ok(Got::Bytes { n: done, more: false })
                         } else {
@@ -210,13 +211,17 @@ impl Socket {
             };
             let read = match result {
                 Ok(read) => read,
-                Err(ReadError::Kernel(error)) if would_block(&error) => return Got::Nothing,
+                Err(ReadError::Kernel(error)) if would_block(&error) => {
+                    rx.drained = true;
+                    return Got::Nothing;
+                }
                 Err(error) => {
                     rx.number = -1;
                     self.condemn(epoch, &error);
                     return Got::Nothing;
                 }
             };
+            rx.drained = !read.more;
             self.after_input(receiver);
             if read.payload > 0 {
                 if let Some(violation) = receiver.violation() {
