@@ -55,8 +55,13 @@ fn sessions_at_once(count: usize, each: usize, every: usize) {
             for which in 0..u8::try_from(count).unwrap() {
                 let (proxy, done) = (&proxy, &done);
                 scope.spawn(move || {
-                    let mut client =
-                        VirtualStream::connect_with(proxy.local_addr(), quick()).unwrap();
+                    // A connect that is cut fails as a plain one does: nothing stands yet.
+                    let mut client = loop {
+                        match VirtualStream::connect_with(proxy.local_addr(), quick()) {
+                            Ok(client) => break client,
+                            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+                        }
+                    };
                     client.write_all(&[which]).unwrap();
                     let up = data(u64::from(which), each);
                     std::thread::scope(|inner| {

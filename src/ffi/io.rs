@@ -235,6 +235,10 @@ pub unsafe extern "C" fn evs_read(fd: c_int, data: *mut c_void, len: size_t) -> 
         // SAFETY: the caller's word, which is that of read(2).
         return unsafe { libc::read(fd, data, len) };
     }
+    if len == 0 {
+        // read(2) of nothing is nothing at once; recv(2) of nothing waits.
+        return 0;
+    }
     // SAFETY: the caller's word.
     unsafe { recv(fd, data, len, 0) }
 }

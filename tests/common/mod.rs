@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test target uses its own part")]
 
 pub(crate) mod child;
+pub(crate) mod limit;
 pub(crate) mod side;
 
 use std::io::{Read, Write};

@@ -126,7 +126,7 @@ struct Frozen {
     _books: Option<MutexGuard<'static, std::collections::BTreeMap<u64, Weak<Socket>>>>,
     _sweep: MutexGuard<'static, Vec<Weak<Socket>>>,
     _sets: epoll::Held,
-    _free: MutexGuard<'static, Vec<&'static AtomicU64>>,
+    free: MutexGuard<'static, Vec<&'static AtomicU64>>,
     bells: MutexGuard<'static, Vec<Fd>>,
     /// Last, as fields are dropped in order and the locks are the sockets'.
     sockets: Vec<Arc<Socket>>,
@@ -179,7 +179,7 @@ extern "C" fn prepare() {
         _books: Some(books),
         _sweep: freeze(engine.sweep_list()),
         _sets: epoll::hold(),
-        _free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
+        free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
         bells: kick::hold(),
     };
     FROZEN.store(Box::into_raw(Box::new(frozen)), Ordering::SeqCst);
@@ -205,8 +205,12 @@ extern "C" fn in_parent() {
 extern "C" fn in_child() {
     let Some(mut frozen) = thaw() else { return };
     table::unlock_all();
+    // The parent gives these words to its next sockets; ours need others.
+    frozen.free.clear();
     // The parent's sleepers share those counters.
     frozen.bells.clear();
+    // The words are the parent's to give out: two sessions with one word would have one owner.
+    frozen.free.clear();
     for locks in &mut frozen.locks {
         // The parent's threads sleep, the parent's engine watches; the child has neither.
         *locks.sleepers = Sleepers::default();

@@ -272,6 +272,9 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE
 
 /// sendmsg(2) without ancillary data; `flags` as there. MSG_OOB is not supported.
 pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usize> {
+    if let Some(Entry::Listener(_)) = table::get(number) {
+        return fail(libc::EPIPE);
+    }
     let socket = stream(number)?;
     if flags & !SEND_FLAGS != 0 {
         return fail(libc::EOPNOTSUPP);

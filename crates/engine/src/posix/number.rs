@@ -18,6 +18,9 @@ pub fn dup(number: RawFd) -> io::Result<RawFd> {
 
 pub(super) fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<RawFd> {
     let Some(entry) = table::get(number) else { return fail(libc::EBADF) };
+    if from < 0 {
+        return fail(libc::EINVAL);
+    }
     let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
         let new = if cloexec {
             rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?

@@ -131,6 +131,9 @@ pub fn set_nonblocking(number: RawFd, on: bool) -> io::Result<()> {
 
 /// ioctl(2) FIONREAD: payload bytes that can be read now, exactly.
 pub fn readable_bytes(number: RawFd) -> io::Result<usize> {
+    if let Some(Entry::Listener(_)) = table::get(number) {
+        return fail(libc::EINVAL);
+    }
     let socket = stream(number)?;
     if socket.has(bits::PUMPED) { Ok(sys::io::queued(number)) } else { socket.readable_bytes() }
 }

@@ -29,6 +29,8 @@ use crate::sys::{self, Fd, fd, tcp};
 
 /// The next address is tried this long after the one before (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
+/// How long a closed session goes on dialling a host that says that nobody is there.
+const GONE_AFTER_CLOSE: Duration = Duration::from_secs(1);
 /// Sessions that dial at the same time, at most.
 const DIALS_MAX: usize = 256;
 /// Threads that look names up at the same time, at most.
@@ -512,6 +514,14 @@ impl Reactor {
         }
         if let Ok(mut meta) = socket.meta.lock() {
             meta.last_error = Some(cause.clone());
+        }
+        if socket.has(bits::CLOSED)
+            && let Some(at) = short.as_mut()
+        {
+            // The program has closed, and the peer's process is gone: there is nobody on either
+            // side for whom to wait.
+            let since = self.owned.get(&id).and_then(|owned| owned.refused_since).unwrap_or(now);
+            *at = (*at).min(since + GONE_AFTER_CLOSE);
         }
         // The host answers and says that nobody is there: the peer's process has ended.
         if short.is_some_and(|at| now >= at) {

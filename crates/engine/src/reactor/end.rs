@@ -132,10 +132,8 @@ impl Reactor {
     pub(super) fn linger_over(&mut self, id: u64) {
         let Some(owned) = self.owned.get(&id) else { return };
         let socket = Arc::clone(&owned.socket);
-        let acked = socket
-            .tx
-            .lock()
-            .map_or(0, |tx| tx.sender.as_ref().map_or(0, |sender| sender.acked()));
+        let acked =
+            socket.tx.lock().map_or(0, |tx| tx.sender.as_ref().map_or(0, |sender| sender.acked()));
         let Some(linger) = self.owned.get_mut(&id).and_then(|owned| owned.linger.as_mut()) else {
             return;
         };

@@ -409,7 +409,11 @@ impl Reactor {
             socket.finish_tx(tx);
             if outstanding && number >= 0 {
                 // A program that only writes leaves the acks in the kernel's queue.
-                socket.probe_input();
+                if socket.has(bits::EOF) {
+                    socket.read_ahead()
+                } else {
+                    let _ = socket.probe_input();
+                }
                 self.look_at_path(socket, number);
                 socket.list_for_sweep();
             } else if let Some(owned) = self.owned.get_mut(&socket.id) {

@@ -2,6 +2,7 @@
 //! resumes to their sessions.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,12 +15,14 @@ use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
 use eversock_proto::open::{OpenError, OpenServer};
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
 use eversock_proto::secret::SessionId;
+use eversock_proto::send::{GATHER_SLICES, Sender};
+use eversock_proto::wire::frame::Acks;
 use eversock_proto::wire::hello::{self, HelloKind, HelloReader};
 use mio::Interest;
 
 use super::dial::{offer, offsets, send_whole};
 use super::timer::Timer;
-use super::{Command, Owned, Reactor, channel};
+use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
 use crate::listener::{Birth, Listener, NOBODY};
@@ -115,11 +118,12 @@ impl Reactor {
         let untaken = std::mem::take(&mut served.untaken);
         let ready = std::mem::take(&mut served.ready);
         for (birth, fd) in untaken.into_values().chain(ready) {
-            let Birth { id, secret, .. } = birth;
+            let Birth { id, secret, window: birth_window, .. } = birth;
             // Their clients believe that the session stands, and ask.
             let tombstone = Tombstone { secret, reason: Reason::Reset, offset: 0 };
             self.tombstones.insert(id, tombstone);
-            tcp::discard(fd);
+            send_reset(self.engine, birth_window, fd.as_raw_fd());
+            drop(fd);
         }
         self.retire_listener(listener.id);
     }
@@ -714,5 +718,22 @@ impl Served {
     /// The program's backlog is used up by sessions that it has not taken.
     fn is_full(&self) -> bool {
         !self.closed && self.untaken.len() + self.ready.len() > self.listener.backlog()
+    }
+}
+
+/// Ends a session that nobody has accepted: the first frames of its first epoch say so.
+fn send_reset(engine: &Engine, window: u64, number: i32) {
+    let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
+    if sender.begin_epoch(0).is_err() {
+        return;
+    }
+    sender.want_reset(0);
+    while sender.prepare(Acks::default()) {
+        let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+        let (count, _) = sender.gather(&mut slices);
+        match sys::io::send(number, &slices[..count], false) {
+            Ok(n) => sender.sent(n),
+            Err(_) => return,
+        }
     }
 }

@@ -75,7 +75,8 @@ impl Socket {
                 }
                 Ok(Got::End) => return Ok(done),
                 Ok(Got::Nothing) => {
-                    if total == 0 {
+                    // recv(2) of nothing waits for something all the same.
+                    if total == 0 && self.probe_input() {
                         return Ok(0);
                     }
                     if dont_wait {

@@ -71,6 +71,11 @@ impl Socket {
         let mut deadline = None;
         let mut done = 0;
         let mut looked = false;
+        if self.has(bits::EOF) {
+            // Behind the peer's end there is only control, which no reader fetches any more: acks,
+            // and perhaps that nobody reads what we write.
+            self.read_ahead();
+        }
         loop {
             let step = match self.send_step(slices, done, mode.more, dont_wait) {
                 Ok(step) => step,

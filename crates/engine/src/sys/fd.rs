@@ -70,6 +70,9 @@ pub(crate) fn close_reporting(number: RawFd) -> io::Result<()> {
 
 /// What tells one open file from another: device and inode.
 pub(crate) fn identity(number: RawFd) -> io::Result<(u64, u64)> {
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     let stat = rustix::fs::fstat(borrow(number))?;
     Ok((stat.st_dev, stat.st_ino))
 }

@@ -341,9 +341,7 @@ impl EpollSet {
             let (events, data) = (registration.kernel_events(), registration.data);
             match control(self.number, libc::EPOLL_CTL_ADD, number, events, data) {
                 // The set was closed behind our back: nobody waits there any more.
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) =>
-                {
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
                     continue;
                 }
                 result => result?,
