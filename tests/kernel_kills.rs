@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ struct Namespace(String);
 impl Namespace {
     fn new(test: &str) -> io::Result<Self> {
         let namespace = Self(format!("evs{}{test}", std::process::id()));
+        run("ss", &["-V"])?;
         run("ip", &["netns", "add", &namespace.0])?;
         run("ip", &["-n", &namespace.0, "link", "set", "lo", "up"])?;
         Ok(namespace)
@@ -40,14 +42,18 @@ fn run(program: &str, args: &[&str]) -> io::Result<String> {
     Err(io::Error::other(String::from_utf8_lossy(&out.stderr).into_owned()))
 }
 
+/// Past the capture of output: who skips says so.
+fn skipped(why: &str) {
+    let _gone = std::io::stderr().write_all(format!("SKIPPED: kernel_kills: {why}\n").as_bytes());
+}
+
 /// Runs the hidden test in a role in a namespace of its own. Without the rights or the tools for it
 /// this says so loudly, and fails where CI promises them.
 fn in_namespace(role: &str) {
     let namespace = match Namespace::new(role) {
         Ok(namespace) => namespace,
         Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("SKIPPED: no network namespace: {error}; run as root, with iproute2");
-            return;
+            return skipped(&format!("no network namespace: {error}; run as root, with iproute2"));
         }
         Err(error) => panic!("no network namespace: {error}"),
     };
@@ -107,6 +113,15 @@ fn helper_process() {
     let addr = listener.local_addr().unwrap();
     let client = VirtualStream::connect_with(addr, quick()).unwrap();
     let (server, _) = listener.accept().unwrap();
+    let port = addr.port();
+    match role.as_str() {
+        "in-step" => return in_step(&client, &server, |round, _| kill_one_end(round, port)),
+        "firewall" => {
+            return in_step(&client, &server, |_, over| reset_for_a_moment(&client, port, over));
+        }
+        "idle" => return killed_while_idle(&client, &server, port),
+        _ => {}
+    }
     let (up, down) = (data(1, 48 * MIB), data(2, 48 * MIB));
     let converse_as = |how| {
         std::thread::scope(|scope| {
@@ -156,4 +171,124 @@ fn poll_survives_the_kernels_kills() {
 #[test]
 fn select_survives_the_kernels_kills() {
     in_namespace("select");
+}
+
+// ---------------------------------------------------------------------------------------------
+// Kills in step with the bytes, of an idle pair, and resets by a firewall
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often the kernel kills in these.
+const KILLS: usize = 24;
+
+/// Waits until something is so; false when `over` comes first.
+fn wait_unless(over: &AtomicBool, what: &str, mut is_so: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        if over.load(Ordering::SeqCst) {
+            return false;
+        }
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    true
+}
+
+/// 16 MiB both ways in parts, each of which waits for one kill: `kill` hits bytes on their way.
+/// It gives how many it has made, and none once it is told that all is over.
+fn in_step(
+    client: &VirtualStream,
+    server: &VirtualStream,
+    mut kill: impl FnMut(usize, &AtomicBool) -> usize + Send,
+) {
+    let (up, down) = (data(1, 16 * MIB), data(2, 16 * MIB));
+    let (kills, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let send = |mut stream: &VirtualStream, bytes: &[u8]| {
+        for (part, bytes) in bytes.chunks(bytes.len() / KILLS).enumerate() {
+            // One less, so that there is always something on its way.
+            let enough = || kills.load(Ordering::SeqCst) + 1 >= part.min(KILLS);
+            wait_unless(&over, "the kernel kills", enough);
+            stream.write_all(bytes).unwrap();
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                kills.fetch_add(kill(round, &over), Ordering::SeqCst);
+            }
+        });
+        let _over = StopOnDrop(&over);
+        scope.spawn(|| send(client, &up));
+        scope.spawn(|| send(server, &down));
+        let at_server = scope.spawn(|| common::read_all(server));
+        let at_client = scope.spawn(|| common::read_all(client));
+        assert!(at_server.join().unwrap() == up, "the server's bytes differ");
+        assert!(at_client.join().unwrap() == down, "the client's bytes differ");
+    });
+    let (kills, resumes) = (kills.into_inner(), client.info().unwrap().resumes);
+    assert!(kills + 2 >= KILLS && resumes >= 10, "{kills} kills, {resumes} resumes");
+}
+
+/// Kills one end of what is established, the client's and the server's in turn.
+fn kill_one_end(round: usize, port: u16) -> usize {
+    let filter = format!("{} = :{port}", if round.is_multiple_of(2) { "dport" } else { "sport" });
+    let out = run("ss", &["-H", "-t", "-n", "-K", "state", "established", &filter]).unwrap();
+    out.lines().filter(|line| line.contains(':')).count()
+}
+
+/// Nothing is on its way when the kernel kills; then a word goes each way.
+fn killed_while_idle(mut client: &VirtualStream, mut server: &VirtualStream, port: u16) {
+    for round in 0..KILLS {
+        let resumes = client.info().unwrap().resumes;
+        common::wait_until("there is a connection to kill", || kill_one_end(round, port) > 0);
+        if round % 3 == 0 {
+            // Nobody reads or writes: the engine notices by itself.
+            common::wait_until("the idle session is resumed", || {
+                client.info().unwrap().resumes > resumes
+            });
+        }
+        let word = round.to_le_bytes();
+        client.write_all(&word).unwrap();
+        assert_eq!(common::read_exactly(server, word.len()), word);
+        server.write_all(&word).unwrap();
+        assert_eq!(common::read_exactly(client, word.len()), word);
+    }
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(common::read_all(server), b"");
+    assert!(client.info().unwrap().resumes >= 10);
+}
+
+/// Resets whatever comes to the port, for a moment.
+fn reset_for_a_moment(client: &VirtualStream, port: u16, over: &AtomicBool) -> usize {
+    let resumes = || client.info().unwrap().resumes;
+    let before = resumes();
+    let chain = format!(
+        "chain in {{\ntype filter hook input priority 0\ntcp dport {port} reject with tcp reset\n}}"
+    );
+    run("nft", &[&format!("table inet evs {{\n{chain}\n}}")]).unwrap();
+    let seen = || client.info().unwrap().detached_ms.is_some() || resumes() > before;
+    wait_unless(over, "the reset is seen", seen);
+    run("nft", &["delete", "table", "inet", "evs"]).unwrap();
+    usize::from(wait_unless(over, "the session is resumed", || resumes() > before))
+}
+
+#[test]
+fn every_part_of_a_flow_survives_a_kernel_kill() {
+    in_namespace("in-step");
+}
+
+#[test]
+fn idle_connections_that_the_kernel_kills_are_resumed() {
+    in_namespace("idle");
+}
+
+#[test]
+fn every_part_of_a_flow_survives_a_reset_by_a_firewall() {
+    match run("nft", &["--version"]) {
+        Ok(_) => in_namespace("firewall"),
+        Err(error) => skipped(&format!("no nft: {error}")),
+    }
 }

@@ -7,6 +7,12 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// Milliseconds of the monotonic clock, for words that processes and threads share without a lock.
+pub(crate) fn millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+}
+
 /// Time since boot, suspend included, less time since boot without it: grows by the length of each
 /// suspend.
 pub(crate) fn suspended() -> Duration {

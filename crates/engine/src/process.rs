@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::reactor::{self, Command, Engine, engine_if_running};
 use crate::socket::{Meta, Place, Rx, Socket, Tx, Watch};
@@ -23,6 +24,11 @@ pub(crate) struct OwnerWord {
 
 static FREE: Mutex<Vec<&'static AtomicU64>> = Mutex::new(Vec::new());
 static FORKS: AtomicU64 = AtomicU64::new(0);
+/// When this process last forked, in [`crate::clock::millis`]; 0 for never.
+static FORKED_AT: AtomicU64 = AtomicU64::new(0);
+/// How long after a fork an engine leaves an unclaimed session to the programs: a parent that hands
+/// its connection to a child closes its own number in that time.
+const CLAIM_AFTER_MS: u64 = 250;
 /// What a word falls back to when no shared memory is to be had: then children cannot take over.
 static UNSHARED: AtomicU64 = AtomicU64::new(0);
 
@@ -199,14 +205,21 @@ fn thaw() -> Option<Box<Frozen>> {
 }
 
 extern "C" fn in_parent() {
+    // Before the locks are let go, so that the engine cannot have looked.
+    FORKED_AT.store(crate::clock::millis().max(1), Ordering::SeqCst);
     drop(thaw());
+}
+
+/// How long an engine still has to wait before it may claim a session that no program has.
+pub(crate) fn time_to_claim() -> Option<Duration> {
+    let forked = FORKED_AT.load(Ordering::SeqCst);
+    let since = crate::clock::millis().saturating_sub(forked);
+    (forked != 0 && since < CLAIM_AFTER_MS).then(|| Duration::from_millis(CLAIM_AFTER_MS - since))
 }
 
 extern "C" fn in_child() {
     let Some(mut frozen) = thaw() else { return };
     table::unlock_all();
-    // The parent gives these words to its next sockets; ours need others.
-    frozen.free.clear();
     // The parent's sleepers share those counters.
     frozen.bells.clear();
     // The words are the parent's to give out: two sessions with one word would have one owner.

@@ -461,6 +461,11 @@ fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<
     if socket.has(bits::PUMPED) {
         place.numbers.retain(|&n| n != number);
         drop(place);
+        if let (true, Some(engine)) = (last && reset, engine) {
+            // Before the pump can take the closed pair for an orderly end.
+            engine.command(Command::Closed { socket: Arc::clone(socket), reset });
+            return finish_kernel(number);
+        }
         let result = finish_kernel(number);
         if let (true, Some(engine)) = (last, engine) {
             engine.command(Command::Closed { socket: Arc::clone(socket), reset });

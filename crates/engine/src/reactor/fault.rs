@@ -61,7 +61,7 @@ impl Reactor {
 
     fn watched_one(&mut self, socket: &Arc<Socket>, seen: i32) {
         let gone = seen & (libc::EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) != 0;
-        let mine = socket.owner.is(self.engine.instance) || gone && self.claim_unclaimed(socket);
+        let mine = socket.owner.is(self.engine.instance) || gone && self.claim_later(socket);
         if !mine {
             return;
         }
@@ -111,6 +111,27 @@ impl Reactor {
     pub(super) fn claim_unclaimed(&self, socket: &Arc<Socket>) -> bool {
         let has_number = socket.place.lock().is_ok_and(|place| !place.numbers.is_empty());
         has_number && socket.owner.claim(0, self.engine.instance)
+    }
+
+    /// The same, but not so soon after a fork that a parent may still be about to close its number.
+    fn claim_later(&mut self, socket: &Arc<Socket>) -> bool {
+        if socket.owner.get() == 0
+            && let Some(wait) = crate::process::time_to_claim()
+        {
+            self.timers.set(clock::now() + wait, Timer::Unclaimed(socket.id));
+            return false;
+        }
+        self.claim_unclaimed(socket)
+    }
+
+    /// A connection died just after a fork, and the time for a program to claim it is over.
+    pub(super) fn unclaimed(&mut self, id: u64) {
+        let Some(owned) = self.owned.get(&id) else { return };
+        let socket = Arc::clone(&owned.socket);
+        // Nobody's still, so its connection is still the dead one.
+        if socket.owner.get() == 0 {
+            self.watched_one(&socket, libc::EPOLLRDHUP);
+        }
     }
 
     fn credit_came(&mut self, socket: &Arc<Socket>) {

@@ -511,6 +511,7 @@ impl Reactor {
                 Timer::DialDeadline(id, serial) => self.dial_deadline(id, serial),
                 Timer::Handshake(token) => self.handshake_deadline(token),
                 Timer::Grace(id) => self.grace_over(id),
+                Timer::Unclaimed(id) => self.unclaimed(id),
                 Timer::Linger(id) => self.linger_over(id),
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),

@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use eversock_proto::resume::Reason;
 use mio::Interest;
@@ -137,13 +138,18 @@ impl Reactor {
                     tcp::discard(pump.far);
                 }
                 socket.change(bits::CLOSED, 0);
-                if let Ok(mut tx) = socket.tx.lock()
+                let reset = socket
+                    .meta
+                    .lock()
+                    .is_ok_and(|meta| meta.options.linger == Some(Duration::ZERO));
+                if !reset
+                    && let Ok(mut tx) = socket.tx.lock()
                     && let Some(sender) = tx.sender.as_mut()
                 {
                     sender.finish();
                     socket.flush(&mut tx, false);
                 }
-                self.again.push(Command::Closed { socket, reset: false });
+                self.again.push(Command::Closed { socket, reset });
             }
         }
     }
@@ -162,7 +168,8 @@ impl Reactor {
         if let Some(pump) = self.pumps.get_mut(&token) {
             pump.closing = Some(reset);
         }
-        if socket.has(bits::CONNECTING) {
+        // A reset does not wait for what was written before it.
+        if reset || socket.has(bits::CONNECTING) {
             self.stop_pump(token);
             return false;
         }

@@ -321,7 +321,9 @@ impl Reactor {
         let Some(owned) = self.owned.get(&local) else { return self.drop_handshake(token) };
         let socket = Arc::clone(&owned.socket);
         let owner = socket.owner.get();
-        let claimed = owner == 0 && self.claim_unclaimed(&socket);
+        let claimed = owner == 0
+            && crate::process::time_to_claim().is_none()
+            && self.claim_unclaimed(&socket);
         if owner != self.engine.instance && !claimed {
             return self.resume_of_relative(token, raw, owner, id, message);
         }

@@ -15,6 +15,7 @@ pub(super) enum Timer {
     DialDeadline(u64, u64),
     Handshake(usize),
     Grace(u64),
+    Unclaimed(u64),
     Linger(u64),
     Paths,
     Pump(usize),
