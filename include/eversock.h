@@ -454,7 +454,8 @@ int evs_config_set_policy(struct evs_config *config,
  *
  * `callback` may be NULL: then recovery is automatic again. `userdata` is handed to it as it is
  * and may be NULL. Both are kept by the sockets made with this configuration, and used until the
- * last of them has ended; a closed one has ended when its data was delivered (evs_config_set_linger).
+ * last of them has ended; a closed one has ended when its data was delivered
+ * (evs_config_set_linger).
  *
  * Returns:       0, or -errno. If it fails, the callback is never called.
  * Errors:        EFAULT (`config` is NULL).
@@ -740,17 +741,15 @@ EVS_API int evs_bind(int fd, const struct sockaddr *addr, socklen_t len);
  * EINPROGRESS and becomes writable when the session stands or has failed (SO_ERROR).
  *
  * Returns:       0, or -1 with errno set.
- * Errors:        those of connect(2); EPROTO (the peer speaks something else); EACCES (keys differ).
+ * Errors:        those of connect(2); EPROTO (the peer speaks something else);
+ *                EACCES (keys differ).
  * Thread safety: any thread.
  * Since:         0.1
  *
  * # Safety
  * `addr` is readable for `len` bytes.
  */
-EVS_API
-int evs_connect(int fd,
-                const struct sockaddr *addr,
-                socklen_t len);
+EVS_API int evs_connect(int fd, const struct sockaddr *addr, socklen_t len);
 
 /**
  * listen(2): sessions can be opened, and those born of this socket resumed, from now on.

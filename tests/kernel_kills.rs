@@ -44,7 +44,7 @@ fn run(program: &str, args: &[&str]) -> io::Result<String> {
 
 /// Past the capture of output: who skips says so.
 fn skipped(why: &str) {
-    let _gone = std::io::stderr().write_all(format!("SKIPPED: kernel_kills: {why}\n").as_bytes());
+    let _gone = io::stderr().write_all(format!("SKIPPED: kernel_kills: {why}\n").as_bytes());
 }
 
 /// Runs the hidden test in a role in a namespace of its own. Without the rights or the tools for it

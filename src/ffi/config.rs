@@ -269,7 +269,8 @@ fn ask(
 ///
 /// `callback` may be NULL: then recovery is automatic again. `userdata` is handed to it as it is
 /// and may be NULL. Both are kept by the sockets made with this configuration, and used until the
-/// last of them has ended; a closed one has ended when its data was delivered (evs_config_set_linger).
+/// last of them has ended; a closed one has ended when its data was delivered
+/// (evs_config_set_linger).
 ///
 /// Returns:       0, or -errno. If it fails, the callback is never called.
 /// Errors:        EFAULT (`config` is NULL).

@@ -76,7 +76,8 @@ pub unsafe extern "C" fn evs_setsockopt(
 }
 
 /// fcntl(2). In C it is `int evs_fcntl(int fd, int cmd, ...)`; where an argument is passed in
-/// registers, as on x86_64 and aarch64 Linux, this is the same. The prototype is in `cbindgen.toml`.
+/// registers, as on x86_64 and aarch64 Linux, this is the same. The prototype is in
+/// `cbindgen.toml`.
 ///
 /// # Safety
 /// As the command wants it.

@@ -107,7 +107,8 @@ pub unsafe extern "C" fn evs_bind(fd: c_int, addr: *const sockaddr, len: socklen
 /// EINPROGRESS and becomes writable when the session stands or has failed (SO_ERROR).
 ///
 /// Returns:       0, or -1 with errno set.
-/// Errors:        those of connect(2); EPROTO (the peer speaks something else); EACCES (keys differ).
+/// Errors:        those of connect(2); EPROTO (the peer speaks something else);
+///                EACCES (keys differ).
 /// Thread safety: any thread.
 /// Since:         0.1
 ///

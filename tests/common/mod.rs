@@ -120,9 +120,10 @@ pub(crate) fn while_cutting(
     every: usize,
     work: impl FnOnce(),
 ) -> usize {
-    let stop = AtomicBool::new(false);
+    let (stop, ready) = (AtomicBool::new(false), std::sync::Barrier::new(2));
     std::thread::scope(|scope| {
         let cutter = scope.spawn(|| {
+            ready.wait();
             let (mut hit, mut last) = (0, 0);
             while !stop.load(Ordering::Relaxed) {
                 let summary = proxy.stats().summary;
@@ -135,6 +136,7 @@ pub(crate) fn while_cutting(
             hit
         });
         let _stop = StopOnDrop(&stop);
+        ready.wait();
         work();
         stop.store(true, Ordering::Relaxed);
         cutter.join().unwrap()

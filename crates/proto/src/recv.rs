@@ -246,8 +246,8 @@ impl Receiver {
             && self.fin.is_none()
     }
 
-    /// True when what comes next on the connection is payload of the current frame, or a header: then
-    /// the bytes that are queued can be counted before they are read.
+    /// True when what comes next on the connection is payload of the current frame, or a header:
+    /// then the bytes that are queued can be counted before they are read.
     pub fn is_between_bodies(&self) -> bool {
         self.parser.skip == 0 && !matches!(self.parser.state, State::Body { .. })
     }

@@ -497,7 +497,10 @@ fn wait_delivered(socket: &Arc<Socket>, at_most: Duration) {
             .tx
             .lock()
             .is_ok_and(|tx| tx.sender.as_ref().is_none_or(|sender| sender.is_done()));
-        if done || socket.has(bits::FAILED | bits::OVER) || crate::clock::now() >= deadline {
+        // Given up, or as good as delivered: nothing more will come.
+        let ended = socket.meta.lock().is_ok_and(|meta| meta.ended.is_some());
+        if done || ended || socket.has(bits::FAILED | bits::OVER) || crate::clock::now() >= deadline
+        {
             return;
         }
         epoll::sleep(Duration::from_millis(1));

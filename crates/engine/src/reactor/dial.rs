@@ -498,7 +498,13 @@ impl Reactor {
         if is_open {
             return self.give_up(&socket, error, &cause);
         }
-        if self.owned.get(&id).is_some_and(|owned| owned.last_call) {
+        if let Some(owned) = self.owned.get(&id)
+            && owned.last_call
+        {
+            // Cut, or the server is busy: it may still wait. The linger bounds how often it is asked.
+            if !refused && owned.linger.is_some() {
+                return self.plan_redial(&socket);
+            }
             return self.over(&socket);
         }
         if !socket.has(bits::DETACHED) {

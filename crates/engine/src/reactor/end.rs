@@ -123,9 +123,15 @@ impl Reactor {
             socket.owe();
         }
         socket.finish_tx(tx);
-        if done {
-            self.over(socket);
+        if !done {
+            return;
         }
+        if !socket.has(bits::DETACHED) {
+            self.over(socket);
+        } else if self.owned.get(&socket.id).is_some_and(|owned| !owned.last_call) {
+            self.call_once_more(socket);
+        }
+        // Else the last call is under way.
     }
 
     /// The time to deliver the rest is over, unless the peer goes on confirming.
@@ -165,6 +171,10 @@ impl Reactor {
     /// Both directions have ended and both ends know it.
     pub(super) fn over(&mut self, socket: &Arc<Socket>) {
         if self.defer_over_for_pump(socket.id) {
+            return;
+        }
+        if !self.owned.contains_key(&socket.id) {
+            // Ended already; a late look at it must not tell so again.
             return;
         }
         socket.change(bits::OVER | bits::STOPPED, bits::WANTS_CREDIT | bits::NO_ROOM);

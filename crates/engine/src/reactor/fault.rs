@@ -164,14 +164,16 @@ impl Reactor {
 
     /// Both directions have ended, but our last ack may have died with the connection: a client
     /// dials once more, so that the server need not wait for it until its linger is over.
-    fn call_once_more(&mut self, socket: &Arc<Socket>) {
+    pub(super) fn call_once_more(&mut self, socket: &Arc<Socket>) {
         let is_client = socket.meta.lock().is_ok_and(|meta| {
             meta.control.as_ref().is_some_and(|control| control.role == Role::Client)
         });
         match self.owned.get_mut(&socket.id) {
             Some(owned) if is_client && !owned.last_call => {
                 owned.last_call = true;
-                self.resolve_and_dial(socket);
+                if !self.dials.contains_key(&socket.id) {
+                    self.resolve_and_dial(socket);
+                }
             }
             _ => self.over(socket),
         }

@@ -297,8 +297,9 @@ impl Socket {
         let Held { place, tx, rx } = held;
         drop((place, rx));
         self.finish_tx(tx);
-        // Sleepers look again even if no bit changed: the file under the number is another.
-        self.kick();
+        // Sleepers look again even if no bit changed: the file under the number is another. An edge
+        // that it gave while our bits still said "detached" was not passed on.
+        self.kick_for(true);
         Ok(Ok(replayed))
     }
 

@@ -254,7 +254,9 @@ impl Socket {
         self.kick_for(false);
     }
 
-    fn kick_for(&self, opened: bool) {
+    /// The same; `opened` when the kernel may have been ready already while our bits said no: an
+    /// edge-triggered set then asks it again.
+    pub(crate) fn kick_for(&self, opened: bool) {
         if let Ok(sleepers) = self.sleepers.lock() {
             sleepers.ring();
         }

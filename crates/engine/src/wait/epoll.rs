@@ -304,11 +304,11 @@ impl EpollSet {
         }
     }
 
-    /// Asks the kernel again. That is also the edge for an edge-triggered program: the kernel, which
-    /// always was writable, has none.
+    /// Asks the kernel again. That is also the edge for an edge-triggered program: the kernel's own
+    /// came, or was none to give, while our bits said no.
     fn unmute(&self, index: &mut Index, number: RawFd) {
         let Some(registration) = index.registrations.get_mut(&number) else { return };
-        let edge = registration.events & EDGE != 0 && registration.events & OUT != 0;
+        let edge = registration.events & EDGE != 0;
         if (registration.muted || edge) && !registration.fired {
             registration.muted = false;
             let (events, data) = (registration.kernel_events(), registration.data);
