@@ -501,7 +501,8 @@ impl Reactor {
         if let Some(owned) = self.owned.get(&id)
             && owned.last_call
         {
-            // Cut, or the server is busy: it may still wait. The linger bounds how often it is asked.
+            // Cut, or the server is busy: it may still wait. The linger bounds how often it is
+            // asked.
             if !refused && owned.linger.is_some() {
                 return self.plan_redial(&socket);
             }

@@ -140,7 +140,9 @@ impl Socket {
             Ok(held) => held,
             Err(busy) => return Ok(Err(busy)),
         };
-        if held.tx.epoch != epoch || self.has(bits::DETACHED | bits::CONNECTING | bits::FRESH) {
+        // A failed session's real socket is `abandon`'s affair, before this or after.
+        let gone = bits::DETACHED | bits::CONNECTING | bits::FRESH | bits::FAILED;
+        if held.tx.epoch != epoch || self.has(gone) {
             return Ok(Ok(TakenDown::Stale));
         }
         if let Some(real) = held.place.real_number() {
@@ -155,7 +157,7 @@ impl Socket {
             if let Some(private) = held.place.private.take() {
                 tcp::discard(private);
             }
-        } else if !is_over && !held.place.numbers.is_empty() {
+        } else if !is_over && !self.has(bits::PUMPED) && !held.place.numbers.is_empty() {
             self.put_placeholder(&mut held.place, false)?;
             if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
                 // A leader that was on its way to sleep would sleep on the placeholder.
