@@ -443,8 +443,9 @@ fn echoes_through_cuts(role: &str, is_client: bool, word: Option<&str>) {
     }
     assert_eq!(proxy.inject(Fault::Reset, Target::Open).unwrap(), 1);
     while_cutting(&proxy, &Fault::Reset, MIB, || echoed(&stream, &data(6, 6 * MIB)));
+    // The idle cut is certain; how many more hit depends on how fast the bytes went.
     let resumes = stream.info().unwrap().resumes;
-    assert!(resumes >= 3, "only {resumes} resumes");
+    assert!(resumes >= 1, "only {resumes} resumes");
     drop(stream);
     assert!(helper.end().success());
 }

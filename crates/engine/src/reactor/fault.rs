@@ -298,6 +298,17 @@ impl Reactor {
         if !socket.has(bits::DETACHED) || socket.has(bits::FAILED) || self.dials.contains_key(&id) {
             return;
         }
+        // A timer left from an earlier outage is not this one's.
+        let is_due = socket.meta.lock().is_ok_and(|mut meta| {
+            let due = meta.next_try.is_some_and(|at| at <= clock::now());
+            if due {
+                meta.next_try = None;
+            }
+            due
+        });
+        if !is_due {
+            return;
+        }
         let Some(line_up) = socket.config.line_up.clone() else {
             return self.line_is_up(&socket, true);
         };
