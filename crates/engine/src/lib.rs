@@ -5,12 +5,12 @@
 //! in the program's own threads (*direct* mode) or in the engine's (*pumped* mode), dials, listens,
 //! notices faults and swaps connections. What the bytes mean is `eversock-proto`'s business.
 //!
-//! * [`socket`]: one virtual socket: its two directions, readiness, and the swap.
-//! * [`wait`]: poll, select and epoll over virtual and other descriptors.
-//! * [`reactor`]: the engine's one thread: dialling, handshakes, faults, timers.
+//! * `socket`: one virtual socket: its two directions, readiness, and the swap.
+//! * `wait`: poll, select and epoll over virtual and other descriptors.
+//! * `reactor`: the engine's one thread: dialling, handshakes, faults, timers.
 //! * [`posix`]: the system calls' twins, by descriptor.
-//! * [`table`]: from descriptor to virtual socket.
-//! * [`sys`]: system calls; the only unsafe code.
+//! * `table`: from descriptor to virtual socket.
+//! * `sys`: system calls, and with the table and the fork hooks the unsafe code.
 //!
 //! Architecture: no `#[no_mangle]` here; no lock but a socket's own direction lock is held across a
 //! system call that moves data; no lock is held while a thread sleeps.
