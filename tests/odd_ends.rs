@@ -1,0 +1,79 @@
+//! Uses that a well-behaved program does not make, and ends that nobody waits for.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+mod common;
+
+use std::io::{ErrorKind, IoSliceMut, Read, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use common::limit::Limit;
+use common::{pair, quick, wait_until};
+use eversock::{State, VirtualListener, VirtualStream};
+use eversock_chaos::{Fault, Refusal, Target};
+use eversock_engine::posix;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A plain write(2) in an outage goes to the placeholder: the kernel says that it succeeded, so the
+/// bytes must arrive (review of the descriptors, F2).
+#[test]
+fn bytes_written_past_the_wrappers_in_an_outage_join_the_session() {
+    let _limit = Limit::new("stray bytes", PATIENCE);
+    let ends = pair();
+    ends.proxy.inject(Fault::Refuse(Refusal::Closed(None)), Target::All).unwrap();
+    ends.proxy.inject(Fault::Reset, Target::Open).unwrap();
+    wait_until("the outage", || ends.client.info().unwrap().state == State::Detached);
+    let stray = b"stray";
+    // SAFETY: the buffer is readable for its length; the number is open.
+    let n = unsafe { libc::write(ends.client.as_raw_fd(), stray.as_ptr().cast(), stray.len()) };
+    assert_eq!(n, 5);
+    ends.proxy.inject(Fault::Heal, Target::All).unwrap();
+    wait_until("the resume", || ends.client.info().unwrap().state == State::Attached);
+    (&ends.client).write_all(b" and after").unwrap();
+    let mut got = [0; 15];
+    (&ends.server).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"stray and after");
+}
+
+/// A session that was proven but never accepted ends with an error when the listener closes (review
+/// of the descriptors, F12).
+#[test]
+fn a_session_that_nobody_accepted_is_reset_when_the_listener_closes() {
+    let _limit = Limit::new("an untaken session", PATIENCE);
+    common::begin();
+    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let client = VirtualStream::connect_with(addr, quick()).unwrap();
+    (&client).write_all(b"is anybody there?").unwrap();
+    drop(listener);
+    let error = (&client).read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+/// A reader whose number another thread closes is told so when it wakes, and takes nothing with it
+/// (review of the descriptors, F17).
+#[test]
+fn a_reader_whose_number_is_closed_by_another_thread_gets_ebadf() {
+    let _limit = Limit::new("a close while reading", PATIENCE);
+    let common::Ends { client, server, proxy, listener } = pair();
+    // Its number is closed below, and then anybody's.
+    let client = ManuallyDrop::new(client);
+    let number = client.as_raw_fd();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut byte = [0];
+            posix::recv(number, &mut [IoSliceMut::new(&mut byte)], 0)
+        });
+        // Whether the reader sleeps already or comes later, the answer is the same.
+        std::thread::yield_now();
+        posix::close(number).unwrap();
+        // As with a plain socket the sleeper stays until something comes.
+        let _gone = (&server).write_all(b"x");
+        let error = reader.join().unwrap().unwrap_err();
+        let number = error.raw_os_error().unwrap();
+        assert!([libc::EBADF, libc::ENOTSOCK].contains(&number), "{error}");
+    });
+    drop((server, proxy, listener));
+}
