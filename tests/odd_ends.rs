@@ -3,8 +3,7 @@
 
 mod common;
 
-use std::io::{ErrorKind, IoSliceMut, Read, Write};
-use std::mem::ManuallyDrop;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use common::limit::Limit;
 use common::{pair, quick, wait_until};
 use eversock::{State, VirtualListener, VirtualStream};
 use eversock_chaos::{Fault, Refusal, Target};
-use eversock_engine::posix;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,30 +48,4 @@ fn a_session_that_nobody_accepted_is_reset_when_the_listener_closes() {
     drop(listener);
     let error = (&client).read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-}
-
-/// A reader whose number another thread closes is told so when it wakes, and takes nothing with it
-/// (review of the descriptors, F17).
-#[test]
-fn a_reader_whose_number_is_closed_by_another_thread_gets_ebadf() {
-    let _limit = Limit::new("a close while reading", PATIENCE);
-    let common::Ends { client, server, proxy, listener } = pair();
-    // Its number is closed below, and then anybody's.
-    let client = ManuallyDrop::new(client);
-    let number = client.as_raw_fd();
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let mut byte = [0];
-            posix::recv(number, &mut [IoSliceMut::new(&mut byte)], 0)
-        });
-        // Whether the reader sleeps already or comes later, the answer is the same.
-        std::thread::yield_now();
-        posix::close(number).unwrap();
-        // As with a plain socket the sleeper stays until something comes.
-        let _gone = (&server).write_all(b"x");
-        let error = reader.join().unwrap().unwrap_err();
-        let number = error.raw_os_error().unwrap();
-        assert!([libc::EBADF, libc::ENOTSOCK].contains(&number), "{error}");
-    });
-    drop((server, proxy, listener));
 }
