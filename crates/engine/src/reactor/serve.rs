@@ -133,12 +133,14 @@ impl Reactor {
         if self.listeners.get(&id).is_none_or(|served| !served.closed) {
             return;
         }
-        let needed =
-            self.owned.values().any(|owned| {
+        let in_hand = self.listeners.get(&id).is_some_and(|served| !served.handshakes.is_empty());
+        let needed = in_hand
+            || self.owned.values().any(|owned| {
                 owned.socket.meta.lock().is_ok_and(|meta| {
                     meta.born_of.as_ref().is_some_and(|listener| listener.id == id)
                 })
-            }) || !self.foreign.is_empty();
+            })
+            || !self.foreign.is_empty();
         if needed {
             return;
         }
@@ -579,10 +581,15 @@ impl Reactor {
         }
         self.drop_handshake(token);
         let Some(fd) = fd else { return };
-        let Some(served) = listener.and_then(|id| self.listeners.get_mut(&id)) else { return };
-        if served.closed {
+        let served = listener.and_then(|id| self.listeners.get_mut(&id));
+        let Some(served) = served.filter(|served| !served.closed) else {
+            // The listener was closed while hands were shaken; the client believes that the session
+            // stands.
+            send_reset(self.engine, opened.window, fd.as_raw_fd());
+            let tombstone = Tombstone { secret: opened.secret, reason: Reason::Reset, offset: 0 };
+            self.tombstones.insert(opened.id, tombstone);
             return;
-        }
+        };
         let raw = fd.as_raw_fd();
         tcp::tune(raw, served.listener.config.keepalive);
         // A connection that has died already still has a session; its addresses may be gone.
@@ -712,6 +719,10 @@ impl Reactor {
                     served.half_open.pop_front();
                 }
             }
+            let (id, last) = (served.listener.id, served.handshakes.is_empty());
+            if last {
+                self.retire_listener(id);
+            }
         }
     }
 }
@@ -736,6 +747,13 @@ fn send_reset(engine: &Engine, window: u64, number: i32) {
         match sys::io::send(number, &slices[..count], false) {
             Ok(n) => sender.sent(n),
             Err(_) => return,
+        }
+    }
+    // Closed with unread bytes, the kernel would send a RST, which may overtake the frames.
+    let mut unread = [0; 4096];
+    for _ in 0..64 {
+        if !matches!(sys::io::recv_one(number, &mut unread), Ok(n) if n > 0) {
+            break;
         }
     }
 }
