@@ -4,6 +4,7 @@
 //! memory that children share: zero after a fork, until the first program that does I/O claims it.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::socket::{Meta, Place, Rx, Socket, Tx, Watch};
 use crate::sys::{self, Fd};
 use crate::table;
 use crate::wait::epoll;
-use crate::wait::kick::{self, Sleepers};
+use crate::wait::kick;
 
 /// Who owns one session: a process's instance number, or 0 for nobody yet.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ extern "C" fn at_exit() {
 /// thread that the child does not have.
 struct Frozen {
     locks: Vec<Locks>,
-    _pool: Option<MutexGuard<'static, Vec<Box<[u8]>>>>,
+    _pool: Option<MutexGuard<'static, eversock_proto::log::Free>>,
     _books: Option<MutexGuard<'static, std::collections::BTreeMap<u64, Weak<Socket>>>>,
     _sweep: MutexGuard<'static, Vec<Weak<Socket>>>,
     _sets: epoll::Held,
@@ -144,13 +145,16 @@ struct Locks {
     _tx: MutexGuard<'static, Tx>,
     _rx: MutexGuard<'static, Rx>,
     watch: MutexGuard<'static, Watch>,
-    sleepers: MutexGuard<'static, Sleepers>,
+    sleepers: MutexGuard<'static, Vec<RawFd>>,
 }
 
 static FROZEN: AtomicPtr<Frozen> = AtomicPtr::new(std::ptr::null_mut());
 
 fn freeze<T>(mutex: &Mutex<T>) -> MutexGuard<'static, T> {
-    let guard = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+    freeze_guard(mutex.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn freeze_guard<T>(guard: MutexGuard<'_, T>) -> MutexGuard<'static, T> {
     // SAFETY: `Frozen` keeps the sockets (or the leaked engine) alive longer than the guards.
     unsafe { std::mem::transmute::<MutexGuard<'_, T>, MutexGuard<'static, T>>(guard) }
 }
@@ -167,11 +171,13 @@ extern "C" fn prepare() {
             _tx: freeze(&socket.tx),
             _rx: freeze(&socket.rx),
             watch: freeze(&socket.watch),
-            sleepers: freeze(&socket.sleepers),
+            sleepers: freeze_guard(socket.sleepers.hold()),
         };
         // From here on nobody does I/O before claiming; but a real socket of the engine's own
         // stays where its engine is.
-        if socket.owner.is(engine.instance) && held.place.private.is_none() {
+        // A thread that is in the middle of a read is a program that uses the session.
+        let used = held.place.private.is_some() || socket.sleepers.is_reading();
+        if socket.owner.is(engine.instance) && !used {
             socket.owner.release();
         }
         locks.push(held);
@@ -191,7 +197,7 @@ extern "C" fn prepare() {
     FROZEN.store(Box::into_raw(Box::new(frozen)), Ordering::SeqCst);
 }
 
-fn freeze_pool(engine: &'static Engine) -> MutexGuard<'static, Vec<Box<[u8]>>> {
+fn freeze_pool(engine: &'static Engine) -> MutexGuard<'static, eversock_proto::log::Free> {
     engine.pool.hold()
 }
 
@@ -224,9 +230,10 @@ extern "C" fn in_child() {
     frozen.bells.clear();
     // The words are the parent's to give out: two sessions with one word would have one owner.
     frozen.free.clear();
-    for locks in &mut frozen.locks {
+    let Frozen { locks, sockets, .. } = &mut *frozen;
+    for (locks, socket) in locks.iter_mut().zip(sockets.iter()) {
         // The parent's threads sleep, the parent's engine watches; the child has neither.
-        *locks.sleepers = Sleepers::default();
+        socket.sleepers.forget(&mut locks.sleepers);
         locks.watch.number = -1;
         // Copies of the engine's own descriptors would keep connections open that it closes.
         locks.place.private = None;

@@ -36,6 +36,8 @@ pub const CHUNK_BYTES: usize = 32 * 1024;
 pub const CHUNK_SMALL_BYTES: usize = 2 * 1024;
 /// Free chunks that a pool keeps, at most, in bytes.
 pub const POOL_FREE_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of free small chunks that the pool keeps, at most.
+pub const POOL_FREE_SMALL_MAX_BYTES: usize = 128 * 1024;
 /// Log space that each session has outside the process-wide cap, in bytes.
 pub const LOG_GUARANTEED_BYTES: u64 = 64 * 1024;
 /// The process-wide cap on log space beyond the guaranteed part, by default, in bytes.

@@ -13,12 +13,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::{
     CHUNK_BYTES, CHUNK_SMALL_BYTES, LOG_CAP_DEFAULT_BYTES, LOG_GUARANTEED_BYTES,
-    POOL_FREE_MAX_BYTES,
+    POOL_FREE_MAX_BYTES, POOL_FREE_SMALL_MAX_BYTES,
 };
+
+/// Chunks that no log holds, the hottest last.
+#[derive(Default)]
+pub struct Free {
+    large: Vec<Box<[u8]>>,
+    small: Vec<Box<[u8]>>,
+}
+
+impl std::fmt::Debug for Free {
+    /// Without the chunks, which hold what programs once sent.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Free({} large, {} small)", self.large.len(), self.small.len())
+    }
+}
 
 /// Free chunks, shared by all the sessions of a process, and the cap on what they hold in all.
 pub struct Pool {
-    free: Mutex<Vec<Box<[u8]>>>,
+    free: Mutex<Free>,
     /// Bytes held by logs beyond each one's guaranteed part.
     shared_used: AtomicU64,
     cap: AtomicU64,
@@ -34,7 +48,7 @@ impl std::fmt::Debug for Pool {
 impl Default for Pool {
     fn default() -> Self {
         Self {
-            free: Mutex::new(Vec::new()),
+            free: Mutex::default(),
             shared_used: AtomicU64::new(0),
             cap: AtomicU64::new(LOG_CAP_DEFAULT_BYTES),
         }
@@ -53,7 +67,8 @@ impl Pool {
     }
 
     /// Holds the pool still, as is needed around a fork: no other thread is inside it meanwhile.
-    pub fn hold(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+    pub fn hold(&self) -> MutexGuard<'_, Free> {
+        // A poisoned lock means that a push or pop panicked; the lists themselves are whole.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -63,21 +78,23 @@ impl Pool {
     }
 
     fn take(&self, bytes: usize) -> Box<[u8]> {
-        if bytes <= CHUNK_SMALL_BYTES {
-            return vec![0; CHUNK_SMALL_BYTES].into_boxed_slice();
-        }
-        // A poisoned lock means that a push or pop panicked; the vector itself is whole.
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        free.unwrap_or_else(|| vec![0; CHUNK_BYTES].into_boxed_slice())
+        let small = bytes <= CHUNK_SMALL_BYTES;
+        let mut free = self.hold();
+        let found = if small { free.small.pop() } else { free.large.pop() };
+        drop(free);
+        let size = if small { CHUNK_SMALL_BYTES } else { CHUNK_BYTES };
+        found.unwrap_or_else(|| vec![0; size].into_boxed_slice())
     }
 
     fn give(&self, chunk: Box<[u8]>) {
-        if chunk.len() != CHUNK_BYTES {
-            return;
-        }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < POOL_FREE_MAX_BYTES / CHUNK_BYTES {
-            free.push(chunk);
+        let mut free = self.hold();
+        let (list, max) = if chunk.len() == CHUNK_BYTES {
+            (&mut free.large, POOL_FREE_MAX_BYTES / CHUNK_BYTES)
+        } else {
+            (&mut free.small, POOL_FREE_SMALL_MAX_BYTES / CHUNK_SMALL_BYTES)
+        };
+        if list.len() < max {
+            list.push(chunk);
         }
     }
 }
@@ -91,6 +108,9 @@ pub struct Log {
     end: u64,
     /// What of ours the pool counts as beyond the guaranteed part.
     shared: u64,
+    /// A small chunk for the next bytes, kept until [`Log::rest`].
+    spare: Option<Box<[u8]>>,
+    keeps: bool,
 }
 
 struct Chunk {
@@ -111,7 +131,30 @@ impl std::fmt::Debug for Chunk {
 impl Log {
     /// An empty log whose next byte has offset `base`.
     pub fn new(pool: Arc<Pool>, base: u64) -> Self {
-        Self { pool, chunks: VecDeque::new(), base, end: base, shared: 0 }
+        Self {
+            pool,
+            chunks: VecDeque::new(),
+            base,
+            end: base,
+            shared: 0,
+            spare: None,
+            keeps: false,
+        }
+    }
+
+    /// The same for one that is filled and emptied all the time: it keeps a small chunk when it is
+    /// empty, until it is told to [`rest`](Self::rest).
+    pub fn busy(pool: Arc<Pool>, base: u64) -> Self {
+        let mut log = Self::new(pool, base);
+        log.keeps = true;
+        log
+    }
+
+    /// Nothing has come for a while: an empty log holds no chunk then.
+    pub fn rest(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            self.pool.give(spare);
+        }
     }
 
     /// Offset of the first byte held.
@@ -146,7 +189,9 @@ impl Log {
             let has_space = self.chunks.back().is_some_and(|chunk| chunk.to < chunk.bytes.len());
             if !has_space {
                 let wanted = if self.chunks.is_empty() { bytes.len() } else { CHUNK_BYTES };
-                self.chunks.push_back(Chunk { bytes: self.pool.take(wanted), from: 0, to: 0 });
+                let spare = self.spare.take_if(|spare| wanted <= spare.len());
+                let bytes = spare.unwrap_or_else(|| self.pool.take(wanted));
+                self.chunks.push_back(Chunk { bytes, from: 0, to: 0 });
             }
             let Some(chunk) = self.chunks.back_mut() else { break };
             let n = bytes.len().min(chunk.bytes.len() - chunk.to);
@@ -175,17 +220,25 @@ impl Log {
             }
             left -= held;
             if let Some(chunk) = self.chunks.pop_front() {
-                self.pool.give(chunk.bytes);
+                self.give(chunk.bytes);
             }
         }
         self.base = offset;
         self.end = self.end.max(offset);
         if self.is_empty() {
             while let Some(chunk) = self.chunks.pop_front() {
-                self.pool.give(chunk.bytes);
+                self.give(chunk.bytes);
             }
         }
         self.account();
+    }
+
+    fn give(&mut self, bytes: Box<[u8]>) {
+        if self.keeps && self.spare.is_none() && bytes.len() == CHUNK_SMALL_BYTES {
+            self.spare = Some(bytes);
+        } else {
+            self.pool.give(bytes);
+        }
     }
 
     /// The bytes from `offset`, at most `limit`, as slices into `out`. Gives the number of slices
@@ -253,7 +306,9 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.keeps = false;
         self.trim(self.end);
+        self.rest();
     }
 }
 
@@ -276,6 +331,18 @@ mod tests {
         assert_eq!(other.room(), LOG_GUARANTEED_BYTES);
         drop(log);
         assert_eq!(pool.shared_used(), 0);
+    }
+
+    #[test]
+    fn a_busy_log_keeps_one_small_chunk_until_it_rests() {
+        let mut log = Log::busy(Arc::default(), 0);
+        log.append(&[0; 100]);
+        log.trim(100);
+        assert_eq!(log.spare.as_ref().map(|spare| spare.len()), Some(CHUNK_SMALL_BYTES));
+        log.append(&[0; 100_000]);
+        log.trim(100_100);
+        log.rest();
+        assert!(log.chunks.is_empty() && log.spare.is_none());
     }
 
     #[test]

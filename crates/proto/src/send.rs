@@ -85,7 +85,7 @@ impl Sender {
     /// A direction that starts at `offset` (0 in real life) and may send up to the credit `edge`.
     pub fn new(pool: Arc<Pool>, offset: u64, edge: u64) -> Self {
         Self {
-            log: Log::new(pool, offset),
+            log: Log::busy(pool, offset),
             cursor: offset,
             sent_max: offset,
             edge,
@@ -202,6 +202,11 @@ impl Sender {
     /// The credit edge.
     pub fn edge(&self) -> u64 {
         self.edge
+    }
+
+    /// Nothing is outstanding and nothing was written for a while: gives back what is held for speed.
+    pub fn rest(&mut self) {
+        self.log.rest();
     }
 
     /// Bytes held for replay.
@@ -336,6 +341,11 @@ impl Sender {
             return false;
         }
         true
+    }
+
+    /// Bytes of the current frame that the connection has not taken.
+    pub fn frame_left(&self) -> usize {
+        self.frame.head.len() - self.frame.head_sent + self.frame.payload_left
     }
 
     /// The bytes to put on the wire next: the rest of the current frame. Gives the number of slices

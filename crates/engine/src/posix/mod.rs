@@ -183,7 +183,7 @@ fn fill_pair(near: RawFd) -> usize {
 
 fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32) -> io::Result<()> {
     let bell = Bell::new()?;
-    Socket::lock(&socket.sleepers)?.add(&bell);
+    socket.sleepers.add(&bell);
     let result = loop {
         if socket.has(bits::FAILED) {
             break socket.failure(Some(libc::ECONNABORTED));
@@ -199,9 +199,7 @@ fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32)
             Err(error) => break Err(error),
         }
     };
-    if let Ok(mut sleepers) = socket.sleepers.lock() {
-        sleepers.remove(&bell);
-    }
+    socket.sleepers.remove(&bell);
     result
 }
 
@@ -213,7 +211,7 @@ pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()>
     let socket = stream(number)?;
     let deadline = timeout.and_then(|timeout| crate::clock::now().checked_add(timeout));
     let bell = Bell::new()?;
-    Socket::lock(&socket.sleepers)?.add(&bell);
+    socket.sleepers.add(&bell);
     let result = loop {
         if socket.has(bits::FAILED) {
             break fail(socket.failure_number());
@@ -232,9 +230,7 @@ pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()>
             Err(error) => break Err(error),
         }
     };
-    if let Ok(mut sleepers) = socket.sleepers.lock() {
-        sleepers.remove(&bell);
-    }
+    socket.sleepers.remove(&bell);
     result
 }
 
@@ -272,10 +268,11 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE
 
 /// sendmsg(2) without ancillary data; `flags` as there. MSG_OOB is not supported.
 pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usize> {
-    if let Some(Entry::Listener(_)) = table::get(number) {
-        return fail(libc::EPIPE);
-    }
-    let socket = stream(number)?;
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(_)) => return fail(libc::EPIPE),
+        None => return fail(libc::ENOTSOCK),
+    };
     if flags & !SEND_FLAGS != 0 {
         return fail(libc::EOPNOTSUPP);
     }
@@ -402,7 +399,7 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
     if read {
         socket.change(bits::EOF, 0);
         // A reader that sleeps in the kernel is woken there.
-        let leads = Socket::lock(&socket.sleepers)?.leader;
+        let leads = socket.sleepers.has_leader();
         if leads && !socket.has(bits::DETACHED) {
             let _gone = rustix::net::shutdown(sys::borrow(number), rustix::net::Shutdown::Read);
         }

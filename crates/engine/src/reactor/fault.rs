@@ -440,6 +440,9 @@ impl Reactor {
                 socket.owe();
             }
             let outstanding = tx.sender.as_ref().is_some_and(|sender| sender.log_len() > 0);
+            if let Some(sender) = tx.sender.as_mut().filter(|_| !outstanding) {
+                sender.rest();
+            }
             socket.finish_tx(tx);
             if outstanding && number >= 0 {
                 // A program that only writes leaves the acks in the kernel's queue.

@@ -133,6 +133,18 @@ impl Socket {
         Ok(Ok(Held { place, tx, rx }))
     }
 
+    /// True while a reader is in the kernel with a read of this socket, whose bytes belong to the
+    /// connection that stands: it is woken, and who wants to change the connection comes back.
+    fn reader_must_leave(&self, held: &Held<'_>) -> bool {
+        if !self.sleepers.is_reading() {
+            return false;
+        }
+        if let Some(real) = held.place.real_number() {
+            tcp::shut_reading(real);
+        }
+        true
+    }
+
     /// Takes the connection of `epoch` away: what it still had to say is kept, a placeholder takes
     /// its number.
     pub(crate) fn take_down(self: &Arc<Self>, epoch: u64) -> io::Result<Result<TakenDown, Busy>> {
@@ -144,6 +156,9 @@ impl Socket {
         let gone = bits::DETACHED | bits::CONNECTING | bits::FRESH | bits::FAILED;
         if held.tx.epoch != epoch || self.has(gone) {
             return Ok(Ok(TakenDown::Stale));
+        }
+        if self.reader_must_leave(&held) {
+            return Ok(Err(Busy));
         }
         if let Some(real) = held.place.real_number() {
             self.drain_old(&mut held.rx, real);
@@ -159,7 +174,7 @@ impl Socket {
             }
         } else if !is_over && !self.has(bits::PUMPED) && !held.place.numbers.is_empty() {
             self.put_placeholder(&mut held.place, false)?;
-            if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
+            if self.sleepers.has_leader() {
                 // A leader that was on its way to sleep would sleep on the placeholder.
                 held.place.nudge();
             }
@@ -258,10 +273,13 @@ impl Socket {
             Ok(held) => held,
             Err(busy) => return Ok(Err(busy)),
         };
-        let Some(fd) = new.take() else { return Err(poisoned()) };
         if self.has(bits::FAILED) {
             return Err(crate::error::errno(libc::ECANCELED));
         }
+        if self.reader_must_leave(&held) {
+            return Ok(Err(Busy));
+        }
+        let Some(fd) = new.take() else { return Err(poisoned()) };
         if !self.has(bits::DETACHED | bits::CONNECTING)
             && let Some(real) = held.place.real_number()
         {
@@ -384,6 +402,10 @@ impl Socket {
         let mut place = Self::lock(&self.place)?;
         let mut tx = self.lock_tx()?;
         let mut rx = self.lock_rx()?;
+        if self.sleepers.is_reading() {
+            // Its bytes would go past the pump.
+            return Err(crate::error::errno(libc::EBUSY));
+        }
         self.watch_stop();
         let real = match place.placeholder.take() {
             Some(_) => None,
@@ -450,6 +472,9 @@ impl Socket {
             Ok(held) => held,
             Err(busy) => return Ok(Err(busy)),
         };
+        if self.reader_must_leave(&held) {
+            return Ok(Err(Busy));
+        }
         held.tx.number = -1;
         held.rx.number = -1;
         self.watch_stop();

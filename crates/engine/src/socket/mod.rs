@@ -7,6 +7,7 @@
 //! Lock order: `meta`, `place`, `tx`, `rx`, `watch`, `sleepers`. A holder of `rx` only ever *tries*
 //! `tx`.
 
+pub(crate) mod lead;
 pub(crate) mod link;
 pub(crate) mod recv;
 pub(crate) mod send;
@@ -179,7 +180,7 @@ pub(crate) struct Socket {
     pub(crate) rx: Mutex<Rx>,
     pub(crate) place: Mutex<Place>,
     pub(crate) watch: Mutex<Watch>,
-    pub(crate) sleepers: Mutex<Sleepers>,
+    pub(crate) sleepers: Sleepers,
     pub(crate) epolls: Mutex<Vec<Weak<EpollSet>>>,
     pub(crate) meta: Mutex<Meta>,
     pub(crate) owner: OwnerWord,
@@ -201,7 +202,7 @@ impl Socket {
             rx: Mutex::new(Rx { number: -1, ..Rx::default() }),
             place: Mutex::new(Place { numbers, ..Place::default() }),
             watch: Mutex::new(Watch { number: -1, wants_out: false, wants_in: false }),
-            sleepers: Mutex::default(),
+            sleepers: Sleepers::default(),
             epolls: Mutex::default(),
             meta: Mutex::default(),
             owner: OwnerWord::new(),
@@ -257,9 +258,7 @@ impl Socket {
     /// The same; `opened` when the kernel may have been ready already while our bits said no: an
     /// edge-triggered set then asks it again.
     pub(crate) fn kick_for(&self, opened: bool) {
-        if let Ok(sleepers) = self.sleepers.lock() {
-            sleepers.ring();
-        }
+        self.sleepers.ring();
         if let Ok(epolls) = self.epolls.lock() {
             for set in epolls.iter().filter_map(Weak::upgrade) {
                 set.note(self.id, opened);

@@ -11,6 +11,7 @@ use eversock_proto::limits::{CONTROL_FRAMES_PER_CALL_MAX, HEADER_BYTES};
 use eversock_proto::recv::{Receiver, Violation};
 use eversock_proto::wire::frame::Header;
 
+use super::lead::Led;
 use super::{Rx, Socket, bits};
 use crate::error::{errno, fail, would_block};
 use crate::sys;
@@ -59,7 +60,31 @@ impl Socket {
         let mut done = 0;
         let mut leads = false;
         let mut may_skip = !dont_wait && !mode.peek;
+        let sleeps_in_read =
+            may_skip && self.recv_timeout_us.load(Ordering::Relaxed) == 0 && total > 0;
         loop {
+            if sleeps_in_read {
+                // A blocking read gives at once what is queued: no need to ask first.
+                match self.read_leading(number, slices, done) {
+                    Ok(Led::NotHere) => {}
+                    Ok(Led::Bytes { n, more }) => {
+                        done += n;
+                        if n > 0 && (done == total || !mode.wait_all && !more) {
+                            return Ok(done);
+                        }
+                        if n == 0 || mode.wait_all {
+                            continue;
+                        }
+                        // An edge-triggered program takes a short read for an empty queue.
+                        return match self.recv_step(slices, done, mode, false, false) {
+                            Ok(Got::Bytes { n, .. }) => Ok(done + n),
+                            _ => Ok(done),
+                        };
+                    }
+                    Err(_) if done > 0 => return Ok(done),
+                    Err(error) => return Err(error),
+                }
+            }
             let skip = std::mem::take(&mut may_skip);
             let step = self.recv_step(slices, done, mode, skip, leads);
             if leads {
@@ -109,11 +134,11 @@ impl Socket {
             return self.or_end(&rx, Got::Nothing, leads);
         }
         if mode.peek {
-            let may_read = leads || !Self::lock(&self.sleepers)?.leader;
+            let may_read = leads || !self.sleepers.has_leader();
             let got = self.peek_step(&mut rx, slices, may_read)?;
             return self.or_end(&rx, got, leads);
         }
-        let may_read = leads || !Self::lock(&self.sleepers)?.leader;
+        let may_read = leads || !self.sleepers.has_leader();
         let mut skip = skip;
         let mut done = 0;
         for slice in slices {
@@ -291,7 +316,7 @@ impl Socket {
     /// Does nothing while a reader leads.
     pub(crate) fn read_ahead(self: &Arc<Self>) {
         let Ok(mut rx) = self.rx.try_lock() else { return };
-        if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
+        if self.sleepers.has_leader() {
             return;
         }
         self.read_ahead_locked(&mut rx);
@@ -338,7 +363,7 @@ impl Socket {
     /// would get something.
     pub(crate) fn probe_input(self: &Arc<Self>) -> bool {
         let Ok(mut rx) = self.rx.try_lock() else { return true };
-        if self.sleepers.lock().is_ok_and(|sleepers| sleepers.leader) {
+        if self.sleepers.has_leader() {
             return true;
         }
         let (from, epoch) = (rx.number, rx.epoch);
@@ -383,7 +408,7 @@ impl Socket {
         let (ack, edge) = receiver.peer();
         let mut ring = false;
         if ack > shared.peer_ack.load(Ordering::Relaxed) {
-            shared.peer_ack.store(ack, Ordering::SeqCst);
+            shared.peer_ack.store(ack, Ordering::Release);
         }
         if edge > shared.peer_edge.load(Ordering::Relaxed) {
             shared.peer_edge.store(edge, Ordering::SeqCst);
@@ -421,12 +446,13 @@ impl Socket {
     pub(crate) fn note_acks(self: &Arc<Self>, receiver: &Receiver) {
         let shared = &self.shared;
         let acks = receiver.acks();
-        shared.receive.store(receiver.next(), Ordering::SeqCst);
-        shared.ack.store(acks.ack, Ordering::SeqCst);
-        shared.window.store(u32::from(acks.window), Ordering::SeqCst);
-        shared.fin_seen.store(receiver.fin_seen(), Ordering::SeqCst);
-        let told_edge = shared.told_edge.load(Ordering::SeqCst);
-        let told_ack = shared.told_ack.load(Ordering::SeqCst);
+        // Who must not miss them is told by a flag or a lock afterwards.
+        shared.receive.store(receiver.next(), Ordering::Release);
+        shared.ack.store(acks.ack, Ordering::Release);
+        shared.window.store(u32::from(acks.window), Ordering::Release);
+        shared.fin_seen.store(receiver.fin_seen(), Ordering::Release);
+        let told_edge = shared.told_edge.load(Ordering::Relaxed);
+        let told_ack = shared.told_ack.load(Ordering::Relaxed);
         let due = acks.edge().saturating_sub(told_edge) * 4 >= receiver.window()
             || (receiver.fin_seen() && acks.ack > told_ack);
         if due && !self.has(bits::DETACHED | bits::CONNECTING) {
@@ -459,24 +485,20 @@ impl Socket {
         // A time-out is never restarted after a signal (signal(7)), so poll serves it exactly; and
         // so does it serve who follows a leader or waits for a connection.
         let (leads, follows) = {
-            let mut sleepers = Self::lock(&self.sleepers)?;
-            let follows = sleepers.leader;
-            let leads = !follows
-                && deadline.is_none()
-                && !self.has(bits::DETACHED | bits::DYING | bits::CONNECTING | bits::PUMPED);
-            sleepers.leader |= leads;
-            (leads, follows)
+            let leads = deadline.is_none()
+                && !self.nonblocking.load(Ordering::Relaxed)
+                && !self.has(bits::DETACHED | bits::DYING | bits::CONNECTING | bits::PUMPED)
+                && self.sleepers.lead(false);
+            (leads, !leads && self.sleepers.has_leader())
         };
         // A leader sleeps in the kernel, where no bell is heard.
         let result = if leads {
             self.lead(number)
         } else {
             let bell = Bell::new()?;
-            Self::lock(&self.sleepers)?.add(&bell);
+            self.sleepers.add(&bell);
             let result = self.sleep_for_input(number, &bell, deadline, follows);
-            if let Ok(mut sleepers) = self.sleepers.lock() {
-                sleepers.remove(&bell);
-            }
+            self.sleepers.remove(&bell);
             result
         };
         if result.is_err() && leads {
@@ -496,7 +518,9 @@ impl Socket {
             return Ok(());
         }
         match sys::io::wait_readable(number) {
-            Err(error) if crate::error::number(&error) == libc::EINTR => Err(error),
+            Err(error) if matches!(crate::error::number(&error), libc::EINTR | libc::EBADF) => {
+                Err(error)
+            }
             // Whatever else it says is the real socket's affair; the loop will see.
             _ => Ok(()),
         }
@@ -513,7 +537,7 @@ impl Socket {
             return Ok(());
         }
         // Who was to be followed may have gone before our bell could be rung.
-        if follows && !Self::lock(&self.sleepers)?.leader {
+        if follows && !self.sleepers.has_leader() {
             return Ok(());
         }
         let attached = !self.has(bits::DETACHED | bits::DYING | bits::CONNECTING);
@@ -529,15 +553,17 @@ impl Socket {
         if sys::io::poll(&mut fds, timeout)? == 0 { fail(libc::EAGAIN) } else { Ok(()) }
     }
 
-    /// The leader has read; those who waited for it look again.
-    fn stop_leading(&self) {
-        if let Ok(mut sleepers) = self.sleepers.lock() {
-            sleepers.leader = false;
-            sleepers.ring();
-        }
-        if self.has(bits::WANTS_CREDIT) {
+    /// A reader is no leader any more: the engine may read for those who need it.
+    pub(crate) fn hand_over(&self) {
+        if self.has(bits::WANTS_CREDIT | bits::CLOSED) {
             self.watch_in(true);
         }
+    }
+
+    /// The leader has read; those who waited for it look again.
+    pub(crate) fn stop_leading(&self) {
+        self.sleepers.stop_leading();
+        self.hand_over();
     }
 
     /// Payload bytes that the program could read now, exactly (FIONREAD).
@@ -572,7 +598,7 @@ impl Socket {
         Ok(total)
     }
 
-    fn condemn(self: &Arc<Self>, epoch: u64, error: &ReadError) {
+    pub(crate) fn condemn(self: &Arc<Self>, epoch: u64, error: &ReadError) {
         match error {
             ReadError::Violation(Violation::DataLost { .. }) => {
                 log::error!("session {}: {error}", self.id);
@@ -583,9 +609,9 @@ impl Socket {
     }
 }
 
-struct Read {
-    payload: usize,
-    more: bool,
+pub(crate) struct Read {
+    pub(crate) payload: usize,
+    pub(crate) more: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,13 @@
 //! The program writes: into the log under the direction lock, and from the log to the connection.
 
 use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use eversock_proto::send::GATHER_SLICES;
+use eversock_proto::send::{GATHER_SLICES, Sender};
 use eversock_proto::wire::frame::Acks;
 
 use super::{Socket, Tx, bits};
@@ -151,7 +152,7 @@ impl Socket {
         }
         let taken = write_from(sender, slices, done);
         let written = sender.written();
-        self.shared.written.store(written, Ordering::SeqCst);
+        self.shared.written.store(written, Ordering::Release);
         if sender.is_out_of_room() {
             self.change(bits::NO_ROOM, 0);
             // The peer may have raised its edge between our look and the bit.
@@ -264,14 +265,13 @@ impl Socket {
         let (to, epoch) = (tx.number, tx.epoch);
         let Some(sender) = tx.sender.as_mut() else { return Flushed::All };
         while to >= 0 && sender.prepare(self.acks()) {
-            let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
-            let (count, bytes) = sender.gather(&mut slices);
-            match sys::io::send(to, &slices[..count], more) {
+            let (bytes, went) = put(sender, to, more);
+            match went {
                 Ok(n) => {
                     sender.sent(n);
                     let told = sender.told();
-                    self.shared.told_edge.store(told.edge(), Ordering::SeqCst);
-                    self.shared.told_ack.store(told.ack, Ordering::SeqCst);
+                    self.shared.told_edge.store(told.edge(), Ordering::Release);
+                    self.shared.told_ack.store(told.ack, Ordering::Release);
                     if n < bytes {
                         return Flushed::Owed;
                     }
@@ -321,11 +321,9 @@ impl Socket {
         for_kernel: bool,
     ) -> io::Result<()> {
         let bell = Bell::new()?;
-        Self::lock(&self.sleepers)?.add(&bell);
+        self.sleepers.add(&bell);
         let result = self.wait_writable_with(&bell, deadline, for_kernel);
-        if let Ok(mut sleepers) = self.sleepers.lock() {
-            sleepers.remove(&bell);
-        }
+        self.sleepers.remove(&bell);
         result
     }
 
@@ -347,7 +345,7 @@ impl Socket {
             if done || self.has(bits::FAILED | bits::CLOSED | bits::WRITE_SHUT | bits::STOPPED) {
                 return Ok(());
             }
-            let leader = Self::lock(&self.sleepers)?.leader;
+            let leader = self.sleepers.has_leader();
             // A dead socket would always be ready.
             let to = if self.has(bits::DYING) { -1 } else { to };
             let mut events = 0;
@@ -380,12 +378,34 @@ impl Socket {
     }
 }
 
+/// Up to this many bytes are sent in one piece, which costs less than a gathered write.
+const COPIED_MAX_BYTES: usize = 256;
+/// A frame so small lies in two chunks at most, behind its head.
+const COPIED_SLICES: usize = 3;
+
+/// Gives the rest of the current frame to the kernel: how much that is, and what it took.
+fn put(sender: &Sender, to: RawFd, more: bool) -> (usize, io::Result<usize>) {
+    let bytes = sender.frame_left();
+    if bytes <= COPIED_MAX_BYTES {
+        let mut slices = [IoSlice::new(&[]); COPIED_SLICES];
+        let (count, gathered) = sender.gather(&mut slices);
+        if gathered == bytes {
+            let mut whole = [0; COPIED_MAX_BYTES];
+            let mut at = 0;
+            for slice in &slices[..count] {
+                whole[at..at + slice.len()].copy_from_slice(slice);
+                at += slice.len();
+            }
+            return (bytes, sys::io::send(to, &[IoSlice::new(&whole[..bytes])], more));
+        }
+    }
+    let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+    let (count, bytes) = sender.gather(&mut slices);
+    (bytes, sys::io::send(to, &slices[..count], more))
+}
+
 /// Writes from the slices, skipping `done` bytes; gives how many were taken.
-fn write_from(
-    sender: &mut eversock_proto::send::Sender,
-    slices: &[IoSlice<'_>],
-    mut done: usize,
-) -> usize {
+fn write_from(sender: &mut Sender, slices: &[IoSlice<'_>], mut done: usize) -> usize {
     let mut taken = 0;
     for slice in slices {
         if done >= slice.len() {

@@ -51,6 +51,24 @@ pub(crate) fn wait_readable(number: RawFd) -> io::Result<()> {
     if n >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Blocks until it has received something, an end or an error; through libc like
+/// [`wait_readable`].
+pub(crate) fn recv_blocking(number: RawFd, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let n = if let [one] = slices {
+        // SAFETY: the buffer is writable for its length.
+        unsafe { libc::recv(number, one.as_mut_ptr().cast(), one.len(), 0) }
+    } else {
+        // SAFETY: msghdr is plain numbers and pointers, for which all zeros is a value.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        // An IoSliceMut has the layout of an iovec.
+        message.msg_iov = slices.as_mut_ptr().cast();
+        message.msg_iovlen = slices.len() as _;
+        // SAFETY: the message names the slices, which are writable, and nothing else.
+        unsafe { libc::recvmsg(number, &raw mut message, 0) }
+    };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
 /// ppoll(2) through libc; `None` waits without limit. The signal mask is not touched.
 pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
     poll_masked(fds, timeout, std::ptr::null())

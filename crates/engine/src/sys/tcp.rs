@@ -98,6 +98,11 @@ fn pair_of(listener: std::net::TcpListener) -> io::Result<(Fd, Fd)> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, "strangers flood the loopback listener"))
 }
 
+/// Wakes whoever sleeps in a read of the connection; what is queued stays readable.
+pub(crate) fn shut_reading(number: RawFd) {
+    let _gone = rustix::net::shutdown(borrow(number), rustix::net::Shutdown::Read);
+}
+
 /// Gives a narrow pair its room. Raising SO_RCVBUF alone does not lift the window clamp.
 pub(crate) fn enlarge(near: RawFd, far: RawFd) {
     let large = (1024 * 1024i32).to_ne_bytes();

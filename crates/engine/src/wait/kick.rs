@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sys::{Fd, fd};
@@ -49,28 +50,79 @@ pub(crate) fn hold() -> MutexGuard<'static, Vec<Fd>> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Nobody leads.
+const NOBODY: u8 = 0;
+/// A reader sleeps in a look at the number.
+const LOOKING: u8 = 1;
+/// A reader is in the read itself.
+const READING: u8 = 2;
+
 /// Who sleeps on one socket.
+///
+/// One reader may sleep in the kernel on the number itself: the leader. Nobody else consumes input
+/// then. Whoever is about to sleep on a bell adds it and looks again afterwards; whoever changes
+/// something changes it and looks for bells afterwards: so one of the two sees the other.
 #[derive(Debug, Default)]
 pub(crate) struct Sleepers {
-    bells: Vec<RawFd>,
-    /// One reader may sleep in the kernel on the number itself; nobody else consumes input then.
-    pub(crate) leader: bool,
+    bells: Mutex<Vec<RawFd>>,
+    count: AtomicUsize,
+    leader: AtomicU8,
 }
 
 impl Sleepers {
-    pub(crate) fn add(&mut self, bell: &Bell) {
-        self.bells.push(bell.number());
+    pub(crate) fn add(&self, bell: &Bell) {
+        self.hold().push(bell.number());
+        self.count.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(crate) fn remove(&mut self, bell: &Bell) {
-        if let Some(at) = self.bells.iter().position(|&number| number == bell.number()) {
-            self.bells.swap_remove(at);
+    pub(crate) fn remove(&self, bell: &Bell) {
+        let mut bells = self.hold();
+        if let Some(at) = bells.iter().position(|&number| number == bell.number()) {
+            bells.swap_remove(at);
+            self.count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
     pub(crate) fn ring(&self) {
-        for &bell in &self.bells {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for &bell in self.hold().iter() {
             fd::notify(bell);
         }
+    }
+
+    /// Becomes the leader, if there is none; `reading` who will sleep in the read itself: then the
+    /// file under the number must stay until it is out.
+    pub(crate) fn lead(&self, reading: bool) -> bool {
+        let role = if reading { READING } else { LOOKING };
+        self.leader.compare_exchange(NOBODY, role, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// The leader has read; those who waited for it look again.
+    pub(crate) fn stop_leading(&self) {
+        self.leader.store(NOBODY, Ordering::SeqCst);
+        self.ring();
+    }
+
+    pub(crate) fn has_leader(&self) -> bool {
+        self.leader.load(Ordering::SeqCst) != NOBODY
+    }
+
+    pub(crate) fn is_reading(&self) -> bool {
+        self.leader.load(Ordering::SeqCst) == READING
+    }
+
+    /// Holds the list still, as is needed around a fork.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, Vec<RawFd>> {
+        // The list is whole whatever its holder did.
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In a fork child, which has none of the threads that slept; `bells` is the held list.
+    pub(crate) fn forget(&self, bells: &mut Vec<RawFd>) {
+        bells.clear();
+        self.count.store(0, Ordering::SeqCst);
+        self.leader.store(NOBODY, Ordering::SeqCst);
     }
 }

@@ -31,13 +31,11 @@ pub(crate) fn poll(
         .collect();
     let bell = Bell::new()?;
     for socket in watched.iter().flatten() {
-        Socket::lock(&socket.sleepers)?.add(&bell);
+        socket.sleepers.add(&bell);
     }
     let result = poll_watched(fds, &watched, &bell, timeout, mask);
     for socket in watched.iter().flatten() {
-        if let Ok(mut sleepers) = socket.sleepers.lock() {
-            sleepers.remove(&bell);
-        }
+        socket.sleepers.remove(&bell);
     }
     result
 }
