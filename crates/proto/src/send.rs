@@ -204,7 +204,8 @@ impl Sender {
         self.edge
     }
 
-    /// Nothing is outstanding and nothing was written for a while: gives back what is held for speed.
+    /// Nothing is outstanding and nothing was written for a while: gives back what is held for
+    /// speed.
     pub fn rest(&mut self) {
         self.log.rest();
     }

@@ -180,16 +180,16 @@ impl Ask {
 }
 
 /// Who sleeps in the read. Dropped without [`Leading::end`], it has been unwound (thread
-/// cancellation, a panic): what it may have read is lost to this process, so the connection is given
-/// up and the peer sends it again.
+/// cancellation, a panic): what it may have read is lost to this process, so the connection is
+/// given up and the peer sends it again.
 struct Leading<'a> {
     socket: &'a Arc<Socket>,
     epoch: u64,
 }
 
 impl Leading<'_> {
-    /// The read is accounted for; those who waited for it look again. The caller holds the receiving
-    /// lock, and hands over when it has let go of it.
+    /// The read is accounted for; those who waited for it look again. The caller holds the
+    /// receiving lock, and hands over when it has let go of it.
     fn end(self) {
         self.socket.sleepers.stop_leading();
         std::mem::forget(self);
