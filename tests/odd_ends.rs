@@ -49,3 +49,20 @@ fn a_session_that_nobody_accepted_is_reset_when_the_listener_closes() {
     let error = (&client).read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
+
+/// The engine heard of the close before it read that the session was taken, and put a RESET between
+/// the frames of a session that the program had: the client saw a broken connection and resumed.
+#[test]
+fn a_session_that_was_accepted_just_before_its_listener_closed_is_left_alone() {
+    let _limit = Limit::new("accepted before the close", PATIENCE);
+    common::begin();
+    for round in 0..200 {
+        let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = VirtualStream::connect_with(addr, quick()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        drop(listener);
+        common::exchange(&client, &server, b"up", b"down");
+        assert_eq!(client.info().unwrap().resumes, 0, "round {round}");
+    }
+}

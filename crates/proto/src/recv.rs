@@ -82,6 +82,8 @@ pub struct Receiver {
     peer_ack: u64,
     peer_edge: u64,
     parser: Parser,
+    /// Bytes of the current connection that were given to the parser.
+    taken: u64,
     frames: u64,
     news: News,
 }
@@ -135,6 +137,7 @@ impl Receiver {
             peer_ack: 0,
             peer_edge: 0,
             parser: Parser::default(),
+            taken: 0,
             frames: 0,
             news: News::default(),
         }
@@ -163,6 +166,7 @@ impl Receiver {
     /// [`Self::peer`] told; a claim that was refused there dies with the connection that made it.
     pub fn begin_epoch(&mut self) {
         self.parser = Parser::default();
+        self.taken = 0;
         self.peer_ack = 0;
         self.peer_edge = 0;
     }
@@ -207,6 +211,12 @@ impl Receiver {
     /// Frames parsed so far, control frames included.
     pub fn frames(&self) -> u64 {
         self.frames
+    }
+
+    /// Bytes of this epoch's connection taken so far, of whatever kind: to be compared with what
+    /// the kernel has given.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Takes what the peer has told besides payload.
@@ -280,6 +290,7 @@ impl Receiver {
     /// at the start of `buf`; the scratch behind them is zeroed.
     pub fn accept(&mut self, buf: &mut [u8], front: usize, n: usize) -> Result<usize, Violation> {
         debug_assert!(self.is_direct());
+        self.taken += n as u64;
         self.check()?;
         let in_front = n.min(front);
         if in_front > 0 {
@@ -322,6 +333,7 @@ impl Receiver {
 
     /// Takes raw bytes of the connection; payload goes to the stash.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+        self.taken += bytes.len() as u64;
         self.check()?;
         while !bytes.is_empty() {
             let step = self.step(bytes).map_err(|violation| self.condemn(violation))?;

@@ -60,6 +60,8 @@ pub struct Sender {
     /// Highest offset that the peer has quoted or confirmed: what has arrived, read or not.
     delivered: u64,
     replayed: u64,
+    /// Bytes that the current connection took.
+    given: u64,
 }
 
 /// The frame that is on its way: `head` first, then payload from the log.
@@ -99,6 +101,7 @@ impl Sender {
             reset: None,
             delivered: offset,
             replayed: 0,
+            given: 0,
         }
     }
 
@@ -243,6 +246,7 @@ impl Sender {
         self.due.stop = self.stop;
         self.due.reset = self.reset;
         self.told = Acks::default();
+        self.given = 0;
         Ok(())
     }
 
@@ -366,8 +370,15 @@ impl Sender {
         (slices + more, head.len() + payload)
     }
 
+    /// Bytes that this epoch's connection has taken, of whatever kind: to be compared with what the
+    /// kernel was given.
+    pub fn given(&self) -> u64 {
+        self.given
+    }
+
     /// The connection took `n` of the bytes that [`Self::gather`] gave.
     pub fn sent(&mut self, n: usize) {
+        self.given += n as u64;
         let head = n.min(self.frame.head.len() - self.frame.head_sent);
         self.frame.head_sent += head;
         let payload = n - head;

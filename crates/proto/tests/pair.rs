@@ -10,6 +10,7 @@
     reason = "the seed to replay comes from the environment, and goes to the screen"
 )]
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
@@ -254,4 +255,31 @@ fn closes_amid_faults(seed: u64) {
 #[test]
 fn a_close_or_reset_amid_faults_reaches_the_peer_and_ends_both() {
     seeds(3, 3000, closes_amid_faults);
+}
+
+/// All that can be seen of a run: the state after each operation, and what the handshakes said.
+fn trace(seed: u64) -> u64 {
+    let mut rng = Rng::new(seed);
+    let config = PairConfig { open: true, ..config(&mut rng) };
+    let mut pair = Pair::new(rng.draw(), config);
+    let mut hasher = DefaultHasher::new();
+    for _ in 0..60 {
+        operate(&mut pair, &mut rng, 10);
+        format!("{pair:?}").hash(&mut hasher);
+    }
+    for hello in pair.recorded() {
+        hello.message.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[test]
+fn a_seed_run_twice_takes_the_same_steps_and_another_seed_takes_others() {
+    let traces: Vec<u64> = (0..200).map(|n| trace(4 << 32 | n)).collect();
+    for (n, &first) in traces.iter().enumerate() {
+        let seed = 4 << 32 | n as u64;
+        assert_eq!(trace(seed), first, "seed {seed} took other steps the second time");
+    }
+    let different: std::collections::BTreeSet<u64> = traces.iter().copied().collect();
+    assert_eq!(different.len(), traces.len(), "the trace does not tell one seed from another");
 }

@@ -362,6 +362,12 @@ impl Reactor {
         };
         // START follows at once: one segment is enough for both.
         send_whole(raw, &confirm, true)?;
+        if epoch > 1 && socket.has(bits::FAILED) {
+            // The session has failed here; this dial was only to say so.
+            super::serve::send_reset(self.engine, 0, raw);
+            self.end(&socket, Reason::Reset);
+            return Ok(());
+        }
         let fd = attempt.fd.take();
         self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw))?;
         if let Ok(mut meta) = socket.meta.lock() {
@@ -394,6 +400,10 @@ impl Reactor {
                 self.attached(&socket, epoch, replayed);
             }
             Err(error) => {
+                if let Some(fd) = &won.fd {
+                    // It was confirmed: the peer must not take it for a session that goes on.
+                    super::serve::send_reset(self.engine, 0, fd.as_raw_fd());
+                }
                 self.end_dial(id);
                 self.give_up(&socket, libc::ECONNRESET, &error.to_string());
             }
@@ -497,6 +507,10 @@ impl Reactor {
         self.end_dial(id);
         if is_open {
             return self.give_up(&socket, error, &cause);
+        }
+        if socket.has(bits::FAILED) {
+            // The peer could not be told; its own grace ends the session there.
+            return self.end(&socket, Reason::Reset);
         }
         if let Some(owned) = self.owned.get(&id)
             && owned.last_call

@@ -186,6 +186,16 @@ impl Reactor {
 
     /// The session has failed; the program's calls say so already.
     pub(super) fn failed(&mut self, socket: Arc<Socket>, cause: String) {
+        if !self.tell_failure(&socket, &cause) {
+            return;
+        }
+        let expired = socket.failure_number() == libc::ETIMEDOUT;
+        self.end(&socket, if expired { Reason::Expired } else { Reason::Reset });
+    }
+
+    /// Tells the peer, if a connection stands, the program's sleepers, and those who watch. False
+    /// when a lock was taken: then this comes again.
+    pub(super) fn tell_failure(&mut self, socket: &Arc<Socket>, cause: &str) -> bool {
         log::warn!("session {} has failed: {cause}", socket.id);
         if let Ok(mut tx) = socket.tx.try_lock()
             && tx.number >= 0
@@ -196,21 +206,24 @@ impl Reactor {
             socket.flush(&mut tx, false);
         }
         match socket.abandon() {
-            Ok(Err(Busy)) => return self.again.push(Command::Failed { socket, cause }),
+            Ok(Err(Busy)) => {
+                let (socket, cause) = (Arc::clone(socket), cause.to_owned());
+                self.again.push(Command::Failed { socket, cause });
+                return false;
+            }
             Ok(Ok(())) => {}
             Err(error) => log::warn!("session {}: {error}", socket.id),
         }
         if let Ok(mut meta) = socket.meta.lock() {
-            meta.last_error = Some(cause.clone());
+            meta.last_error = Some(cause.to_owned());
             let errno = socket.failure_number();
-            socket.tell(&mut meta, EventKind::Failed { cause, errno });
+            socket.tell(&mut meta, EventKind::Failed { cause: cause.to_owned(), errno });
         }
-        let expired = socket.failure_number() == libc::ETIMEDOUT;
-        self.end(&socket, if expired { Reason::Expired } else { Reason::Reset });
+        true
     }
 
     /// Lets a session go; a server remembers enough to answer a late resume.
-    fn end(&mut self, socket: &Arc<Socket>, reason: Reason) {
+    pub(super) fn end(&mut self, socket: &Arc<Socket>, reason: Reason) {
         let Some(owned) = self.owned.remove(&socket.id) else { return };
         self.end_dial(socket.id);
         self.end_pump(socket, reason);

@@ -152,6 +152,7 @@ impl Reactor {
             Ok(Ok(TakenDown::Stale)) => {}
             Ok(Ok(TakenDown::Over)) => self.call_once_more(&socket),
             Ok(Ok(TakenDown::Detached)) => self.detached(&socket, cause),
+            Ok(Ok(TakenDown::Spoiled(cause))) => self.spoiled(&socket, cause),
             Err(error) => {
                 let number = crate::error::number(&error);
                 let cause = format!("no placeholder for the dead connection: {error}");
@@ -159,6 +160,25 @@ impl Reactor {
                     self.failed(socket, cause);
                 }
             }
+        }
+    }
+
+    /// Bytes of a direct connection went past us, so the session ends; the peer is told at once. A
+    /// server's peer dials by itself and is told then, a client has to dial once more for it.
+    fn spoiled(&mut self, socket: &Arc<Socket>, cause: &str) {
+        let is_client = socket.meta.lock().is_ok_and(|meta| {
+            meta.control.as_ref().is_some_and(|control| control.role == Role::Client)
+        });
+        if !socket.set_failure(libc::ECONNRESET) {
+            return;
+        }
+        if is_client && self.owned.contains_key(&socket.id) {
+            self.tell_failure(socket, cause);
+            if !self.dials.contains_key(&socket.id) {
+                self.resolve_and_dial(socket);
+            }
+        } else {
+            self.failed(Arc::clone(socket), cause.to_owned());
         }
     }
 

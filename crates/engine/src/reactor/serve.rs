@@ -113,6 +113,9 @@ impl Reactor {
 
     /// The program closed its listener: the untaken are reset, sessions born of it go on.
     pub(super) fn unlisten(&mut self, listener: &Arc<Listener>) {
+        // What accept has taken just before the close is the program's: a RESET between the frames
+        // of its session would be taken for a broken connection.
+        self.read_taken(listener.id);
         let Some(served) = self.listeners.get_mut(&listener.id) else { return };
         served.closed = true;
         let untaken = std::mem::take(&mut served.untaken);
@@ -564,6 +567,10 @@ impl Reactor {
                 self.attached(&socket, epoch, replayed);
             }
             Err(error) => {
+                if let Some(fd) = &handshake.fd {
+                    // The client takes it for a session that goes on.
+                    send_reset(self.engine, 0, fd.as_raw_fd());
+                }
                 self.drop_handshake(token);
                 self.give_up(&socket, libc::ECONNRESET, &error.to_string());
             }
@@ -632,6 +639,16 @@ impl Reactor {
 
     /// The program's end of a listener has taken something, has room, or is gone.
     pub(super) fn hand_over_ready(&mut self, id: u64) {
+        self.read_taken(id);
+        self.hand_over(id);
+        let Some(served) = self.listeners.get_mut(&id) else { return };
+        if !served.is_full() {
+            self.unpark(id);
+        }
+    }
+
+    /// Takes what accept has answered.
+    fn read_taken(&mut self, id: u64) {
         loop {
             let Some(served) = self.listeners.get_mut(&id) else { return };
             let mut buf = [0; 64];
@@ -648,11 +665,6 @@ impl Reactor {
                 }
                 _ => break,
             }
-        }
-        self.hand_over(id);
-        let Some(served) = self.listeners.get_mut(&id) else { return };
-        if !served.is_full() {
-            self.unpark(id);
         }
     }
 
@@ -734,8 +746,8 @@ impl Served {
     }
 }
 
-/// Ends a session that nobody has accepted: the first frames of its first epoch say so.
-fn send_reset(engine: &Engine, window: u64, number: i32) {
+/// Ends a session over a connection that it will not use: the first frames of the epoch say so.
+pub(super) fn send_reset(engine: &Engine, window: u64, number: i32) {
     let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
     if sender.begin_epoch(0).is_err() {
         return;

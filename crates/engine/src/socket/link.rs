@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use core::net::SocketAddr;
 use rustix::net::SocketType;
 
-use super::{Place, Rx, Socket, Tx, Watch, bits};
+use super::{Counted, Place, Rx, Socket, Tx, Watch, bits};
 use crate::error::poisoned;
 use crate::reactor::{Command, engine_if_running};
 use crate::sys::{self, Fd, fd, tcp};
@@ -38,6 +38,8 @@ pub(crate) enum TakenDown {
     Detached,
     /// It is gone, and so is all that it was needed for.
     Over,
+    /// Bytes went through it that did not go through us: nothing of the session can be trusted.
+    Spoiled(&'static str),
 }
 
 impl Socket {
@@ -161,6 +163,11 @@ impl Socket {
             return Ok(Err(Busy));
         }
         if let Some(real) = held.place.real_number() {
+            if let Some(cause) = self.spoiled(&held, real) {
+                held.tx.number = -1;
+                held.rx.number = -1;
+                return Ok(Ok(TakenDown::Spoiled(cause)));
+            }
             self.drain_old(&mut held.rx, real);
         }
         held.tx.number = -1;
@@ -283,8 +290,12 @@ impl Socket {
         if !self.has(bits::DETACHED | bits::CONNECTING)
             && let Some(real) = held.place.real_number()
         {
+            if let Some(cause) = self.spoiled(&held, real) {
+                return Err(io::Error::other(cause));
+            }
             self.drain_old(&mut held.rx, real);
         }
+        let Some(fd) = new.take() else { return Err(poisoned()) };
         // Before the session stands the placeholder is full of our own filling.
         if let Some(ours) = held.place.placeholder.as_ref().filter(|_| !self.has(bits::CONNECTING))
         {
@@ -351,7 +362,36 @@ impl Socket {
         held.tx.epoch = epoch;
         held.rx.number = number;
         held.rx.epoch = epoch;
+        held.rx.counted = engine_if_running()
+            .zip(tcp::traffic(number))
+            .map(|(engine, from)| Counted { by: engine.instance, from });
         Ok(replayed)
+    }
+
+    /// Says so if somebody has read from a direct connection, or written to it, past our calls: a
+    /// plain read(2) takes bytes that a resume would never bring again, and what a plain write(2)
+    /// has put between our frames is lost with the connection (DESIGN 6).
+    fn spoiled(&self, held: &Held<'_>, real: RawFd) -> Option<&'static str> {
+        let counted = held.rx.counted.filter(|_| !self.has(bits::PUMPED))?;
+        if engine_if_running()?.instance != counted.by {
+            return None;
+        }
+        let now = tcp::traffic(real)?;
+        let (sender, receiver) = (held.tx.sender.as_ref()?, held.rx.receiver.as_ref()?);
+        let fin = u64::from(!now.is_open);
+        let read = now.read.wrapping_sub(counted.from.read);
+        let written = now.written.wrapping_sub(counted.from.written);
+        if read > receiver.taken() + fin {
+            let (id, ours) = (self.id, receiver.taken());
+            log::error!("session {id}: {read} bytes were read, {ours} of them by eversock");
+            return Some("something else has read from the descriptor; use the evs_ calls only");
+        }
+        if written > sender.given() + fin {
+            let (id, ours) = (self.id, sender.given());
+            log::error!("session {id}: {written} bytes were written, {ours} of them by eversock");
+            return Some("something else has written to the descriptor; use the evs_ calls only");
+        }
+        None
     }
 
     /// Takes the byte that woke a leader from the placeholder, which would be readable for ever.

@@ -32,6 +32,7 @@ use crate::listener::Listener;
 use crate::options::Options;
 use crate::process::OwnerWord;
 use crate::sys::Fd;
+use crate::sys::tcp::Traffic;
 use crate::wait::epoll::EpollSet;
 use crate::wait::kick::Sleepers;
 
@@ -114,6 +115,16 @@ pub(crate) struct Rx {
     pub(crate) epoch: u64,
     /// The last read found the kernel's queue empty: one that may block need not ask first.
     pub(crate) drained: bool,
+    /// What had gone through the connection when its epoch began, if this process began it.
+    pub(crate) counted: Option<Counted>,
+}
+
+/// Where the count of a connection's bytes began: whatever goes through it later goes through us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted {
+    /// The process that counts; another one, after a fork, cannot know what this one has read.
+    pub(crate) by: u64,
+    pub(crate) from: Traffic,
 }
 
 /// Where the real socket or its stand-in is.

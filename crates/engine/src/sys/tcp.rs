@@ -141,6 +141,68 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
     })
 }
 
+/// What has gone between a connection and its process, as the kernel counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// Bytes that were read from the connection; a FIN that has come may count as one.
+    pub(crate) read: u64,
+    /// Bytes that were written to it; a FIN of ours may count as one.
+    pub(crate) written: u64,
+    /// Neither side has ended: no FIN was counted.
+    pub(crate) is_open: bool,
+}
+
+/// Asks the kernel what has gone through a connection; `None` when it cannot say (before Linux 4.1)
+/// or when bytes come and go faster than it can be asked.
+pub(crate) fn traffic(number: RawFd) -> Option<Traffic> {
+    // The counts and what is queued are two answers: bytes that come between them would be taken
+    // for read. So the first is asked again until it stands still.
+    let mut before = counts(number)?;
+    for _ in 0..16 {
+        let unread = super::io::queued(number) as u64;
+        let unsent = u64::from(unconfirmed(number)?);
+        let after = counts(number)?;
+        if after == before {
+            return Some(Traffic {
+                read: after.received.wrapping_sub(unread),
+                written: after.acked.wrapping_add(unsent),
+                is_open: after.state == TCP_ESTABLISHED,
+            });
+        }
+        before = after;
+    }
+    None
+}
+
+const TCP_ESTABLISHED: u8 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts {
+    state: u8,
+    acked: u64,
+    received: u64,
+}
+
+/// `tcpi_state`, `tcpi_bytes_acked` and `tcpi_bytes_received` (linux/tcp.h), which libc's
+/// `tcp_info` does not reach.
+fn counts(number: RawFd) -> Option<Counts> {
+    const ACKED_AT: usize = 120;
+    const RECEIVED_AT: usize = 128;
+    let mut info = [0; RECEIVED_AT + 8];
+    let n = get_option(number, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    let field = |at: usize| Some(u64::from_ne_bytes(*info.get(at..)?.first_chunk()?));
+    let (acked, received) = (field(ACKED_AT)?, field(RECEIVED_AT)?);
+    (n == info.len()).then_some(Counts { state: info[0], acked, received })
+}
+
+/// Bytes that the peer's kernel has not confirmed (SIOCOUTQ).
+fn unconfirmed(number: RawFd) -> Option<u32> {
+    let mut unsent: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ writes one int.
+    let result = unsafe { libc::ioctl(number, libc::TIOCOUTQ, &raw mut unsent) };
+    (result == 0).then_some(unsent.unsigned_abs())
+}
+
 /// setsockopt(2) with raw bytes.
 pub(crate) fn set_option(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: `value` is readable for its length.
