@@ -592,9 +592,10 @@ pub fn subscribe(number: RawFd) -> io::Result<Receiver<Event>> {
     Ok(receiver)
 }
 
-/// Dials the session behind a number again now.
+/// Dials the session behind a number again now, beside the connection that stands if one does;
+/// under the policy "ask" that is an answer too. Does nothing under the policy "never".
 pub fn redial(number: RawFd) -> io::Result<()> {
-    stream(number)?.redial_beside();
+    stream(number)?.redial();
     Ok(())
 }
 

@@ -102,16 +102,9 @@ pub(crate) fn furnish(socket: &Socket, role: Role, opened: Opened) -> io::Result
 impl Reactor {
     /// The program called connect.
     pub(super) fn connect(&mut self, socket: Arc<Socket>) {
-        let owned = Owned {
-            id: eversock_proto::secret::SessionId([0; 16]),
-            socket: Arc::clone(&socket),
-            linger: None,
-            expires: None,
-            refused_since: None,
-            last_call: false,
-            quiet: super::fault::Quiet::default(),
-        };
-        self.owned.insert(socket.id, owned);
+        // The server names the session when it answers.
+        let unnamed = eversock_proto::secret::SessionId([0; 16]);
+        self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), unnamed));
         let addrs = socket.meta.lock().map(|meta| meta.candidates.clone()).unwrap_or_default();
         self.dial(&socket, addrs, true);
     }
@@ -425,7 +418,9 @@ impl Reactor {
             owned.expires = None;
             owned.refused_since = None;
             owned.quiet = super::fault::Quiet::default();
+            owned.away.forget();
         }
+        self.expect_start(socket, epoch);
         let is_stale = socket
             .meta
             .lock()

@@ -168,8 +168,9 @@ impl Reactor {
         let is_client = socket.meta.lock().is_ok_and(|meta| {
             meta.control.as_ref().is_some_and(|control| control.role == Role::Client)
         });
+        let never = matches!(socket.config.policy, RecoveryPolicy::Never);
         match self.owned.get_mut(&socket.id) {
-            Some(owned) if is_client && !owned.last_call => {
+            Some(owned) if is_client && !owned.last_call && !never => {
                 owned.last_call = true;
                 if !self.dials.contains_key(&socket.id) {
                     self.resolve_and_dial(socket);
@@ -215,19 +216,20 @@ impl Reactor {
 
     /// Asks whoever decides, then redials (client) or waits (server).
     fn recover(&mut self, socket: &Arc<Socket>, report: FaultReport) {
-        // A program that has closed cannot be asked; what it wrote is delivered.
-        if socket.has(bits::CLOSED) {
-            return self.plan_redial(socket);
-        }
         match &socket.config.policy {
-            RecoveryPolicy::Automatic => self.plan_redial(socket),
             RecoveryPolicy::Never => self.give_up(socket, libc::ECONNRESET, &report.cause),
+            // A program that has closed cannot be asked; what it wrote is delivered.
+            _ if socket.has(bits::CLOSED) => self.plan_redial(socket),
+            RecoveryPolicy::Automatic => self.plan_redial(socket),
             RecoveryPolicy::AskOutside => {
                 if let Ok(mut meta) = socket.meta.lock() {
                     meta.asking = true;
                 }
             }
             RecoveryPolicy::Ask(callback) => {
+                if let Ok(mut meta) = socket.meta.lock() {
+                    meta.asking = true;
+                }
                 let (callback, asked) = (Arc::clone(callback), Arc::clone(socket));
                 let engine = self.engine;
                 let ask = move || {
@@ -245,10 +247,9 @@ impl Reactor {
 
     /// The answer to a question.
     pub(super) fn answered(&mut self, socket: &Arc<Socket>, answer: Answer) {
-        if let Ok(mut meta) = socket.meta.lock() {
-            meta.asking = false;
-        }
-        if !socket.has(bits::DETACHED) || socket.has(bits::FAILED) {
+        // Someone may have dialled without waiting for the answer.
+        let asked = socket.meta.lock().is_ok_and(|mut meta| std::mem::take(&mut meta.asking));
+        if !asked || !socket.has(bits::DETACHED) || socket.has(bits::FAILED) {
             return;
         }
         match answer {
@@ -262,7 +263,8 @@ impl Reactor {
         let Ok(mut guard) = socket.meta.lock() else { return };
         let meta = &mut *guard;
         let Some(control) = meta.control.as_mut() else { return };
-        if control.role == Role::Server || self.dials.contains_key(&socket.id) {
+        // A dial from before the fault may fail while someone is still being asked.
+        if control.role == Role::Server || meta.asking || self.dials.contains_key(&socket.id) {
             return;
         }
         let limit = socket.config.redial_limit;
@@ -382,8 +384,31 @@ impl Reactor {
         }
     }
 
+    /// Someone asks for a dial: the program, an operator. Who says so under "ask" has answered;
+    /// "never" means never.
+    pub(super) fn redial_wanted(&mut self, socket: &Arc<Socket>) {
+        if matches!(socket.config.policy, RecoveryPolicy::Never) {
+            return log::info!("session {}: its policy is never to dial again", socket.id);
+        }
+        if let Ok(mut meta) = socket.meta.lock() {
+            meta.asking = false;
+        }
+        self.redial_now(socket);
+    }
+
+    /// The path may be gone. A dial beside the connection that stands is made under the policy
+    /// "automatic" only: under "ask" nobody could be asked before there is a fault, and under
+    /// "never" nothing is dialled. A session that waits for its answer goes on waiting.
+    fn redial_for_path(&mut self, socket: &Arc<Socket>) {
+        let is_automatic = matches!(socket.config.policy, RecoveryPolicy::Automatic);
+        let waits = socket.meta.lock().is_ok_and(|meta| meta.asking);
+        if is_automatic || socket.has(bits::DETACHED) && !waits {
+            self.redial_now(socket);
+        }
+    }
+
     /// Dial now: at once when detached, beside the connection that stands otherwise.
-    pub(super) fn redial_now(&mut self, socket: &Arc<Socket>) {
+    fn redial_now(&mut self, socket: &Arc<Socket>) {
         if socket.has(bits::FAILED | bits::CONNECTING | bits::FRESH | bits::OVER)
             || self.dials.contains_key(&socket.id)
             || !self.owned.contains_key(&socket.id)
@@ -481,7 +506,7 @@ impl Reactor {
             if silent >= patience {
                 quiet.patience += 1;
             }
-            self.redial_now(socket);
+            self.redial_for_path(socket);
         }
     }
 
@@ -511,7 +536,7 @@ impl Reactor {
             };
             let Some((local, peer)) = path else { continue };
             if socket.has(bits::DETACHED) || force || !path_stands(local, peer) {
-                self.redial_now(&socket);
+                self.redial_for_path(&socket);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! keeps time. It is started by the first virtual socket and sleeps when nothing happens.
 
 mod channel;
+mod check;
 mod dial;
 mod end;
 mod fault;
@@ -44,8 +45,10 @@ pub(crate) enum Command {
     Failed { socket: Arc<Socket>, cause: String },
     /// The peer has other addresses.
     Addrs { socket: Arc<Socket>, addrs: Vec<SocketAddr> },
-    /// Dial now, beside the connection that stands if one does.
+    /// Someone wants a dial now, beside the connection that stands if one does.
     Redial { socket: Arc<Socket> },
+    /// The peer asks to be resumed elsewhere or later.
+    Goaway { socket: Arc<Socket> },
     /// The program closed its last number.
     Closed { socket: Arc<Socket>, reset: bool },
     /// The program listens.
@@ -296,6 +299,23 @@ struct Owned {
     last_call: bool,
     /// For the end-to-end check.
     quiet: fault::Quiet,
+    /// Back-off of the redials that the peer's GOAWAY asks for.
+    away: check::Away,
+}
+
+impl Owned {
+    fn new(socket: Arc<Socket>, id: SessionId) -> Self {
+        Self {
+            socket,
+            id,
+            linger: None,
+            expires: None,
+            refused_since: None,
+            last_call: false,
+            quiet: fault::Quiet::default(),
+            away: check::Away::default(),
+        }
+    }
 }
 
 /// What the thread itself holds.
@@ -487,7 +507,8 @@ impl Reactor {
             Command::Fault { socket, epoch, cause } => self.fault(socket, epoch, cause),
             Command::Failed { socket, cause } => self.failed(socket, cause),
             Command::Addrs { socket, addrs } => self.addrs(&socket, addrs),
-            Command::Redial { socket } => self.redial_now(&socket),
+            Command::Redial { socket } => self.redial_wanted(&socket),
+            Command::Goaway { socket } => self.goaway(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),
             Command::Listen { listener } => self.listen(listener),
             Command::Unlisten { listener } => self.unlisten(&listener),
@@ -515,6 +536,8 @@ impl Reactor {
                 Timer::Linger(id) => self.linger_over(id),
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),
+                Timer::Away(id) => self.away_due(id),
+                Timer::Start(id, epoch) => self.start_due(id, epoch),
             }
         }
     }

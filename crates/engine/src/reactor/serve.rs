@@ -673,16 +673,11 @@ impl Reactor {
             owned.id = id;
             return;
         }
-        let owned = Owned {
-            id,
-            socket: Arc::clone(&socket),
-            linger: None,
-            expires: None,
-            refused_since: None,
-            last_call: false,
-            quiet: super::fault::Quiet::default(),
-        };
-        self.owned.insert(socket.id, owned);
+        self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), id));
+        if role == Role::Server && !socket.has(bits::DETACHED) {
+            let epoch = socket.tx.lock().map_or(0, |tx| tx.epoch);
+            self.expect_start(&socket, epoch);
+        }
         if socket.has(bits::PUMPED) {
             self.pump_session(socket.id);
         }

@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Linger(u64),
     Paths,
     Pump(usize),
+    Away(u64),
+    Start(u64, u64),
 }
 
 /// Timers far off fire together at whole ticks of this length, so that the deadlines of a thousand

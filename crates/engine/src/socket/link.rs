@@ -63,8 +63,13 @@ impl Socket {
         self.command(Command::Addrs { socket: Arc::clone(self), addrs });
     }
 
-    /// Asks for a resume beside the connection that stands.
+    /// The peer asks to be resumed elsewhere or later.
     pub(crate) fn redial_beside(self: &Arc<Self>) {
+        self.command(Command::Goaway { socket: Arc::clone(self) });
+    }
+
+    /// The program asks for a dial now.
+    pub(crate) fn redial(self: &Arc<Self>) {
         self.command(Command::Redial { socket: Arc::clone(self) });
     }
 

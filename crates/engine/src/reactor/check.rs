@@ -1,0 +1,130 @@
+//! Checks of connections that stand: does the peer want to be left, has it begun to speak.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use eversock_proto::control::Role;
+use eversock_proto::limits::HANDSHAKE_DEADLINE;
+use eversock_proto::redial::Redial;
+
+use super::Reactor;
+use super::timer::Timer;
+use crate::clock;
+use crate::config::RecoveryPolicy;
+use crate::socket::{Socket, bits};
+use crate::sys;
+
+/// The redials that a peer's GOAWAYs ask for.
+///
+/// They have a back-off of their own: a server may say GOAWAY on every connection, and each resume
+/// may bring progress, which clears the back-off of faults.
+#[derive(Debug, Default)]
+pub(super) struct Away {
+    redial: Redial,
+    due: Option<Instant>,
+}
+
+impl Away {
+    /// Another connection stands: what was asked on the one before is done.
+    pub(super) fn forget(&mut self) {
+        self.due = None;
+    }
+}
+
+impl Reactor {
+    /// The peer says GOAWAY: it is resumed elsewhere if another address is known, or later.
+    pub(super) fn goaway(&mut self, socket: &Arc<Socket>) {
+        // As for every dial beside a connection that stands.
+        if !matches!(socket.config.policy, RecoveryPolicy::Automatic)
+            || socket.has(bits::DETACHED | bits::FAILED | bits::OVER | bits::CONNECTING)
+        {
+            return;
+        }
+        let since = socket.meta.lock().ok().and_then(|meta| {
+            let control = meta.control.as_ref()?;
+            meta.attached_since.filter(|_| control.role == Role::Client)
+        });
+        let Some(since) = since else { return };
+        let Some(owned) = self.owned.get_mut(&socket.id) else { return };
+        if owned.away.due.is_some() {
+            return;
+        }
+        let now = clock::now();
+        let back_off = socket.config.back_off;
+        if now - since > back_off.cap {
+            // It was content with us for long enough.
+            owned.away.redial.progress();
+        }
+        let random = u32::from_ne_bytes(sys::fd::random());
+        let at = now + owned.away.redial.next(back_off, random);
+        owned.away.due = Some(at);
+        self.timers.set(at, Timer::Away(socket.id));
+    }
+
+    /// The time for the redial that a GOAWAY asked for has come.
+    pub(super) fn away_due(&mut self, id: u64) {
+        let Some(owned) = self.owned.get_mut(&id) else { return };
+        if owned.away.due.is_none_or(|at| at > clock::now()) {
+            return;
+        }
+        owned.away.due = None;
+        let socket = Arc::clone(&owned.socket);
+        if socket.has(bits::DETACHED | bits::FAILED | bits::OVER | bits::CLOSED) {
+            // A fault came first, and has a redial of its own; or nobody needs a better place.
+            return;
+        }
+        let Ok(meta) = socket.meta.lock() else { return };
+        let mut addrs = meta.candidates.clone();
+        drop(meta);
+        // Where we are is the last place to go to.
+        if addrs.len() > 1 {
+            addrs.rotate_left(1);
+        }
+        self.dial(&socket, addrs, false);
+    }
+
+    /// A connection stands: the peer must begin to speak on it within the time of a handshake.
+    ///
+    /// The first START of a server comes when its program accepts, which may be never: a client
+    /// that has heard nothing of the session yet waits for as long as the connection stands.
+    pub(super) fn expect_start(&mut self, socket: &Arc<Socket>, epoch: u64) {
+        let is_server = socket.meta.lock().is_ok_and(|meta| {
+            meta.control.as_ref().is_some_and(|control| control.role == Role::Server)
+        });
+        let heard = socket
+            .rx
+            .lock()
+            .is_ok_and(|rx| rx.receiver.as_ref().is_some_and(|receiver| receiver.frames() > 0));
+        if is_server || heard {
+            let within = socket.config.connect_timeout.min(HANDSHAKE_DEADLINE);
+            self.timers.set(clock::now() + within, Timer::Start(socket.id, epoch));
+        }
+    }
+
+    /// The peer has had its time to say START.
+    pub(super) fn start_due(&mut self, id: u64, epoch: u64) {
+        let Some(owned) = self.owned.get(&id) else { return };
+        let socket = Arc::clone(&owned.socket);
+        let gone = bits::DETACHED | bits::FAILED | bits::OVER | bits::CONNECTING;
+        if !socket.owner.is(self.engine.instance) || socket.has(gone) {
+            return;
+        }
+        // A program that does not read leaves START in the kernel's queue.
+        let _ = socket.probe_input();
+        let silent = {
+            let Ok(rx) = socket.rx.lock() else { return };
+            let Some(receiver) = rx.receiver.as_ref() else { return };
+            if rx.epoch != epoch || rx.number < 0 || receiver.has_started() {
+                return;
+            }
+            sys::io::queued(rx.number) == 0
+        };
+        if silent {
+            self.fault(socket, epoch, "the peer confirmed and then said nothing".to_owned());
+        } else {
+            // A reader of the program's is about to take what has come.
+            let soon = clock::now() + std::time::Duration::from_millis(10);
+            self.timers.set(soon, Timer::Start(id, epoch));
+        }
+    }
+}
