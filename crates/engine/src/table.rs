@@ -84,6 +84,11 @@ pub(crate) fn get(number: i32) -> Option<Entry> {
     Some(entry)
 }
 
+/// False for numbers that no virtual socket can have.
+pub(crate) fn can_hold(number: i32) -> bool {
+    usize::try_from(number).is_ok_and(|number| number < LEAF * LEAVES)
+}
+
 /// Enters a virtual socket at a number; gives what was there. `None` as the first when the number
 /// is beyond the table (over a million).
 pub(crate) fn set(number: i32, entry: Entry) -> Result<Option<Entry>, Entry> {

@@ -11,6 +11,7 @@ use super::Reactor;
 use super::timer::Timer;
 use crate::clock;
 use crate::config::RecoveryPolicy;
+use crate::event::EventKind;
 use crate::socket::{Socket, bits};
 use crate::sys;
 
@@ -81,6 +82,35 @@ impl Reactor {
             addrs.rotate_left(1);
         }
         self.dial(&socket, addrs, false);
+    }
+
+    /// True when both directions have ended and both ends know it, although the program keeps the
+    /// socket: subscribers are told now. The session itself goes with the program's number, or
+    /// with its connection, as the peer may still ask for an ack that was lost.
+    pub(super) fn note_end(&self, socket: &Arc<Socket>) -> bool {
+        if socket.has(bits::OVER | bits::FAILED | bits::CLOSED | bits::PUMPED | bits::DETACHED) {
+            return socket.has(bits::OVER);
+        }
+        let (Ok(tx), Ok(rx)) = (socket.tx.lock(), socket.rx.lock()) else { return false };
+        let (Some(sender), Some(receiver)) = (tx.sender.as_ref(), rx.receiver.as_ref()) else {
+            return false;
+        };
+        let told = !sender.ack_is_stale(receiver.acks()) && !sender.has_output();
+        if !sender.is_done() || !receiver.is_at_end() || !told {
+            return false;
+        }
+        drop((tx, rx));
+        self.tell_end(socket);
+        true
+    }
+
+    /// Says once that a session is over.
+    pub(super) fn tell_end(&self, socket: &Arc<Socket>) {
+        let told = socket.has(bits::OVER);
+        socket.change(bits::OVER | bits::STOPPED, bits::WANTS_CREDIT | bits::NO_ROOM);
+        if !told && let Ok(mut meta) = socket.meta.lock() {
+            socket.tell(&mut meta, EventKind::Closed);
+        }
     }
 
     /// A connection stands: the peer must begin to speak on it within the time of a handshake.

@@ -412,7 +412,10 @@ impl Reactor {
                 1 => EventKind::Opened,
                 _ => EventKind::Resumed { replayed, stalled },
             };
-            socket.tell(&mut meta, kind);
+            // After the end there is only the last call, which is nobody's event.
+            if !socket.has(bits::OVER) {
+                socket.tell(&mut meta, kind);
+            }
         }
         if let Some(owned) = self.owned.get_mut(&socket.id) {
             owned.expires = None;

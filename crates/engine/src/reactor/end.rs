@@ -83,6 +83,11 @@ impl Reactor {
             }
             return self.end(&socket, Reason::Reset);
         }
+        if socket.has(bits::OVER) && self.owned.get(&socket.id).is_some_and(|owned| owned.last_call)
+        {
+            // The server is being told; that ends it.
+            return;
+        }
         if socket.has(bits::FAILED | bits::OVER | bits::CONNECTING) {
             return self.end(&socket, Reason::Closed);
         }
@@ -177,10 +182,7 @@ impl Reactor {
             // Ended already; a late look at it must not tell so again.
             return;
         }
-        socket.change(bits::OVER | bits::STOPPED, bits::WANTS_CREDIT | bits::NO_ROOM);
-        if let Ok(mut meta) = socket.meta.lock() {
-            socket.tell(&mut meta, EventKind::Closed);
-        }
+        self.tell_end(socket);
         self.end(socket, Reason::Closed);
     }
 

@@ -270,6 +270,7 @@ impl Reactor {
         let limit = socket.config.redial_limit;
         if limit > 0 && control.redial.attempts() >= limit {
             let cause = format!("{limit} redials brought nothing");
+            meta.last_error = Some(cause.clone());
             return self.give_up_later(socket, libc::ETIMEDOUT, cause);
         }
         let random = u32::from_ne_bytes(sys::fd::random());
@@ -351,6 +352,12 @@ impl Reactor {
 
     /// Ends a session for good: the program gets one error.
     pub(super) fn give_up(&mut self, socket: &Arc<Socket>, number: i32, cause: &str) {
+        if !socket.has(bits::FAILED)
+            && let Ok(mut meta) = socket.meta.lock()
+        {
+            // First, so that who sees the failure sees why.
+            meta.last_error = Some(cause.to_owned());
+        }
         if socket.set_failure(number) {
             self.failed(Arc::clone(socket), cause.to_owned());
         }
@@ -464,8 +471,15 @@ impl Reactor {
             if socket.flush(&mut tx, false) == Flushed::Owed {
                 socket.owe();
             }
-            let outstanding = tx.sender.as_ref().is_some_and(|sender| sender.log_len() > 0);
+            // Behind the peer's end nobody reads any more, so the ack of our own is fetched here.
+            let outstanding = tx.sender.as_ref().is_some_and(|sender| {
+                let waits = sender.is_finished() && !sender.is_done() && socket.has(bits::EOF);
+                sender.log_len() > 0 || waits
+            });
             socket.finish_tx(tx);
+            if !outstanding && self.note_end(socket) {
+                continue;
+            }
             if outstanding && number >= 0 {
                 // A program that only writes leaves the acks in the kernel's queue.
                 if socket.has(bits::EOF) {

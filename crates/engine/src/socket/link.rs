@@ -50,6 +50,12 @@ impl Socket {
 
     /// Fails the session: the program gets `number` once. Safe under any lock but `sleepers`.
     pub(crate) fn fail_now(self: &Arc<Self>, number: i32, cause: &str) {
+        // Who sees the failure sees why. Under the lock of a direction the engine says it later.
+        if !self.has(bits::FAILED)
+            && let Ok(mut meta) = self.meta.try_lock()
+        {
+            meta.last_error = Some(cause.to_owned());
+        }
         if self.set_failure(number) {
             self.command(Command::Failed { socket: Arc::clone(self), cause: cause.to_owned() });
         }
