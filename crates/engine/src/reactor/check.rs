@@ -1,7 +1,7 @@
 //! Checks of connections that stand: does the peer want to be left, has it begun to speak.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eversock_proto::control::Role;
 use eversock_proto::limits::HANDSHAKE_DEADLINE;
@@ -14,6 +14,10 @@ use crate::config::RecoveryPolicy;
 use crate::event::EventKind;
 use crate::socket::{Socket, bits};
 use crate::sys;
+
+/// How often some sockets are looked at for numbers that were closed past us, and how many.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOKS_MAX: usize = 128;
 
 /// The redials that a peer's GOAWAYs ask for.
 ///
@@ -33,6 +37,48 @@ impl Away {
 }
 
 impl Reactor {
+    /// There are sockets whose numbers may be closed past us.
+    pub(super) fn arm_look(&mut self) {
+        if self.looks_from.is_none() {
+            self.looks_from = Some(0);
+            self.timers.set(clock::now() + LOOK_EVERY, Timer::Numbers);
+        }
+    }
+
+    /// Looks at some sockets, those after the ones that were looked at last: whose numbers the
+    /// program has closed past us is closed.
+    pub(super) fn look_at_numbers(&mut self) {
+        let Some(from) = self.looks_from.take() else { return };
+        if self.owned.is_empty() {
+            return;
+        }
+        let some: Vec<_> =
+            self.owned.range(from..).take(LOOKS_MAX).map(|(&id, o)| (id, o.socket.clone())).collect();
+        self.looks_from = Some(match some.last() {
+            Some((id, _)) if some.len() == LOOKS_MAX => id + 1,
+            _ => 0,
+        });
+        self.timers.set(clock::now() + LOOK_EVERY, Timer::Numbers);
+        for (_, socket) in some {
+            self.look_at(&socket);
+        }
+    }
+
+    /// Ends the session of a socket whose numbers are gone as a close would.
+    pub(super) fn look_at(&mut self, socket: &Arc<Socket>) {
+        if !socket.owner.is(self.engine.instance) {
+            return;
+        }
+        // Busy: the program uses it at this moment, so it has its number.
+        let Ok(Ok(Some(epoch))) = socket.look_for_numbers() else { return };
+        log::warn!("session {}: all its descriptors were closed past eversock", socket.id);
+        socket.kick();
+        self.closed(Arc::clone(socket), false);
+        if epoch > 0 {
+            self.fault(Arc::clone(socket), epoch, "its descriptor was closed".to_owned());
+        }
+    }
+
     /// The peer says GOAWAY: it is resumed elsewhere if another address is known, or later.
     pub(super) fn goaway(&mut self, socket: &Arc<Socket>) {
         // As for every dial beside a connection that stands.
@@ -153,7 +199,7 @@ impl Reactor {
             self.fault(socket, epoch, "the peer confirmed and then said nothing".to_owned());
         } else {
             // A reader of the program's is about to take what has come.
-            let soon = clock::now() + std::time::Duration::from_millis(10);
+            let soon = clock::now() + Duration::from_millis(10);
             self.timers.set(soon, Timer::Start(id, epoch));
         }
     }

@@ -105,6 +105,7 @@ impl Reactor {
         // The server names the session when it answers.
         let unnamed = eversock_proto::secret::SessionId([0; 16]);
         self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), unnamed));
+        self.arm_look();
         let addrs = socket.meta.lock().map(|meta| meta.candidates.clone()).unwrap_or_default();
         self.dial(&socket, addrs, true);
     }
@@ -439,9 +440,12 @@ impl Reactor {
         if let Some(stale) = stale {
             return self.give_up(socket, libc::ECONNRESET, &stale.to_string());
         }
+        let is_lost = socket.place.lock().is_ok_and(|place| place.numbers.is_empty());
         if socket.has(bits::CLOSED) {
             socket.watch_in(true);
             self.read_for_closed(socket);
+        } else if is_lost && !socket.has(bits::PUMPED) {
+            self.look_at(socket);
         } else if socket.has(bits::PUMPED) {
             socket.watch_in(true);
             self.pump_session(socket.id);

@@ -458,6 +458,8 @@ impl Reactor {
             if !socket.owner.is(self.engine.instance) {
                 continue;
             }
+            // By a number that was closed past us the acks would go to whatever it names now.
+            self.look_at(socket);
             let Ok(mut tx) = socket.tx.try_lock() else {
                 socket.list_for_sweep();
                 continue;
@@ -544,6 +546,9 @@ impl Reactor {
     pub(super) fn check_paths(&mut self, force: bool) {
         let sockets: Vec<_> = self.owned.values().map(|owned| Arc::clone(&owned.socket)).collect();
         for socket in sockets {
+            if force {
+                self.look_at(&socket);
+            }
             let path = {
                 let Ok(meta) = socket.meta.lock() else { continue };
                 meta.local.zip(meta.candidates.first().copied())

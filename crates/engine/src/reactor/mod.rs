@@ -353,6 +353,8 @@ pub(crate) struct Reactor {
     accept_again: HashSet<u64>,
     /// Connections passed by other processes whose message had not come.
     late_passes: Vec<Fd>,
+    /// Where the next look for lost numbers begins; `None` while none is planned.
+    looks_from: Option<u64>,
 }
 
 impl Reactor {
@@ -386,6 +388,7 @@ impl Reactor {
             waiting_dials: VecDeque::new(),
             accept_again: HashSet::new(),
             late_passes: Vec::new(),
+            looks_from: None,
         }
     }
 
@@ -537,6 +540,7 @@ impl Reactor {
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),
                 Timer::Away(id) => self.away_due(id),
+                Timer::Numbers => self.look_at_numbers(),
                 Timer::Start(id, epoch) => self.start_due(id, epoch),
             }
         }

@@ -674,6 +674,7 @@ impl Reactor {
             return;
         }
         self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), id));
+        self.arm_look();
         if role == Role::Server && !socket.has(bits::DETACHED) {
             let epoch = socket.tx.lock().map_or(0, |tx| tx.epoch);
             self.expect_start(&socket, epoch);

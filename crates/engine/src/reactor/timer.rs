@@ -20,6 +20,7 @@ pub(super) enum Timer {
     Paths,
     Pump(usize),
     Away(u64),
+    Numbers,
     Start(u64, u64),
 }
 

@@ -17,6 +17,7 @@ use crate::error::poisoned;
 use crate::reactor::{Command, engine_if_running};
 use crate::sys::{self, Fd, fd, tcp};
 use crate::table;
+use crate::wait::epoll;
 
 /// A direction lock was taken; try again soon.
 #[derive(Debug)]
@@ -207,16 +208,7 @@ impl Socket {
     /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one.
     fn put(self: &Arc<Self>, place: &mut Place, new: Fd) -> io::Result<()> {
         let identity = fd::identity(new.as_raw_fd())?;
-        let expected = place.identity;
-        // A number that names another file was closed behind our back: it is not ours any more.
-        place.numbers.retain(|&number| {
-            let same = fd::identity(number).is_ok_and(|found| found == expected);
-            if !same {
-                log::warn!("descriptor {number} of a virtual socket was closed behind its back");
-                drop(table::take(number));
-            }
-            same
-        });
+        self.drop_stale_numbers(place);
         let sets: Vec<_> = self
             .epolls
             .lock()
@@ -257,6 +249,61 @@ impl Socket {
         result
     }
 
+    /// A number that names another file was closed behind our back: it is not ours any more.
+    fn drop_stale_numbers(self: &Arc<Self>, place: &mut Place) {
+        let expected = place.identity;
+        place.numbers.retain(|&number| {
+            let same = fd::identity(number).is_ok_and(|found| found == expected);
+            if !same {
+                log::warn!("descriptor {number} of a virtual socket was closed behind its back");
+                table::take_of(number, self);
+                epoll::lost(self, number);
+            }
+            same
+        });
+    }
+
+    /// Looks whether the program's numbers are still its own. When all are gone, so is the
+    /// connection that they named: what remains is to be ended as a close would. Gives the epoch of
+    /// that connection, 0 when there was none.
+    pub(crate) fn look_for_numbers(self: &Arc<Self>) -> io::Result<Result<Option<u64>, Busy>> {
+        {
+            let place = Self::lock(&self.place)?;
+            let is_there =
+                |&number: &RawFd| fd::identity(number).is_ok_and(|found| found == place.identity);
+            if !place.numbers.is_empty() && place.numbers.iter().all(is_there) {
+                return Ok(Ok(None));
+            }
+        }
+        let mut held = match self.hold()? {
+            Ok(held) => held,
+            Err(busy) => return Ok(Err(busy)),
+        };
+        if self.has(bits::FRESH | bits::CLOSED | bits::PUMPED) {
+            return Ok(Ok(None));
+        }
+        self.drop_stale_numbers(&mut held.place);
+        if !held.place.numbers.is_empty() {
+            return Ok(Ok(None));
+        }
+        let epoch = if held.tx.number >= 0 { held.tx.epoch } else { 0 };
+        if held.place.private.is_none() {
+            held.tx.number = -1;
+            held.rx.number = -1;
+            // The kernel has taken it off the fault watch; by its number it would be another's.
+            if let Ok(mut watch) = self.watch.lock() {
+                watch.number = -1;
+            }
+        }
+        held.place.placeholder = None;
+        if let Some(sender) = held.tx.sender.as_mut() {
+            sender.finish();
+        }
+        drop(held);
+        self.change(bits::CLOSED | bits::WRITE_SHUT, 0);
+        Ok(Ok(Some(epoch)))
+    }
+
     /// Puts a proven connection under the socket as `epoch`; the peer wants us to go on at
     /// `peer_receive`. Gives the bytes that are sent again.
     pub(crate) fn attach(
@@ -286,6 +333,11 @@ impl Socket {
         let keep_private = held.place.private.is_some()
             || held.place.numbers.is_empty()
             || self.has(bits::PUMPED | bits::CLOSED);
+        if !keep_private {
+            self.drop_stale_numbers(&mut held.place);
+        }
+        // With nothing left to put it under, the engine keeps it and ends the session in order.
+        let keep_private = keep_private || held.place.numbers.is_empty();
         self.watch_stop();
         let number = if keep_private {
             let number = fd.as_raw_fd();
