@@ -25,6 +25,10 @@ use crate::table::{self, Entry};
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) id: u64,
+    /// The process that accepts.
+    instance: u64,
+    /// Device and inode of the program's end.
+    identity: (u64, u64),
     pub(crate) config: Arc<Config>,
     pub(crate) real: Fd,
     pub(crate) engine_end: Fd,
@@ -40,6 +44,9 @@ pub(crate) struct Listener {
 
 /// The taker of a session that could not be taken after all.
 pub(crate) const NOBODY: u64 = 0;
+/// Said in the taker's place when its session has ended; no process has this number, as those of
+/// processes are odd.
+pub(crate) const ENDED: u64 = 2;
 
 /// A proven session on its way to the program.
 #[derive(Clone, Debug)]
@@ -105,6 +112,8 @@ impl Listener {
         fd::replace(program_end.as_fd(), number, cloexec)?;
         let listener = Arc::new(Self {
             id: engine.next_id(),
+            instance: engine.instance,
+            identity: fd::identity(number)?,
             config,
             local: tcp::local_addr(real.as_raw_fd()),
             real,
@@ -259,6 +268,21 @@ impl Listener {
         taken.extend_from_slice(&taker.to_le_bytes());
         if let Err(error) = sys::pass::send(number, &taken, None) {
             log::debug!("the listener's engine was not told: {error}");
+        }
+    }
+
+    /// The engine of `instance` tells the listener's own, if that is another process's, that a
+    /// session has ended.
+    pub(crate) fn tell_ended(&self, instance: u64, id: SessionId) {
+        if instance == self.instance {
+            return;
+        }
+        // Held until it is said, and looked at first: the number must not be another's by then.
+        let Ok(numbers) = self.numbers.lock() else { return };
+        if let Some(&number) = numbers.first()
+            && fd::identity(number).is_ok_and(|found| found == self.identity)
+        {
+            self.answer_taken(number, id, ENDED);
         }
     }
 

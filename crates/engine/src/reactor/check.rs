@@ -52,8 +52,12 @@ impl Reactor {
         if self.owned.is_empty() {
             return;
         }
-        let some: Vec<_> =
-            self.owned.range(from..).take(LOOKS_MAX).map(|(&id, o)| (id, o.socket.clone())).collect();
+        let some: Vec<_> = self
+            .owned
+            .range(from..)
+            .take(LOOKS_MAX)
+            .map(|(&id, o)| (id, o.socket.clone()))
+            .collect();
         self.looks_from = Some(match some.last() {
             Some((id, _)) if some.len() == LOOKS_MAX => id + 1,
             _ => 0,

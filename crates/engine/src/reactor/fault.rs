@@ -514,11 +514,9 @@ impl Reactor {
             *quiet = Quiet { progress, since: Some(now), patience: 0 };
             return;
         }
-        let health = tcp::health(number).unwrap_or_default();
         let silent = quiet.since.map_or(Duration::ZERO, |since| now - since);
         let patience = socket.config.probe_after.saturating_mul(1 << quiet.patience.min(10));
-        let backing_off = health.backoff >= BACKOFF_SUSPICIOUS && health.unacked > 0;
-        if backing_off || silent >= patience {
+        if is_backing_off(number) || silent >= patience {
             if silent >= patience {
                 quiet.patience += 1;
             }
@@ -559,6 +557,12 @@ impl Reactor {
             }
         }
     }
+}
+
+/// True when the kernel has had no confirmation for several retransmissions.
+pub(super) fn is_backing_off(number: i32) -> bool {
+    let health = tcp::health(number).unwrap_or_default();
+    health.backoff >= BACKOFF_SUSPICIOUS && health.unacked > 0
 }
 
 /// True when packets to `peer` would still leave from `local`.

@@ -6,6 +6,7 @@ mod check;
 mod dial;
 mod end;
 mod fault;
+mod foreign;
 mod pump;
 mod serve;
 mod timer;
@@ -329,7 +330,7 @@ pub(crate) struct Reactor {
     owned: BTreeMap<u64, Owned>,
     by_session: HashMap<SessionId, u64>,
     /// Sessions that were handed to another process, by that process.
-    foreign: HashMap<SessionId, u64>,
+    foreign: foreign::Foreign,
     tombstones: end::Tombstones,
     dials: HashMap<u64, dial::Dial>,
     attempts: HashMap<usize, dial::Attempt>,
@@ -367,7 +368,7 @@ impl Reactor {
             timers: Timers::default(),
             owned: BTreeMap::new(),
             by_session: HashMap::new(),
-            foreign: HashMap::new(),
+            foreign: foreign::Foreign::default(),
             tombstones: end::Tombstones::default(),
             dials: HashMap::new(),
             attempts: HashMap::new(),
@@ -540,6 +541,8 @@ impl Reactor {
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),
                 Timer::Away(id) => self.away_due(id),
+                Timer::Foreign => self.look_at_foreign(),
+                Timer::Exit => self.look_at_exit(),
                 Timer::Numbers => self.look_at_numbers(),
                 Timer::Start(id, epoch) => self.start_due(id, epoch),
             }

@@ -25,7 +25,7 @@ use super::timer::Timer;
 use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
-use crate::listener::{Birth, Listener, NOBODY};
+use crate::listener::{Birth, ENDED, Listener, NOBODY};
 use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -139,10 +139,12 @@ impl Reactor {
                 owned.socket.meta.lock().is_ok_and(|meta| {
                     meta.born_of.as_ref().is_some_and(|listener| listener.id == id)
                 })
-            })
-            || !self.foreign.is_empty();
+            });
         if needed {
             return;
+        }
+        if !self.foreign.is_idle() {
+            return self.plan_look_at_foreign();
         }
         let Some(served) = self.listeners.remove(&id) else { return };
         self.deregister(served.listener.real.as_raw_fd());
@@ -446,7 +448,7 @@ impl Reactor {
         if self.resume_half_open(token, raw, id, message) {
             return;
         }
-        if let Some(&owner) = self.foreign.get(&id) {
+        if let Some(owner) = self.foreign.owner(&id) {
             return self.pass_on(token, raw, owner, id, message);
         }
         if id.instance() != self.engine.instance && id.instance() != 0 {
@@ -641,8 +643,10 @@ impl Reactor {
                         let taken = served.untaken.remove(&session);
                         if taker == NOBODY {
                             served.ready.extend(taken);
+                        } else if taker == ENDED {
+                            self.foreign.end(session);
                         } else if taker != self.engine.instance {
-                            self.foreign.insert(session, taker);
+                            self.note_foreign(session, taker);
                         }
                     }
                 }

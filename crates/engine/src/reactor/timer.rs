@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Pump(usize),
     Away(u64),
     Numbers,
+    Exit,
+    Foreign,
     Start(u64, u64),
 }
 
