@@ -1,5 +1,5 @@
-//! Sessions that were born of a listener of ours and belong to another process, which took them from
-//! the same number: their resumes come to us, and are passed on.
+//! Sessions that were born of a listener of ours and belong to another process, which took them
+//! from the same number: their resumes come to us, and are passed on.
 //!
 //! What is kept of them is bounded. A process that ends takes its sessions along, a process that
 //! lives tells of each session that has ended; whoever does neither is forgotten, oldest first.

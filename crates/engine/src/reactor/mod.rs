@@ -534,6 +534,7 @@ impl Reactor {
                 Timer::Redial(id) => self.redial_due(id),
                 Timer::Stagger(id) => self.stagger(id),
                 Timer::DialDeadline(id, serial) => self.dial_deadline(id, serial),
+                Timer::DialAgain(id, serial) => self.dial_again(id, serial),
                 Timer::Handshake(token) => self.handshake_deadline(token),
                 Timer::Grace(id) => self.grace_over(id),
                 Timer::Unclaimed(id) => self.unclaimed(id),

@@ -13,6 +13,7 @@ pub(super) enum Timer {
     Redial(u64),
     Stagger(u64),
     DialDeadline(u64, u64),
+    DialAgain(u64, u64),
     Handshake(usize),
     Grace(u64),
     Unclaimed(u64),
