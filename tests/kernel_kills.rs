@@ -120,6 +120,7 @@ fn helper_process() {
             return in_step(&client, &server, |_, over| reset_for_a_moment(&client, port, over));
         }
         "idle" => return killed_while_idle(&client, &server, port),
+        "dropped" => return dropped_for_a_while(&client, &server, port),
         _ => {}
     }
     let (up, down) = (data(1, 48 * MIB), data(2, 48 * MIB));
@@ -207,7 +208,12 @@ fn in_step(
             // One less, so that there is always something on its way.
             let enough = || kills.load(Ordering::SeqCst) + 1 >= part.min(KILLS);
             wait_unless(&over, "the kernel kills", enough);
-            stream.write_all(bytes).unwrap();
+            // In pieces over some 50 ms, the time that a tool takes to start: an idle connection
+            // hears of a firewall's resets only when something is sent on it.
+            for piece in bytes.chunks(64 * 1024) {
+                stream.write_all(piece).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         stream.shutdown(std::net::Shutdown::Write).unwrap();
     };
@@ -273,6 +279,39 @@ fn reset_for_a_moment(client: &VirtualStream, port: u16, over: &AtomicBool) -> u
     wait_unless(over, "the reset is seen", seen);
     run("nft", &["delete", "table", "inet", "evs"]).unwrap();
     usize::from(wait_unless(over, "the session is resumed", || resumes() > before))
+}
+
+/// The connection is killed while a firewall drops all that comes to the port: nobody answers the
+/// redials until it lets them through.
+fn dropped_for_a_while(mut client: &VirtualStream, server: &VirtualStream, port: u16) {
+    // The kernel sends its SYN again after 1, 2, 3, 4, 5, 7 and 11 seconds (older ones after 1, 3
+    // and 7): the second outage ends long before it would.
+    for outage in [1300, 7400].map(Duration::from_millis) {
+        let chain =
+            format!("chain in {{\ntype filter hook input priority 0\ntcp dport {port} drop\n}}");
+        run("nft", &[&format!("table inet evs {{\n{chain}\n}}")]).unwrap();
+        let resumes = client.info().unwrap().resumes;
+        common::wait_until("there is a connection to kill", || kill_all(port) > 0);
+        common::wait_until("it is missed", || client.info().unwrap().detached_ms.is_some());
+        std::thread::sleep(outage);
+        assert_eq!(client.info().unwrap().resumes, resumes, "the firewall lets it through");
+        run("nft", &["delete", "table", "inet", "evs"]).unwrap();
+        let began = Instant::now();
+        common::wait_until("it is resumed", || client.info().unwrap().resumes > resumes);
+        let took = began.elapsed();
+        println!("resumed {took:?} after an outage of {outage:?}");
+        assert!(took < Duration::from_millis(1200), "resumed {took:?} after the outage");
+        client.write_all(b"x").unwrap();
+        assert_eq!(common::read_exactly(server, 1), b"x");
+    }
+}
+
+#[test]
+fn a_redial_does_not_wait_for_the_kernels_next_syn_when_the_line_is_back() {
+    match run("nft", &["--version"]) {
+        Ok(_) => in_namespace("dropped"),
+        Err(error) => skipped(&format!("no nft: {error}")),
+    }
 }
 
 #[test]

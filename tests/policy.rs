@@ -416,6 +416,17 @@ fn a_session_that_is_killed_gives_each_side_its_error() {
 #[test]
 fn helper_process() {
     let Some((role, argument)) = role() else { return };
+    if role == "client-exits" {
+        let config = Config { linger: Duration::from_secs(12), ..quick() };
+        let client =
+            VirtualStream::connect_with(argument.parse::<SocketAddr>().unwrap(), config).unwrap();
+        (&client).write_all(b"x").unwrap();
+        say("written");
+        hear();
+        // The outage comes first, so that it is the exit that waits.
+        wait_until("the outage", || client.info().unwrap().state == State::Detached);
+        std::process::exit(0);
+    }
     let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
     say(&listener.local_addr().unwrap().to_string());
     let (server, _) = listener.accept().unwrap();
@@ -519,6 +530,27 @@ fn a_process_that_exits_after_writing_megabytes_delivers_them_through_cuts() {
         drop(client);
         assert!(helper.end().success());
     }
+}
+
+/// Exit waited for the whole linger, 30 s by default, for a peer that was not there.
+#[test]
+fn an_exit_waits_less_for_a_peer_that_cannot_be_reached_than_the_whole_linger() {
+    begin();
+    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let proxy = proxy_to(listener.local_addr().unwrap());
+    let addr = proxy.local_addr().to_string();
+    let mut helper = Helper::spawn("helper_process", "client-exits", &addr);
+    let (_server, _) = listener.accept().unwrap();
+    assert_eq!(helper.word(), "written");
+    // Not read: what was written is unconfirmed, and stays so.
+    proxy.inject(Fault::Refuse(Refusal::Reset(None)), Target::All).unwrap();
+    proxy.inject(Fault::Reset, Target::Open).unwrap();
+    let begun = Instant::now();
+    helper.go();
+    assert!(helper.end().success());
+    let took = begun.elapsed();
+    let least = Duration::from_secs(12) / 6;
+    assert!(took >= least && took < 4 * least, "{took:?}");
 }
 
 #[test]

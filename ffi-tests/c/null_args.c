@@ -51,10 +51,10 @@ static void descriptors_that_are_not_there(void)
         CHECK_FAILS(evs_ioctl(fd, FIONREAD, &bad[0]), EBADF);
         CHECK_FAILS(evs_epoll_ctl(fd, EPOLL_CTL_ADD, 0, &event), EBADF);
         CHECK_FAILS(evs_epoll_wait(fd, &event, 1, 0), EBADF);
-        CHECK_STATUS(evs_session_info(fd, &info, sizeof info), -ENOTSOCK);
-        CHECK_STATUS(evs_wait_attached(fd, 0), -ENOTSOCK);
-        CHECK_STATUS(evs_pump(fd), -ENOTSOCK);
-        CHECK_STATUS(evs_redial(fd), -ENOTSOCK);
+        CHECK_STATUS(evs_session_info(fd, &info, sizeof info), -EBADF);
+        CHECK_STATUS(evs_wait_attached(fd, 0), -EBADF);
+        CHECK_STATUS(evs_pump(fd), -EBADF);
+        CHECK_STATUS(evs_redial(fd), -EBADF);
     }
 }
 

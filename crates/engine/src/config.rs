@@ -131,7 +131,8 @@ pub struct Config {
     /// Credit given at most, in bytes. Also bounds the log. Default: 4 MiB.
     pub window_max: u64,
     /// How long a closed socket goes on delivering what was written; extended while the peer
-    /// confirms. Default: 30 s.
+    /// confirms. When the process exits, a peer that cannot be reached gets a sixth of it, and at
+    /// least a second. Default: 30 s.
     pub linger: Duration,
     /// Idle time before the kernel probes the peer. Default: 15 s (then 3 probes, 5 s apart).
     pub keepalive: Duration,

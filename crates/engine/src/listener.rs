@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use core::net::SocketAddr;
@@ -14,6 +14,7 @@ use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 
 use crate::config::{Config, Mode};
 use crate::error::{errno, fail};
+use crate::options::read_timeval;
 use crate::process;
 use crate::reactor::{self, Command};
 use crate::socket::{Socket, bits};
@@ -24,6 +25,10 @@ use crate::table::{self, Entry};
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) id: u64,
+    /// The process that accepts.
+    instance: u64,
+    /// Device and inode of the program's end.
+    identity: (u64, u64),
     pub(crate) config: Arc<Config>,
     pub(crate) real: Fd,
     pub(crate) engine_end: Fd,
@@ -32,10 +37,16 @@ pub(crate) struct Listener {
     backlog: AtomicUsize,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) numbers: Mutex<Vec<RawFd>>,
+    /// Time-outs of the program's calls; what is accepted has them too, as on Linux.
+    recv_timeout_us: AtomicU64,
+    send_timeout_us: AtomicU64,
 }
 
 /// The taker of a session that could not be taken after all.
 pub(crate) const NOBODY: u64 = 0;
+/// Said in the taker's place when its session has ended; no process has this number, as those of
+/// processes are odd.
+pub(crate) const ENDED: u64 = 2;
 
 /// A proven session on its way to the program.
 #[derive(Clone, Debug)]
@@ -101,6 +112,8 @@ impl Listener {
         fd::replace(program_end.as_fd(), number, cloexec)?;
         let listener = Arc::new(Self {
             id: engine.next_id(),
+            instance: engine.instance,
+            identity: fd::identity(number)?,
             config,
             local: tcp::local_addr(real.as_raw_fd()),
             real,
@@ -108,8 +121,17 @@ impl Listener {
             token: fd::random(),
             backlog: AtomicUsize::new(0),
             numbers: Mutex::new(vec![number]),
+            recv_timeout_us: AtomicU64::new(0),
+            send_timeout_us: AtomicU64::new(0),
         });
         listener.set_backlog(backlog);
+        for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+            // Set before listen: the real socket has it, and the program's end does not yet.
+            let mut value = [0; 16];
+            let real = listener.real.as_raw_fd();
+            let n = tcp::get_option(real, libc::SOL_SOCKET, name, &mut value)?;
+            listener.note_option(number, libc::SOL_SOCKET, name, &value[..n])?;
+        }
         engine.command(Command::Listen { listener: Arc::clone(&listener) });
         Ok(listener)
     }
@@ -121,6 +143,24 @@ impl Listener {
 
     pub(crate) fn set_backlog(&self, backlog: i32) {
         self.backlog.store(usize::try_from(backlog).unwrap_or(0).min(4096), Ordering::Relaxed);
+    }
+
+    /// The program has set an option. A time-out of accept works at the program's end of the pair.
+    pub(crate) fn note_option(
+        &self,
+        number: RawFd,
+        level: i32,
+        name: i32,
+        value: &[u8],
+    ) -> io::Result<()> {
+        let timeout = match (level, name) {
+            (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => &self.recv_timeout_us,
+            (libc::SOL_SOCKET, libc::SO_SNDTIMEO) => &self.send_timeout_us,
+            _ => return Ok(()),
+        };
+        let micros = read_timeval(value).as_micros();
+        timeout.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if name == libc::SO_RCVTIMEO { tcp::set_option(number, level, name, value) } else { Ok(()) }
     }
 
     /// Reads what a taker says: which session, and which process has it now.
@@ -180,6 +220,9 @@ impl Listener {
         let socket =
             Arc::new(Socket::new(engine.next_id(), Arc::clone(&self.config), vec![new], first));
         socket.nonblocking.store(nonblocking, Ordering::Relaxed);
+        let [receive, send] = [&self.recv_timeout_us, &self.send_timeout_us];
+        socket.recv_timeout_us.store(receive.load(Ordering::Relaxed), Ordering::Relaxed);
+        socket.send_timeout_us.store(send.load(Ordering::Relaxed), Ordering::Relaxed);
         {
             let mut meta = Socket::lock(&socket.meta)?;
             meta.peer = Some(birth.peer);
@@ -225,6 +268,21 @@ impl Listener {
         taken.extend_from_slice(&taker.to_le_bytes());
         if let Err(error) = sys::pass::send(number, &taken, None) {
             log::debug!("the listener's engine was not told: {error}");
+        }
+    }
+
+    /// The engine of `instance` tells the listener's own, if that is another process's, that a
+    /// session has ended.
+    pub(crate) fn tell_ended(&self, instance: u64, id: SessionId) {
+        if instance == self.instance {
+            return;
+        }
+        // Held until it is said, and looked at first: the number must not be another's by then.
+        let Ok(numbers) = self.numbers.lock() else { return };
+        if let Some(&number) = numbers.first()
+            && fd::identity(number).is_ok_and(|found| found == self.identity)
+        {
+            self.answer_taken(number, id, ENDED);
         }
     }
 

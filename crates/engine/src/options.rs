@@ -76,9 +76,24 @@ impl Options {
         })
     }
 
-    /// The recorded value of an option, for when no real socket is there to be asked.
-    pub(crate) fn get(&self, level: i32, name: i32) -> Option<&[u8]> {
-        self.set.iter().find(|(l, n, _)| (*l, *n) == (level, name)).map(|(_, _, v)| v.as_slice())
+    /// What an option is while no real socket is there to be asked: `fresh` is made like one, so
+    /// that the kernel says what it makes of a value (it doubles SO_RCVBUF, for one).
+    pub(crate) fn get(
+        &self,
+        fresh: RawFd,
+        level: i32,
+        name: i32,
+        out: &mut [u8],
+    ) -> io::Result<usize> {
+        for (l, n, value) in self.set.iter().filter(|(l, n, _)| (*l, *n) == (level, name)) {
+            if tcp::set_option(fresh, *l, *n, value).is_err() {
+                // One that only a connected socket takes.
+                let n = value.len().min(out.len());
+                out[..n].copy_from_slice(&value[..n]);
+                return Ok(n);
+            }
+        }
+        tcp::get_option(fresh, level, name, out)
     }
 
     /// Sets everything again on a new real socket. One refusal does not stop the others: the
@@ -98,7 +113,7 @@ fn read_int(value: &[u8]) -> io::Result<i32> {
 }
 
 /// A `struct timeval` as setsockopt takes it; the kernel has checked it already.
-fn read_timeval(value: &[u8]) -> Duration {
+pub(crate) fn read_timeval(value: &[u8]) -> Duration {
     let field = |at: usize| {
         let bytes = value.get(at..at + 8).and_then(|b| b.first_chunk::<8>());
         bytes.map_or(0, |b| u64::try_from(i64::from_ne_bytes(*b)).unwrap_or(0))

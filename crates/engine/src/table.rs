@@ -84,6 +84,11 @@ pub(crate) fn get(number: i32) -> Option<Entry> {
     Some(entry)
 }
 
+/// False for numbers that no virtual socket can have.
+pub(crate) fn can_hold(number: i32) -> bool {
+    usize::try_from(number).is_ok_and(|number| number < LEAF * LEAVES)
+}
+
 /// Enters a virtual socket at a number; gives what was there. `None` as the first when the number
 /// is beyond the table (over a million).
 pub(crate) fn set(number: i32, entry: Entry) -> Result<Option<Entry>, Entry> {
@@ -108,6 +113,21 @@ pub(crate) fn take(number: i32) -> Option<Entry> {
     slot.store(0, Ordering::Release);
     // SAFETY: from `Box::into_raw`, and nobody else can reach it any more.
     Some(*unsafe { Box::from_raw(address as *mut Entry) })
+}
+
+/// Removes the entry of a number if it is still this socket's: the number may have been closed
+/// behind our back and be another's by now.
+pub(crate) fn take_of(number: i32, socket: &Arc<Socket>) {
+    let Some(slot) = slot(number) else { return };
+    let Some(address) = lock(slot) else { return };
+    // SAFETY: as in `get`; nobody frees it while we hold the slot's lock.
+    let entry = unsafe { &*(address as *const Entry) };
+    let is_its_own = matches!(entry, Entry::Stream(found) if Arc::ptr_eq(found, socket));
+    slot.store(if is_its_own { 0 } else { address }, Ordering::Release);
+    if is_its_own {
+        // SAFETY: from `Box::into_raw`, and nobody else can reach it any more.
+        drop(unsafe { Box::from_raw(address as *mut Entry) });
+    }
 }
 
 /// In a fork child: a thread that the child does not have may have held a slot's lock.

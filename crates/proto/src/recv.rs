@@ -208,6 +208,12 @@ impl Receiver {
         (self.peer_ack, self.peer_edge)
     }
 
+    /// True when the connection that stands has begun with its START.
+    pub fn has_started(&self) -> bool {
+        let in_start = matches!(self.parser.state, State::Body { kind: Kind::Start, .. });
+        self.parser.started && !in_start
+    }
+
     /// Frames parsed so far, control frames included.
     pub fn frames(&self) -> u64 {
         self.frames

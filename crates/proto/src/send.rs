@@ -53,10 +53,11 @@ pub struct Sender {
     told: Acks,
     frame: Frame,
     due: Due,
-    /// STOP and RESET, once wanted: an epoch that dies may take them along, so each new one tells
-    /// them again.
+    /// STOP, RESET and the list of ADDRS, once wanted: an epoch that dies may take them along, so
+    /// each new one tells them again.
     stop: Option<u64>,
     reset: Option<u64>,
+    addrs: Option<Box<Vec<u8>>>,
     /// Highest offset that the peer has quoted or confirmed: what has arrived, read or not.
     delivered: u64,
     replayed: u64,
@@ -79,7 +80,7 @@ struct Due {
     ack: bool,
     stop: Option<u64>,
     reset: Option<u64>,
-    addrs: Option<Vec<u8>>,
+    addrs: bool,
     goaway: bool,
 }
 
@@ -99,6 +100,7 @@ impl Sender {
             due: Due::default(),
             stop: None,
             reset: None,
+            addrs: None,
             delivered: offset,
             replayed: 0,
             given: 0,
@@ -245,6 +247,7 @@ impl Sender {
         self.due.start = Some(from);
         self.due.stop = self.stop;
         self.due.reset = self.reset;
+        self.due.addrs = self.addrs.is_some();
         self.told = Acks::default();
         self.given = 0;
         Ok(())
@@ -269,7 +272,8 @@ impl Sender {
 
     /// Announces alternative addresses of this side.
     pub fn want_addrs(&mut self, addrs: &[core::net::SocketAddr]) {
-        self.due.addrs = Some(encode_addrs(addrs));
+        self.addrs = Some(Box::new(encode_addrs(addrs)));
+        self.due.addrs = true;
     }
 
     /// Asks the peer to resume elsewhere or later.
@@ -308,7 +312,7 @@ impl Sender {
             || due.ack
             || due.stop.is_some()
             || due.reset.is_some()
-            || due.addrs.is_some()
+            || due.addrs
             || due.goaway
             || self.payload_waiting() > 0
             || self.fin_is_due()
@@ -325,9 +329,11 @@ impl Sender {
             self.cut_control(Kind::Reset, code, acks);
         } else if let Some(offset) = self.due.stop.take() {
             self.cut_control(Kind::Stop, offset, acks);
-        } else if let Some(body) = self.due.addrs.take() {
-            self.cut(Kind::Addrs, 0, body.len(), acks);
-            self.frame.head.extend_from_slice(&body);
+        } else if self.due.addrs {
+            self.due.addrs = false;
+            let length = self.addrs.as_ref().map_or(0, |body| body.len());
+            self.cut(Kind::Addrs, 0, length, acks);
+            self.frame.head.extend(self.addrs.iter().flat_map(|body| body.iter()));
         } else if self.due.goaway {
             self.due.goaway = false;
             self.cut(Kind::Goaway, 0, 0, acks);

@@ -162,6 +162,27 @@ fn an_address_without_a_port_is_left_out_rather_than_sent() {
     assert_eq!(b.rx.take_news().addrs, Some(vec![([10, 0, 0, 2], 80).into()]));
 }
 
+/// The list of a connection that was cut was never told again, so the peer did not know it.
+#[test]
+fn addresses_that_died_with_their_connection_are_told_again() {
+    let (mut a, mut b) = sessions();
+    let old = [([10, 0, 0, 1], 1).into()];
+    let new = [([10, 0, 0, 2], 2).into()];
+    a.tx.want_addrs(&old);
+    a.transmit(usize::MAX);
+    a.tx.want_addrs(&new);
+    // Cut in the middle of the frame, and of the one after it.
+    for _ in 0..2 {
+        assert!(!a.transmit(20).is_empty());
+        for end in [&mut a, &mut b] {
+            end.begin_epoch(0).unwrap();
+        }
+    }
+    b.rx.feed(&a.transmit(usize::MAX)).unwrap();
+    assert_eq!(b.rx.take_news().addrs, Some(new.to_vec()));
+    assert!(!a.tx.has_output());
+}
+
 #[test]
 fn windows_stay_within_their_limits_and_on_whole_units() {
     let window = |bytes| Receiver::new(Arc::default(), 0, bytes).window();

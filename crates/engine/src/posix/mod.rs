@@ -1,5 +1,6 @@
 //! The system calls' twins, by descriptor. Each takes a number for which [`is_virtual`] is true;
-//! any other fails with ENOTSOCK, and is the caller's to pass straight to the kernel.
+//! any other fails with ENOTSOCK (EBADF if it is not open at all), and is the caller's to pass
+//! straight to the kernel.
 //!
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
@@ -50,8 +51,14 @@ fn stream(number: RawFd) -> io::Result<Arc<Socket>> {
     match table::get(number) {
         Some(Entry::Stream(socket)) => Ok(socket),
         Some(Entry::Listener(_)) => not_connected(),
-        None => fail(libc::ENOTSOCK),
+        None => not_virtual(number),
     }
+}
+
+/// The errno of a number that is no virtual socket.
+fn not_virtual<T>(number: RawFd) -> io::Result<T> {
+    // Looked at only now: the call has failed already.
+    fail(if fd::identity(number).is_ok() { libc::ENOTSOCK } else { libc::EBADF })
 }
 
 /// socket(2) for a TCP stream: `domain` AF_INET or AF_INET6, `kind` SOCK_STREAM with SOCK_NONBLOCK
@@ -251,7 +258,7 @@ pub fn listen(number: RawFd, backlog: i32) -> io::Result<()> {
                 Err(_) => fail(libc::EMFILE),
             }
         }
-        None => fail(libc::ENOTSOCK),
+        None => not_virtual(number),
     }
 }
 
@@ -260,7 +267,7 @@ pub fn accept4(number: RawFd, flags: i32) -> io::Result<(RawFd, SocketAddr)> {
     match table::get(number) {
         Some(Entry::Listener(listener)) => listener.accept(number, flags),
         Some(Entry::Stream(_)) => fail(libc::EINVAL),
-        None => fail(libc::ENOTSOCK),
+        None => not_virtual(number),
     }
 }
 
@@ -271,7 +278,7 @@ pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usi
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return fail(libc::EPIPE),
-        None => return fail(libc::ENOTSOCK),
+        None => return not_virtual(number),
     };
     if flags & !SEND_FLAGS != 0 {
         return fail(libc::EOPNOTSUPP);
@@ -381,7 +388,7 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
             }
             return Ok(());
         }
-        None => return fail(libc::ENOTSOCK),
+        None => return not_virtual(number),
     };
     socket.check_connected()?;
     if socket.has(bits::PUMPED) {
@@ -515,7 +522,7 @@ pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
             let meta = Socket::lock(&socket.meta)?;
             Ok(meta.local.or(meta.bound))
         }
-        None => fail(libc::ENOTSOCK),
+        None => not_virtual(number),
     }
 }
 
@@ -545,6 +552,9 @@ pub fn select(
     mask: *const libc::sigset_t,
 ) -> io::Result<usize> {
     let [read, write, except] = sets;
+    // As the kernel does with numbers that no process of its can have.
+    let words = [&read, &write, &except].map(|set| set.as_ref().map_or(0, |words| words.len()));
+    let count = count.min(words.iter().max().map_or(0, |words| words.saturating_mul(64)));
     let (mut read, mut write, mut except) =
         (wait_poll::FdSet(read), wait_poll::FdSet(write), wait_poll::FdSet(except));
     wait_poll::select(count, &mut read, &mut write, &mut except, timeout, mask)
@@ -589,9 +599,10 @@ pub fn subscribe(number: RawFd) -> io::Result<Receiver<Event>> {
     Ok(receiver)
 }
 
-/// Dials the session behind a number again now.
+/// Dials the session behind a number again now, beside the connection that stands if one does;
+/// under the policy "ask" that is an answer too. Does nothing under the policy "never".
 pub fn redial(number: RawFd) -> io::Result<()> {
-    stream(number)?.redial_beside();
+    stream(number)?.redial();
     Ok(())
 }
 
@@ -622,7 +633,7 @@ pub fn forget(number: RawFd) -> io::Result<()> {
             Socket::lock(&socket.place)?.numbers.retain(|&n| n != number);
             Ok(())
         }
-        _ => fail(libc::ENOTSOCK),
+        _ => not_virtual(number),
     }
 }
 

@@ -18,7 +18,7 @@ pub fn dup(number: RawFd) -> io::Result<RawFd> {
 
 pub(super) fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<RawFd> {
     let Some(entry) = table::get(number) else { return fail(libc::EBADF) };
-    if from < 0 {
+    if from < 0 || !table::can_hold(from) {
         return fail(libc::EINVAL);
     }
     let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
@@ -54,6 +54,9 @@ pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
         return fail(libc::EBADF);
     }
     let entry = table::get(number);
+    if entry.is_some() && !table::can_hold(new) {
+        return fail(libc::EBADF);
+    }
     // The source must be sound before the target is lost.
     fd::identity(number)?;
     match table::take(new) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use core::net::SocketAddr;
 
 use super::number::dup_from;
-use super::stream;
+use super::{not_virtual, stream};
 use crate::error::fail;
 use crate::options::Effect;
 use crate::socket::{Socket, bits};
@@ -20,9 +20,10 @@ pub fn setsockopt(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Res
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(listener)) => {
-            return tcp::set_option(listener.real.as_raw_fd(), level, name, value);
+            tcp::set_option(listener.real.as_raw_fd(), level, name, value)?;
+            return listener.note_option(number, level, name, value);
         }
-        None => return fail(libc::ENOTSOCK),
+        None => return not_virtual(number),
     };
     let place = Socket::lock(&socket.place)?;
     let real = place.real_number();
@@ -50,7 +51,7 @@ pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::R
         Some(Entry::Listener(listener)) => {
             return tcp::get_option(listener.real.as_raw_fd(), level, name, out);
         }
-        None => return fail(libc::ENOTSOCK),
+        None => return not_virtual(number),
     };
     let int = |value: i32, out: &mut [u8]| {
         let bytes = value.to_ne_bytes();
@@ -89,20 +90,18 @@ pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::R
     if let Some(real) = real.filter(|_| !socket.has(bits::CONNECTING)) {
         return tcp::get_option(real, level, name, out);
     }
-    // No connection stands: what was set, or what a fresh socket has.
-    if let Some(value) = Socket::lock(&socket.meta)?.options.get(level, name) {
-        let n = value.len().min(out.len());
-        out[..n].copy_from_slice(&value[..n]);
-        return Ok(n);
-    }
-    let fresh = tcp::new_socket(&SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    tcp::get_option(fresh.as_raw_fd(), level, name, out)
+    // No connection stands: what the next one will have.
+    let meta = Socket::lock(&socket.meta)?;
+    let family = meta.peer.or(meta.bound).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let fresh = tcp::new_socket(&family)?;
+    meta.options.get(fresh.as_raw_fd(), level, name, out)
 }
 
 /// fcntl(2) for the commands that concern a socket; `None` for those that the kernel can answer.
 pub fn fcntl(number: RawFd, command: i32, argument: i64) -> Option<io::Result<i32>> {
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+            // An argument that no number can be is EINVAL, like a negative one.
             let from = i32::try_from(argument).unwrap_or(-1);
             Some(dup_from(number, from, command == libc::F_DUPFD_CLOEXEC))
         }
@@ -126,7 +125,8 @@ pub fn set_nonblocking(number: RawFd, on: bool) -> io::Result<()> {
         socket.nonblocking.store(on, Ordering::Relaxed);
         return fd::set_nonblocking(number, on);
     }
-    fd::set_nonblocking(number, on)
+    // A negative number is none that the kernel could be asked about.
+    if number < 0 { fail(libc::EBADF) } else { fd::set_nonblocking(number, on) }
 }
 
 /// ioctl(2) FIONREAD: payload bytes that can be read now, exactly.

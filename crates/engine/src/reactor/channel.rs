@@ -42,6 +42,13 @@ pub(super) fn pass(instance: u64, message: &[u8], connection: BorrowedFd<'_>) ->
     pass::send(fd.as_raw_fd(), message, Some(connection))
 }
 
+/// True while the process `instance` lives, as far as its name tells.
+pub(super) fn is_alive(instance: u64) -> bool {
+    let knock = || -> io::Result<()> { Ok(rustix::net::connect(&socket()?, &name(instance)?)?) };
+    // Whatever else goes wrong says nothing about it.
+    !matches!(knock(), Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED))
+}
+
 impl Reactor {
     /// Another process passes a connection to us.
     pub(super) fn channel_ready(&mut self) {

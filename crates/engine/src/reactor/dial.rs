@@ -29,6 +29,11 @@ use crate::sys::{self, Fd, fd, tcp};
 
 /// The next address is tried this long after the one before (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
+/// While nobody answers a redial, it is tried anew about this often: the kernel would send its next
+/// SYN after 1, 2, 4... seconds, and a line that is back meanwhile would go unnoticed.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Attempts of one dial at the same time, at most; the oldest unanswered one makes room.
+const ATTEMPTS_MAX: usize = 3;
 /// How long a closed session goes on dialling a host that says that nobody is there.
 const GONE_AFTER_CLOSE: Duration = Duration::from_secs(1);
 /// Sessions that dial at the same time, at most.
@@ -41,6 +46,8 @@ const RESOLVERS_MAX: usize = 8;
 pub(super) struct Dial {
     socket: Arc<Socket>,
     queue: VecDeque<SocketAddr>,
+    /// All addresses, to be tried anew in turn.
+    again: VecDeque<SocketAddr>,
     running: Vec<usize>,
     is_open: bool,
     serial: u64,
@@ -102,16 +109,10 @@ pub(crate) fn furnish(socket: &Socket, role: Role, opened: Opened) -> io::Result
 impl Reactor {
     /// The program called connect.
     pub(super) fn connect(&mut self, socket: Arc<Socket>) {
-        let owned = Owned {
-            id: eversock_proto::secret::SessionId([0; 16]),
-            socket: Arc::clone(&socket),
-            linger: None,
-            expires: None,
-            refused_since: None,
-            last_call: false,
-            quiet: super::fault::Quiet::default(),
-        };
-        self.owned.insert(socket.id, owned);
+        // The server names the session when it answers.
+        let unnamed = eversock_proto::secret::SessionId([0; 16]);
+        self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), unnamed));
+        self.arm_look();
         let addrs = socket.meta.lock().map(|meta| meta.candidates.clone()).unwrap_or_default();
         self.dial(&socket, addrs, true);
     }
@@ -172,6 +173,7 @@ impl Reactor {
         let serial = fd::random_u64();
         let dial = Dial {
             socket: Arc::clone(socket),
+            again: if is_open { VecDeque::new() } else { addrs.clone().into() },
             queue: addrs.into(),
             running: Vec::new(),
             is_open,
@@ -185,6 +187,48 @@ impl Reactor {
         let until = clock::now() + socket.config.connect_timeout.min(super::end::FOREVER);
         self.timers.set(until, Timer::DialDeadline(socket.id, serial));
         self.next_attempt(socket.id);
+        self.plan_again(socket.id, serial);
+    }
+
+    fn plan_again(&mut self, id: u64, serial: u64) {
+        if self.dials.get(&id).is_some_and(|dial| !dial.again.is_empty()) {
+            // Jittered, so that sessions cut together do not come back together.
+            let part = f64::from(u16::from_ne_bytes(fd::random())) / f64::from(u16::MAX);
+            let after = AGAIN.mul_f64(0.75 + part / 2.0);
+            self.timers.set(clock::now() + after, Timer::DialAgain(id, serial));
+        }
+    }
+
+    /// Nobody has answered for a while: a SYN may have been lost, or the line is back.
+    pub(super) fn dial_again(&mut self, id: u64, serial: u64) {
+        let Some(dial) = self.dials.get_mut(&id).filter(|dial| dial.serial == serial) else {
+            return;
+        };
+        let speaks = |token: &usize| {
+            self.attempts.get(token).is_some_and(|a| !matches!(a.stage, Stage::Connecting))
+        };
+        // The first round is the race's, and who answers is let speak.
+        let goes_on = dial.won.is_none() && dial.queue.is_empty();
+        if goes_on && !dial.running.iter().any(speaks) {
+            let socket = Arc::clone(&dial.socket);
+            let oldest = dial.running.first().copied();
+            let oldest = oldest.filter(|_| dial.running.len() >= ATTEMPTS_MAX);
+            let addr = dial.again.front().copied();
+            dial.again.rotate_left(1);
+            if let Some(addr) = addr {
+                match self.begin_attempt(&socket, addr) {
+                    Ok(token) => {
+                        if let Some(dial) = self.dials.get_mut(&id) {
+                            dial.running.push(token);
+                        }
+                        oldest.into_iter().for_each(|token| self.drop_attempt(token));
+                    }
+                    // The others go on.
+                    Err(error) => log::debug!("session {id}: not tried anew: {error}"),
+                }
+            }
+        }
+        self.plan_again(id, serial);
     }
 
     /// The address before has had its head start; or the locks that a winner needs may be free.
@@ -429,13 +473,18 @@ impl Reactor {
                 1 => EventKind::Opened,
                 _ => EventKind::Resumed { replayed, stalled },
             };
-            socket.tell(&mut meta, kind);
+            // After the end there is only the last call, which is nobody's event.
+            if !socket.has(bits::OVER) {
+                socket.tell(&mut meta, kind);
+            }
         }
         if let Some(owned) = self.owned.get_mut(&socket.id) {
             owned.expires = None;
             owned.refused_since = None;
             owned.quiet = super::fault::Quiet::default();
+            owned.away.forget();
         }
+        self.expect_start(socket, epoch);
         let is_stale = socket
             .meta
             .lock()
@@ -451,9 +500,12 @@ impl Reactor {
         if let Some(stale) = stale {
             return self.give_up(socket, libc::ECONNRESET, &stale.to_string());
         }
+        let is_lost = socket.place.lock().is_ok_and(|place| place.numbers.is_empty());
         if socket.has(bits::CLOSED) {
             socket.watch_in(true);
             self.read_for_closed(socket);
+        } else if is_lost && !socket.has(bits::PUMPED) {
+            self.look_at(socket);
         } else if socket.has(bits::PUMPED) {
             socket.watch_in(true);
             self.pump_session(socket.id);

@@ -18,7 +18,7 @@ use crate::socket::{Socket, bits};
 use crate::sys;
 
 /// Sessions that are remembered after their end, at most.
-const TOMBSTONES_MAX: usize = 4096;
+pub(super) const TOMBSTONES_MAX: usize = 4096;
 
 /// Longer than any process lives, and short enough to be added to a clock.
 pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -29,7 +29,16 @@ pub(super) struct Linger {
     until: Instant,
     acked: u64,
     stop_sent: bool,
+    /// At exit: since when no connection carries what is left, and what was confirmed then.
+    unreachable: Option<(Instant, u64)>,
 }
+
+/// At exit, how much of its linger a session gives a peer that cannot be reached: one part of so
+/// many, and at least [`EXIT_LEAST`].
+const EXIT_PART: u32 = 6;
+const EXIT_LEAST: Duration = Duration::from_secs(1);
+/// How often sessions are looked at while the process exits.
+const EXIT_LOOK: Duration = Duration::from_millis(200);
 
 /// What is needed to answer a late resume; the oldest are forgotten first.
 #[derive(Debug, Default)]
@@ -63,7 +72,7 @@ impl Reactor {
             && !reset
         {
             let until = clock::now() + socket.config.linger.min(FOREVER);
-            owned.linger = Some(Linger { until, acked: 0, stop_sent: false });
+            owned.linger = Some(Linger { until, acked: 0, stop_sent: false, unreachable: None });
             self.timers.set(until, Timer::Linger(socket.id));
         }
         if self.defer_close_for_pump(&socket, reset) {
@@ -82,6 +91,11 @@ impl Reactor {
                 socket.flush(&mut tx, false);
             }
             return self.end(&socket, Reason::Reset);
+        }
+        if socket.has(bits::OVER) && self.owned.get(&socket.id).is_some_and(|owned| owned.last_call)
+        {
+            // The server is being told; that ends it.
+            return;
         }
         if socket.has(bits::FAILED | bits::OVER | bits::CONNECTING) {
             return self.end(&socket, Reason::Closed);
@@ -152,6 +166,12 @@ impl Reactor {
             self.timers.set(linger.until, Timer::Linger(id));
             return;
         }
+        self.stop_lingering(&socket);
+    }
+
+    /// What was not delivered by now will not be.
+    fn stop_lingering(&mut self, socket: &Arc<Socket>) {
+        let id = socket.id;
         let delivered = socket
             .tx
             .lock()
@@ -165,7 +185,7 @@ impl Reactor {
         if !delivered {
             log::warn!("session {id}: closed before the peer confirmed everything");
         }
-        self.end(&socket, if delivered { Reason::Closed } else { Reason::Reset });
+        self.end(socket, if delivered { Reason::Closed } else { Reason::Reset });
     }
 
     /// Both directions have ended and both ends know it.
@@ -177,10 +197,7 @@ impl Reactor {
             // Ended already; a late look at it must not tell so again.
             return;
         }
-        socket.change(bits::OVER | bits::STOPPED, bits::WANTS_CREDIT | bits::NO_ROOM);
-        if let Ok(mut meta) = socket.meta.lock() {
-            socket.tell(&mut meta, EventKind::Closed);
-        }
+        self.tell_end(socket);
         self.end(socket, Reason::Closed);
     }
 
@@ -239,6 +256,7 @@ impl Reactor {
             drop(meta);
             self.by_session.remove(&owned.id);
             if let Some(listener) = listener {
+                listener.tell_ended(self.engine.instance, owned.id);
                 self.retire_listener(listener.id);
             }
         }
@@ -300,6 +318,42 @@ impl Reactor {
             self.closed(socket, false);
         }
         self.draining = Some(done);
+        self.timers.set(clock::now() + EXIT_LOOK, Timer::Exit);
+    }
+
+    /// While the process exits: whose peer cannot be reached gets less time than one that only
+    /// reads slowly. A connection that stands is worth the whole linger, as the kernel would go on
+    /// delivering after an exit too.
+    pub(super) fn look_at_exit(&mut self) {
+        if self.draining.is_none() {
+            return;
+        }
+        let now = clock::now();
+        self.timers.set(now + EXIT_LOOK, Timer::Exit);
+        let mut hopeless = Vec::new();
+        for owned in self.owned.values_mut() {
+            let socket = &owned.socket;
+            let Some(linger) = owned.linger.as_mut() else { continue };
+            if !socket.owner.is(self.engine.instance) {
+                continue;
+            }
+            let Ok(tx) = socket.tx.lock() else { continue };
+            let acked = tx.sender.as_ref().map_or(0, |sender| sender.acked());
+            let stands = tx.number >= 0 && !super::fault::is_backing_off(tx.number);
+            drop(tx);
+            let (since, before) = *linger.unreachable.get_or_insert((now, acked));
+            if stands || acked > before {
+                linger.unreachable = None;
+                continue;
+            }
+            let whole = socket.config.linger;
+            if now - since >= (whole / EXIT_PART).max(EXIT_LEAST.min(whole)) {
+                hopeless.push(Arc::clone(socket));
+            }
+        }
+        for socket in hopeless {
+            self.stop_lingering(&socket);
+        }
     }
 
     /// True when a drain has nothing left to wait for.

@@ -188,8 +188,9 @@ impl Reactor {
         let is_client = socket.meta.lock().is_ok_and(|meta| {
             meta.control.as_ref().is_some_and(|control| control.role == Role::Client)
         });
+        let never = matches!(socket.config.policy, RecoveryPolicy::Never);
         match self.owned.get_mut(&socket.id) {
-            Some(owned) if is_client && !owned.last_call => {
+            Some(owned) if is_client && !owned.last_call && !never => {
                 owned.last_call = true;
                 if !self.dials.contains_key(&socket.id) {
                     self.resolve_and_dial(socket);
@@ -235,19 +236,20 @@ impl Reactor {
 
     /// Asks whoever decides, then redials (client) or waits (server).
     fn recover(&mut self, socket: &Arc<Socket>, report: FaultReport) {
-        // A program that has closed cannot be asked; what it wrote is delivered.
-        if socket.has(bits::CLOSED) {
-            return self.plan_redial(socket);
-        }
         match &socket.config.policy {
-            RecoveryPolicy::Automatic => self.plan_redial(socket),
             RecoveryPolicy::Never => self.give_up(socket, libc::ECONNRESET, &report.cause),
+            // A program that has closed cannot be asked; what it wrote is delivered.
+            _ if socket.has(bits::CLOSED) => self.plan_redial(socket),
+            RecoveryPolicy::Automatic => self.plan_redial(socket),
             RecoveryPolicy::AskOutside => {
                 if let Ok(mut meta) = socket.meta.lock() {
                     meta.asking = true;
                 }
             }
             RecoveryPolicy::Ask(callback) => {
+                if let Ok(mut meta) = socket.meta.lock() {
+                    meta.asking = true;
+                }
                 let (callback, asked) = (Arc::clone(callback), Arc::clone(socket));
                 let engine = self.engine;
                 let ask = move || {
@@ -265,10 +267,9 @@ impl Reactor {
 
     /// The answer to a question.
     pub(super) fn answered(&mut self, socket: &Arc<Socket>, answer: Answer) {
-        if let Ok(mut meta) = socket.meta.lock() {
-            meta.asking = false;
-        }
-        if !socket.has(bits::DETACHED) || socket.has(bits::FAILED) {
+        // Someone may have dialled without waiting for the answer.
+        let asked = socket.meta.lock().is_ok_and(|mut meta| std::mem::take(&mut meta.asking));
+        if !asked || !socket.has(bits::DETACHED) || socket.has(bits::FAILED) {
             return;
         }
         match answer {
@@ -282,12 +283,14 @@ impl Reactor {
         let Ok(mut guard) = socket.meta.lock() else { return };
         let meta = &mut *guard;
         let Some(control) = meta.control.as_mut() else { return };
-        if control.role == Role::Server || self.dials.contains_key(&socket.id) {
+        // A dial from before the fault may fail while someone is still being asked.
+        if control.role == Role::Server || meta.asking || self.dials.contains_key(&socket.id) {
             return;
         }
         let limit = socket.config.redial_limit;
         if limit > 0 && control.redial.attempts() >= limit {
             let cause = format!("{limit} redials brought nothing");
+            meta.last_error = Some(cause.clone());
             return self.give_up_later(socket, libc::ETIMEDOUT, cause);
         }
         let random = u32::from_ne_bytes(sys::fd::random());
@@ -369,6 +372,12 @@ impl Reactor {
 
     /// Ends a session for good: the program gets one error.
     pub(super) fn give_up(&mut self, socket: &Arc<Socket>, number: i32, cause: &str) {
+        if !socket.has(bits::FAILED)
+            && let Ok(mut meta) = socket.meta.lock()
+        {
+            // First, so that who sees the failure sees why.
+            meta.last_error = Some(cause.to_owned());
+        }
         if socket.set_failure(number) {
             self.failed(Arc::clone(socket), cause.to_owned());
         }
@@ -402,8 +411,31 @@ impl Reactor {
         }
     }
 
+    /// Someone asks for a dial: the program, an operator. Who says so under "ask" has answered;
+    /// "never" means never.
+    pub(super) fn redial_wanted(&mut self, socket: &Arc<Socket>) {
+        if matches!(socket.config.policy, RecoveryPolicy::Never) {
+            return log::info!("session {}: its policy is never to dial again", socket.id);
+        }
+        if let Ok(mut meta) = socket.meta.lock() {
+            meta.asking = false;
+        }
+        self.redial_now(socket);
+    }
+
+    /// The path may be gone. A dial beside the connection that stands is made under the policy
+    /// "automatic" only: under "ask" nobody could be asked before there is a fault, and under
+    /// "never" nothing is dialled. A session that waits for its answer goes on waiting.
+    fn redial_for_path(&mut self, socket: &Arc<Socket>) {
+        let is_automatic = matches!(socket.config.policy, RecoveryPolicy::Automatic);
+        let waits = socket.meta.lock().is_ok_and(|meta| meta.asking);
+        if is_automatic || socket.has(bits::DETACHED) && !waits {
+            self.redial_now(socket);
+        }
+    }
+
     /// Dial now: at once when detached, beside the connection that stands otherwise.
-    pub(super) fn redial_now(&mut self, socket: &Arc<Socket>) {
+    fn redial_now(&mut self, socket: &Arc<Socket>) {
         if socket.has(bits::FAILED | bits::CONNECTING | bits::FRESH | bits::OVER)
             || self.dials.contains_key(&socket.id)
             || !self.owned.contains_key(&socket.id)
@@ -446,6 +478,8 @@ impl Reactor {
             if !socket.owner.is(self.engine.instance) {
                 continue;
             }
+            // By a number that was closed past us the acks would go to whatever it names now.
+            self.look_at(socket);
             let Ok(mut tx) = socket.tx.try_lock() else {
                 socket.list_for_sweep();
                 continue;
@@ -459,11 +493,18 @@ impl Reactor {
             if socket.flush(&mut tx, false) == Flushed::Owed {
                 socket.owe();
             }
-            let outstanding = tx.sender.as_ref().is_some_and(|sender| sender.log_len() > 0);
+            // Behind the peer's end nobody reads any more, so the ack of our own is fetched here.
+            let outstanding = tx.sender.as_ref().is_some_and(|sender| {
+                let waits = sender.is_finished() && !sender.is_done() && socket.has(bits::EOF);
+                sender.log_len() > 0 || waits
+            });
             if let Some(sender) = tx.sender.as_mut().filter(|_| !outstanding) {
                 sender.rest();
             }
             socket.finish_tx(tx);
+            if !outstanding && self.note_end(socket) {
+                continue;
+            }
             if outstanding && number >= 0 {
                 // A program that only writes leaves the acks in the kernel's queue.
                 if socket.has(bits::EOF) {
@@ -496,15 +537,13 @@ impl Reactor {
             *quiet = Quiet { progress, since: Some(now), patience: 0 };
             return;
         }
-        let health = tcp::health(number).unwrap_or_default();
         let silent = quiet.since.map_or(Duration::ZERO, |since| now - since);
         let patience = socket.config.probe_after.saturating_mul(1 << quiet.patience.min(10));
-        let backing_off = health.backoff >= BACKOFF_SUSPICIOUS && health.unacked > 0;
-        if backing_off || silent >= patience {
+        if is_backing_off(number) || silent >= patience {
             if silent >= patience {
                 quiet.patience += 1;
             }
-            self.redial_now(socket);
+            self.redial_for_path(socket);
         }
     }
 
@@ -528,16 +567,25 @@ impl Reactor {
     pub(super) fn check_paths(&mut self, force: bool) {
         let sockets: Vec<_> = self.owned.values().map(|owned| Arc::clone(&owned.socket)).collect();
         for socket in sockets {
+            if force {
+                self.look_at(&socket);
+            }
             let path = {
                 let Ok(meta) = socket.meta.lock() else { continue };
                 meta.local.zip(meta.candidates.first().copied())
             };
             let Some((local, peer)) = path else { continue };
             if socket.has(bits::DETACHED) || force || !path_stands(local, peer) {
-                self.redial_now(&socket);
+                self.redial_for_path(&socket);
             }
         }
     }
+}
+
+/// True when the kernel has had no confirmation for several retransmissions.
+pub(super) fn is_backing_off(number: i32) -> bool {
+    let health = tcp::health(number).unwrap_or_default();
+    health.backoff >= BACKOFF_SUSPICIOUS && health.unacked > 0
 }
 
 /// True when packets to `peer` would still leave from `local`.

@@ -2,9 +2,11 @@
 //! keeps time. It is started by the first virtual socket and sleeps when nothing happens.
 
 mod channel;
+mod check;
 mod dial;
 mod end;
 mod fault;
+mod foreign;
 mod pump;
 mod serve;
 mod timer;
@@ -44,8 +46,10 @@ pub(crate) enum Command {
     Failed { socket: Arc<Socket>, cause: String },
     /// The peer has other addresses.
     Addrs { socket: Arc<Socket>, addrs: Vec<SocketAddr> },
-    /// Dial now, beside the connection that stands if one does.
+    /// Someone wants a dial now, beside the connection that stands if one does.
     Redial { socket: Arc<Socket> },
+    /// The peer asks to be resumed elsewhere or later.
+    Goaway { socket: Arc<Socket> },
     /// The program closed its last number.
     Closed { socket: Arc<Socket>, reset: bool },
     /// The program listens.
@@ -296,6 +300,23 @@ struct Owned {
     last_call: bool,
     /// For the end-to-end check.
     quiet: fault::Quiet,
+    /// Back-off of the redials that the peer's GOAWAY asks for.
+    away: check::Away,
+}
+
+impl Owned {
+    fn new(socket: Arc<Socket>, id: SessionId) -> Self {
+        Self {
+            socket,
+            id,
+            linger: None,
+            expires: None,
+            refused_since: None,
+            last_call: false,
+            quiet: fault::Quiet::default(),
+            away: check::Away::default(),
+        }
+    }
 }
 
 /// What the thread itself holds.
@@ -309,7 +330,7 @@ pub(crate) struct Reactor {
     owned: BTreeMap<u64, Owned>,
     by_session: HashMap<SessionId, u64>,
     /// Sessions that were handed to another process, by that process.
-    foreign: HashMap<SessionId, u64>,
+    foreign: foreign::Foreign,
     tombstones: end::Tombstones,
     dials: HashMap<u64, dial::Dial>,
     attempts: HashMap<usize, dial::Attempt>,
@@ -333,6 +354,8 @@ pub(crate) struct Reactor {
     accept_again: HashSet<u64>,
     /// Connections passed by other processes whose message had not come.
     late_passes: Vec<Fd>,
+    /// Where the next look for lost numbers begins; `None` while none is planned.
+    looks_from: Option<u64>,
 }
 
 impl Reactor {
@@ -345,7 +368,7 @@ impl Reactor {
             timers: Timers::default(),
             owned: BTreeMap::new(),
             by_session: HashMap::new(),
-            foreign: HashMap::new(),
+            foreign: foreign::Foreign::default(),
             tombstones: end::Tombstones::default(),
             dials: HashMap::new(),
             attempts: HashMap::new(),
@@ -366,6 +389,7 @@ impl Reactor {
             waiting_dials: VecDeque::new(),
             accept_again: HashSet::new(),
             late_passes: Vec::new(),
+            looks_from: None,
         }
     }
 
@@ -487,7 +511,8 @@ impl Reactor {
             Command::Fault { socket, epoch, cause } => self.fault(socket, epoch, cause),
             Command::Failed { socket, cause } => self.failed(socket, cause),
             Command::Addrs { socket, addrs } => self.addrs(&socket, addrs),
-            Command::Redial { socket } => self.redial_now(&socket),
+            Command::Redial { socket } => self.redial_wanted(&socket),
+            Command::Goaway { socket } => self.goaway(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),
             Command::Listen { listener } => self.listen(listener),
             Command::Unlisten { listener } => self.unlisten(&listener),
@@ -509,12 +534,18 @@ impl Reactor {
                 Timer::Redial(id) => self.redial_due(id),
                 Timer::Stagger(id) => self.stagger(id),
                 Timer::DialDeadline(id, serial) => self.dial_deadline(id, serial),
+                Timer::DialAgain(id, serial) => self.dial_again(id, serial),
                 Timer::Handshake(token) => self.handshake_deadline(token),
                 Timer::Grace(id) => self.grace_over(id),
                 Timer::Unclaimed(id) => self.unclaimed(id),
                 Timer::Linger(id) => self.linger_over(id),
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),
+                Timer::Away(id) => self.away_due(id),
+                Timer::Foreign => self.look_at_foreign(),
+                Timer::Exit => self.look_at_exit(),
+                Timer::Numbers => self.look_at_numbers(),
+                Timer::Start(id, epoch) => self.start_due(id, epoch),
             }
         }
     }

@@ -25,7 +25,7 @@ use super::timer::Timer;
 use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
-use crate::listener::{Birth, Listener, NOBODY};
+use crate::listener::{Birth, ENDED, Listener, NOBODY};
 use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -142,10 +142,12 @@ impl Reactor {
                 owned.socket.meta.lock().is_ok_and(|meta| {
                     meta.born_of.as_ref().is_some_and(|listener| listener.id == id)
                 })
-            })
-            || !self.foreign.is_empty();
+            });
         if needed {
             return;
+        }
+        if !self.foreign.is_idle() {
+            return self.plan_look_at_foreign();
         }
         let Some(served) = self.listeners.remove(&id) else { return };
         self.deregister(served.listener.real.as_raw_fd());
@@ -449,7 +451,7 @@ impl Reactor {
         if self.resume_half_open(token, raw, id, message) {
             return;
         }
-        if let Some(&owner) = self.foreign.get(&id) {
+        if let Some(owner) = self.foreign.owner(&id) {
             return self.pass_on(token, raw, owner, id, message);
         }
         if id.instance() != self.engine.instance && id.instance() != 0 {
@@ -658,8 +660,10 @@ impl Reactor {
                         let taken = served.untaken.remove(&session);
                         if taker == NOBODY {
                             served.ready.extend(taken);
+                        } else if taker == ENDED {
+                            self.foreign.end(session);
                         } else if taker != self.engine.instance {
-                            self.foreign.insert(session, taker);
+                            self.note_foreign(session, taker);
                         }
                     }
                 }
@@ -685,16 +689,12 @@ impl Reactor {
             owned.id = id;
             return;
         }
-        let owned = Owned {
-            id,
-            socket: Arc::clone(&socket),
-            linger: None,
-            expires: None,
-            refused_since: None,
-            last_call: false,
-            quiet: super::fault::Quiet::default(),
-        };
-        self.owned.insert(socket.id, owned);
+        self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), id));
+        self.arm_look();
+        if role == Role::Server && !socket.has(bits::DETACHED) {
+            let epoch = socket.tx.lock().map_or(0, |tx| tx.epoch);
+            self.expect_start(&socket, epoch);
+        }
         if socket.has(bits::PUMPED) {
             self.pump_session(socket.id);
         }

@@ -13,12 +13,18 @@ pub(super) enum Timer {
     Redial(u64),
     Stagger(u64),
     DialDeadline(u64, u64),
+    DialAgain(u64, u64),
     Handshake(usize),
     Grace(u64),
     Unclaimed(u64),
     Linger(u64),
     Paths,
     Pump(usize),
+    Away(u64),
+    Numbers,
+    Exit,
+    Foreign,
+    Start(u64, u64),
 }
 
 /// Timers far off fire together at whole ticks of this length, so that the deadlines of a thousand

@@ -17,6 +17,7 @@ use crate::error::poisoned;
 use crate::reactor::{Command, engine_if_running};
 use crate::sys::{self, Fd, fd, tcp};
 use crate::table;
+use crate::wait::epoll;
 
 /// A direction lock was taken; try again soon.
 #[derive(Debug)]
@@ -52,6 +53,12 @@ impl Socket {
 
     /// Fails the session: the program gets `number` once. Safe under any lock but `sleepers`.
     pub(crate) fn fail_now(self: &Arc<Self>, number: i32, cause: &str) {
+        // Who sees the failure sees why. Under the lock of a direction the engine says it later.
+        if !self.has(bits::FAILED)
+            && let Ok(mut meta) = self.meta.try_lock()
+        {
+            meta.last_error = Some(cause.to_owned());
+        }
         if self.set_failure(number) {
             self.command(Command::Failed { socket: Arc::clone(self), cause: cause.to_owned() });
         }
@@ -65,8 +72,13 @@ impl Socket {
         self.command(Command::Addrs { socket: Arc::clone(self), addrs });
     }
 
-    /// Asks for a resume beside the connection that stands.
+    /// The peer asks to be resumed elsewhere or later.
     pub(crate) fn redial_beside(self: &Arc<Self>) {
+        self.command(Command::Goaway { socket: Arc::clone(self) });
+    }
+
+    /// The program asks for a dial now.
+    pub(crate) fn redial(self: &Arc<Self>) {
         self.command(Command::Redial { socket: Arc::clone(self) });
     }
 
@@ -218,16 +230,7 @@ impl Socket {
     /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one.
     fn put(self: &Arc<Self>, place: &mut Place, new: Fd) -> io::Result<()> {
         let identity = fd::identity(new.as_raw_fd())?;
-        let expected = place.identity;
-        // A number that names another file was closed behind our back: it is not ours any more.
-        place.numbers.retain(|&number| {
-            let same = fd::identity(number).is_ok_and(|found| found == expected);
-            if !same {
-                log::warn!("descriptor {number} of a virtual socket was closed behind its back");
-                drop(table::take(number));
-            }
-            same
-        });
+        self.drop_stale_numbers(place);
         let sets: Vec<_> = self
             .epolls
             .lock()
@@ -268,6 +271,61 @@ impl Socket {
         result
     }
 
+    /// A number that names another file was closed behind our back: it is not ours any more.
+    fn drop_stale_numbers(self: &Arc<Self>, place: &mut Place) {
+        let expected = place.identity;
+        place.numbers.retain(|&number| {
+            let same = fd::identity(number).is_ok_and(|found| found == expected);
+            if !same {
+                log::warn!("descriptor {number} of a virtual socket was closed behind its back");
+                table::take_of(number, self);
+                epoll::lost(self, number);
+            }
+            same
+        });
+    }
+
+    /// Looks whether the program's numbers are still its own. When all are gone, so is the
+    /// connection that they named: what remains is to be ended as a close would. Gives the epoch of
+    /// that connection, 0 when there was none.
+    pub(crate) fn look_for_numbers(self: &Arc<Self>) -> io::Result<Result<Option<u64>, Busy>> {
+        {
+            let place = Self::lock(&self.place)?;
+            let is_there =
+                |&number: &RawFd| fd::identity(number).is_ok_and(|found| found == place.identity);
+            if !place.numbers.is_empty() && place.numbers.iter().all(is_there) {
+                return Ok(Ok(None));
+            }
+        }
+        let mut held = match self.hold()? {
+            Ok(held) => held,
+            Err(busy) => return Ok(Err(busy)),
+        };
+        if self.has(bits::FRESH | bits::CLOSED | bits::PUMPED) {
+            return Ok(Ok(None));
+        }
+        self.drop_stale_numbers(&mut held.place);
+        if !held.place.numbers.is_empty() {
+            return Ok(Ok(None));
+        }
+        let epoch = if held.tx.number >= 0 { held.tx.epoch } else { 0 };
+        if held.place.private.is_none() {
+            held.tx.number = -1;
+            held.rx.number = -1;
+            // The kernel has taken it off the fault watch; by its number it would be another's.
+            if let Ok(mut watch) = self.watch.lock() {
+                watch.number = -1;
+            }
+        }
+        held.place.placeholder = None;
+        if let Some(sender) = held.tx.sender.as_mut() {
+            sender.finish();
+        }
+        drop(held);
+        self.change(bits::CLOSED | bits::WRITE_SHUT, 0);
+        Ok(Ok(Some(epoch)))
+    }
+
     /// Puts a proven connection under the socket as `epoch`; the peer wants us to go on at
     /// `peer_receive`. Gives the bytes that are sent again.
     pub(crate) fn attach(
@@ -286,7 +344,6 @@ impl Socket {
         if self.reader_must_leave(&held) {
             return Ok(Err(Busy));
         }
-        let Some(fd) = new.take() else { return Err(poisoned()) };
         if !self.has(bits::DETACHED | bits::CONNECTING)
             && let Some(real) = held.place.real_number()
         {
@@ -304,6 +361,11 @@ impl Socket {
         let keep_private = held.place.private.is_some()
             || held.place.numbers.is_empty()
             || self.has(bits::PUMPED | bits::CLOSED);
+        if !keep_private {
+            self.drop_stale_numbers(&mut held.place);
+        }
+        // With nothing left to put it under, the engine keeps it and ends the session in order.
+        let keep_private = keep_private || held.place.numbers.is_empty();
         self.watch_stop();
         let number = if keep_private {
             let number = fd.as_raw_fd();

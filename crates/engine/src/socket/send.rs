@@ -272,6 +272,10 @@ impl Socket {
                     let told = sender.told();
                     self.shared.told_edge.store(told.edge(), Ordering::Release);
                     self.shared.told_ack.store(told.ack, Ordering::Release);
+                    if sender.is_done() && self.shared.fin_seen.load(Ordering::Relaxed) {
+                        // Perhaps the last that was to be said: the sweep looks.
+                        self.list_for_sweep();
+                    }
                     if n < bytes {
                         return Flushed::Owed;
                     }

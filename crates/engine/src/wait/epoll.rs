@@ -506,6 +506,19 @@ pub(crate) fn closed(socket: &Socket, number: RawFd) {
     }
 }
 
+/// A number of the socket was closed past us: its registrations went with the file.
+pub(crate) fn lost(socket: &Socket, number: RawFd) {
+    if let Ok(epolls) = socket.epolls.lock() {
+        for set in epolls.iter().filter_map(std::sync::Weak::upgrade) {
+            let mut index = set.index();
+            // By now the number may be another socket's in the same set.
+            if index.registrations.get(&number).is_some_and(|found| found.socket.id == socket.id) {
+                index.remove(number);
+            }
+        }
+    }
+}
+
 /// Waits on ordinary descriptors need nothing of this module.
 pub(crate) fn is_plain(fds: &[libc::pollfd]) -> bool {
     fds.iter().all(|entry| table::get(entry.fd).is_none())

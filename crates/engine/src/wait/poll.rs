@@ -142,7 +142,8 @@ pub(crate) struct FdSet<'a>(pub(crate) Option<&'a mut [u64]>);
 
 impl FdSet<'_> {
     fn has(&self, number: usize) -> bool {
-        self.0.as_ref().is_some_and(|words| words[number / 64] & (1 << (number % 64)) != 0)
+        let word = self.0.as_ref().and_then(|words| words.get(number / 64));
+        word.is_some_and(|word| word & (1 << (number % 64)) != 0)
     }
     fn clear(&mut self) {
         if let Some(words) = self.0.as_mut() {
@@ -150,11 +151,13 @@ impl FdSet<'_> {
         }
     }
     fn insert(&mut self, number: usize) -> usize {
-        if let Some(words) = self.0.as_mut() {
-            words[number / 64] |= 1 << (number % 64);
-            return 1;
+        match self.0.as_mut().and_then(|words| words.get_mut(number / 64)) {
+            Some(word) => {
+                *word |= 1 << (number % 64);
+                1
+            }
+            None => 0,
         }
-        0
     }
 }
 
