@@ -298,7 +298,10 @@ impl Reactor {
         let attempt = control.redial.attempts();
         let at = clock::now() + after;
         meta.next_try = Some(at);
-        socket.tell(meta, EventKind::Redialling { attempt, after });
+        // The last call of a session that is over is nobody's affair.
+        if !socket.has(bits::OVER) {
+            socket.tell(meta, EventKind::Redialling { attempt, after });
+        }
         let known = meta.candidates.clone();
         drop(guard);
         if after.is_zero() && socket.config.line_up.is_none() {
