@@ -20,6 +20,8 @@ use crate::{Config, Event, SessionInfo};
 #[derive(Debug)]
 pub struct VirtualStream {
     number: RawFd,
+    /// Of that number; `None` only when the stream is being taken apart.
+    handle: Option<posix::Handle>,
 }
 
 impl VirtualStream {
@@ -52,7 +54,7 @@ impl VirtualStream {
         };
         let domain = if first.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-        let stream = Self { number: posix::socket(domain, kind, 0, Arc::new(config))? };
+        let stream = Self::from_number(posix::socket(domain, kind, 0, Arc::new(config))?);
         loop {
             match posix::connect_any(stream.number, addrs, host.clone()) {
                 // Interrupted: the connect goes on (connect(2)).
@@ -74,7 +76,11 @@ impl VirtualStream {
     }
 
     pub(crate) fn from_number(number: RawFd) -> Self {
-        Self { number }
+        Self { number, handle: posix::Handle::of(number).ok() }
+    }
+
+    fn handle(&self) -> io::Result<&posix::Handle> {
+        self.handle.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 
     /// The peer's address, as it was when the session began.
@@ -104,7 +110,7 @@ impl VirtualStream {
             Some(result) => result?,
             None => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Self { number })
+        Ok(Self::from_number(number))
     }
 
     /// Reads without consuming. Gives the number of bytes.
@@ -229,7 +235,8 @@ impl VirtualStream {
     pub fn into_pumped(self) -> io::Result<TcpStream> {
         posix::pump(self.number)?;
         posix::forget(self.number)?;
-        let this = ManuallyDrop::new(self);
+        let mut this = ManuallyDrop::new(self);
+        drop(this.handle.take());
         // SAFETY: the number is open, is one end of a TCP pair, and is ours alone: eversock has
         // just forgotten it and `self` will not close it.
         Ok(unsafe { TcpStream::from_raw_fd(this.number) })
@@ -248,24 +255,24 @@ impl Read for &VirtualStream {
         if buf.is_empty() {
             return Ok(0);
         }
-        posix::recv(self.number, &mut [IoSliceMut::new(buf)], 0)
+        self.handle()?.recv(&mut [IoSliceMut::new(buf)], 0)
     }
 
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Ok(0);
         }
-        posix::recv(self.number, bufs, 0)
+        self.handle()?.recv(bufs, 0)
     }
 }
 
 impl Write for &VirtualStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        posix::send(self.number, &[IoSlice::new(buf)], libc::MSG_NOSIGNAL)
+        self.handle()?.send(&[IoSlice::new(buf)], libc::MSG_NOSIGNAL)
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        posix::send(self.number, bufs, libc::MSG_NOSIGNAL)
+        self.handle()?.send(bufs, libc::MSG_NOSIGNAL)
     }
 
     fn flush(&mut self) -> io::Result<()> {

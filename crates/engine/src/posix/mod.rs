@@ -5,6 +5,7 @@
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
 
+mod handle;
 mod number;
 mod option;
 
@@ -33,6 +34,7 @@ use crate::wait::kick::Bell;
 use crate::wait::{epoll, poll as wait_poll};
 
 pub use crate::inspect::control_dir;
+pub use handle::Handle;
 pub use number::{dup, dup3};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
 
@@ -280,11 +282,20 @@ pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usi
         Some(Entry::Listener(_)) => return fail(libc::EPIPE),
         None => return not_virtual(number),
     };
+    send_on(&socket, number, slices, flags)
+}
+
+fn send_on(
+    socket: &Arc<Socket>,
+    number: RawFd,
+    slices: &[IoSlice<'_>],
+    flags: i32,
+) -> io::Result<usize> {
     if flags & !SEND_FLAGS != 0 {
         return fail(libc::EOPNOTSUPP);
     }
     if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
-        return send_pumped(&socket, number, slices, flags);
+        return send_pumped(socket, number, slices, flags);
     }
     let mode = SendMode {
         dont_wait: flags & libc::MSG_DONTWAIT != 0,
@@ -292,13 +303,13 @@ pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usi
         no_signal: flags & libc::MSG_NOSIGNAL != 0,
     };
     if !socket.has(bits::FRESH | bits::FAILED) {
-        process::claim(&socket)?;
+        process::claim(socket)?;
     }
     if socket.has(bits::CONNECTING)
         && !mode.dont_wait
         && !socket.nonblocking.load(Ordering::Relaxed)
     {
-        wait_connected(&socket, Socket::deadline(&socket.send_timeout_us), libc::EAGAIN)?;
+        wait_connected(socket, Socket::deadline(&socket.send_timeout_us), libc::EAGAIN)?;
     }
     socket.send(slices, mode)
 }
@@ -326,7 +337,16 @@ const RECV_FLAGS: i32 = libc::MSG_DONTWAIT
 /// recvmsg(2) without ancillary data; `flags` as there. MSG_OOB gives EINVAL as on a socket without
 /// urgent data.
 pub fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>], flags: i32) -> io::Result<usize> {
-    let socket = stream(number)?;
+    recv_on(&stream(number)?, number, slices, flags, true)
+}
+
+fn recv_on(
+    socket: &Arc<Socket>,
+    number: RawFd,
+    slices: &mut [IoSliceMut<'_>],
+    flags: i32,
+    cancellation_point: bool,
+) -> io::Result<usize> {
     if flags & libc::MSG_OOB != 0 {
         return fail(libc::EINVAL);
     }
@@ -337,15 +357,16 @@ pub fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>], flags: i32) -> io::Res
         return fail(libc::EOPNOTSUPP);
     }
     if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
-        return recv_pumped(&socket, number, slices, flags);
+        return recv_pumped(socket, number, slices, flags);
     }
     if !socket.has(bits::FRESH | bits::FAILED) {
-        process::claim(&socket)?;
+        process::claim(socket)?;
     }
     let mode = RecvMode {
         dont_wait: flags & libc::MSG_DONTWAIT != 0,
         peek: flags & libc::MSG_PEEK != 0,
         wait_all: flags & libc::MSG_WAITALL != 0,
+        cancellation_point,
     };
     socket.recv(number, slices, mode)
 }

@@ -48,6 +48,7 @@ impl Socket {
         number: RawFd,
         slices: &mut [IoSliceMut<'_>],
         done: usize,
+        cancellation_point: bool,
     ) -> io::Result<Led> {
         let Some(buf) = only_buffer(slices, done) else { return Ok(Led::NotHere) };
         let (mut ask, leading) = {
@@ -66,7 +67,7 @@ impl Socket {
             }
             (ask, Leading { socket: self, epoch: rx.epoch })
         };
-        let came = ask.read(number, buf);
+        let came = ask.read(number, buf, cancellation_point);
         let epoch = leading.epoch;
         let mut rx = self.lock_rx()?;
         let result = match came {
@@ -141,24 +142,24 @@ impl Ask {
         Self { front: left, space, rest: room - left, header }
     }
 
-    fn read(&mut self, number: RawFd, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, number: RawFd, buf: &mut [u8], cancel: bool) -> io::Result<usize> {
         let space = &mut self.header[..self.space];
         if space.is_empty() {
-            return sys::io::recv_blocking(number, &mut [IoSliceMut::new(buf)]);
+            return sys::io::recv_blocking(number, &mut [IoSliceMut::new(buf)], cancel);
         }
         if self.front > 0 {
             let (front, rest) = buf.split_at_mut(self.front);
             let mut slices =
                 [IoSliceMut::new(front), IoSliceMut::new(space), IoSliceMut::new(rest)];
-            return sys::io::recv_blocking(number, &mut slices);
+            return sys::io::recv_blocking(number, &mut slices, cancel);
         }
         if buf.len() > COPIED_MAX_BYTES {
             let mut slices = [IoSliceMut::new(space), IoSliceMut::new(buf)];
-            return sys::io::recv_blocking(number, &mut slices);
+            return sys::io::recv_blocking(number, &mut slices, cancel);
         }
         let mut whole = [0; HEADER_BYTES + COPIED_MAX_BYTES];
         let whole = &mut whole[..space.len() + buf.len()];
-        let n = sys::io::recv_blocking(number, &mut [IoSliceMut::new(whole)])?;
+        let n = sys::io::recv_blocking(number, &mut [IoSliceMut::new(whole)], cancel)?;
         let (head, payload) = whole[..n].split_at(n.min(space.len()));
         space[..head.len()].copy_from_slice(head);
         buf[..payload.len()].copy_from_slice(payload);

@@ -26,6 +26,8 @@ pub(crate) struct RecvMode {
     pub(crate) peek: bool,
     /// MSG_WAITALL.
     pub(crate) wait_all: bool,
+    /// A read that sleeps is a cancellation point, as libc's is.
+    pub(crate) cancellation_point: bool,
 }
 
 /// Bytes that one read-ahead asks of the kernel.
@@ -65,7 +67,7 @@ impl Socket {
         loop {
             if sleeps_in_read {
                 // A blocking read gives at once what is queued: no need to ask first.
-                match self.read_leading(number, slices, done) {
+                match self.read_leading(number, slices, done, mode.cancellation_point) {
                     Ok(Led::NotHere) => {}
                     Ok(Led::Bytes { n, more }) => {
                         done += n;
