@@ -39,6 +39,11 @@ pub(crate) struct Index {
     by_socket: BTreeMap<u64, BTreeSet<RawFd>>,
     /// Numbers whose user readiness may be worth a report.
     hot: BTreeSet<RawFd>,
+    /// Ordinary descriptors that were registered through us, by their data: an event may be theirs.
+    plain: BTreeMap<u64, BTreeSet<RawFd>>,
+    plain_data: BTreeMap<RawFd, u64>,
+    /// Counts the swaps.
+    swaps: u64,
 }
 
 #[derive(Debug)]
@@ -50,6 +55,8 @@ struct Registration {
     fired: bool,
     /// The kernel is not asked for EPOLLOUT: the window is shut, and it would always say yes.
     muted: bool,
+    /// [`Index::swaps`] when it was last put on a new file.
+    swapped: u64,
 }
 
 impl Registration {
@@ -118,6 +125,8 @@ pub(crate) fn forget(number: RawFd) {
         index.by_data.clear();
         index.by_socket.clear();
         index.hot.clear();
+        index.plain.clear();
+        index.plain_data.clear();
     }
 }
 
@@ -159,10 +168,10 @@ pub(crate) fn epoll_ctl(
 ) -> io::Result<()> {
     let (events, data) = event.map_or((0, 0), |event| (event.events, event.u64));
     let Some(Entry::Stream(socket)) = table::get(number) else {
-        return control(epfd, op, number, events, data);
+        return control_plain(epfd, op, number, events, data);
     };
     if socket.has(bits::PUMPED) {
-        return control(epfd, op, number, events, data);
+        return control_plain(epfd, op, number, events, data);
     }
     // A swap holds the place from DEL to ADD: it must not be seen half done.
     let _place = Socket::lock(&socket.place)?;
@@ -180,7 +189,8 @@ pub(crate) fn epoll_ctl(
         return Ok(());
     }
     let socket_of = Arc::clone(&socket);
-    let registration = Registration { events, data, socket: socket_of, fired: false, muted: false };
+    let registration =
+        Registration { events, data, socket: socket_of, fired: false, muted: false, swapped: 0 };
     index.registrations.insert(number, registration);
     index.by_data.entry(data).or_default().insert(number);
     index.by_socket.entry(socket.id).or_default().insert(number);
@@ -193,6 +203,21 @@ pub(crate) fn epoll_ctl(
     // A wait that already sleeps must look at the newcomer.
     if socket.readiness() != 0 {
         fd::notify(set.bell.as_raw_fd());
+    }
+    Ok(())
+}
+
+/// The same for an ordinary descriptor: the kernel's affair, but its data is remembered, as events
+/// are matched by it.
+fn control_plain(epfd: RawFd, op: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
+    control(epfd, op, number, events, data)?;
+    if let Some(set) = find(epfd) {
+        let mut index = set.index();
+        index.remove(number);
+        if op != libc::EPOLL_CTL_DEL {
+            index.plain.entry(data).or_default().insert(number);
+            index.plain_data.insert(number, data);
+        }
     }
     Ok(())
 }
@@ -212,7 +237,7 @@ pub(crate) fn epoll_wait(
     loop {
         // Before the look, not after: what rings from here on is seen by some wait.
         fd::drain_notices(set.bell.as_raw_fd());
-        let ours = set.collect(out.len());
+        let (ours, since) = set.collect(out.len());
         let left = if ours.is_empty() { remaining(until) } else { Some(Duration::ZERO) };
         // Never more than there is room for: what is harvested must be told. The bell costs a slot.
         let room = out.len() - ours.len();
@@ -223,7 +248,7 @@ pub(crate) fn epoll_wait(
             Err(error) if ours.is_empty() => return Err(error),
             Err(_) => 0,
         };
-        let count = set.merge(ours, &raw[..n], out);
+        let count = set.merge(ours, &raw[..n], since, out);
         let expired = until.is_some_and(|until| clock::now() >= until);
         if count > 0 || expired {
             return Ok(count);
@@ -264,6 +289,9 @@ impl Index {
         if let Some(old) = self.registrations.remove(&number) {
             drop_from(&mut self.by_data, old.data, number);
             drop_from(&mut self.by_socket, old.socket.id, number);
+        }
+        if let Some(data) = self.plain_data.remove(&number) {
+            drop_from(&mut self.plain, data, number);
         }
         self.hot.remove(&number);
     }
@@ -334,8 +362,11 @@ impl EpollSet {
     /// Puts them on the new file.
     pub(crate) fn resume(&self, numbers: &[RawFd]) -> io::Result<()> {
         let mut index = self.index();
+        index.swaps += 1;
+        let swaps = index.swaps;
         for &number in numbers {
             let Some(registration) = index.registrations.get_mut(&number) else { continue };
+            registration.swapped = swaps;
             // If the window is still shut it is muted again, and somebody wants the credit.
             registration.muted = false;
             let (events, data) = (registration.kernel_events(), registration.data);
@@ -351,8 +382,8 @@ impl EpollSet {
         Ok(())
     }
 
-    /// What the sockets' own bits give, at most `limit` events.
-    fn collect(&self, limit: usize) -> Vec<(RawFd, libc::epoll_event)> {
+    /// What the sockets' own bits give, at most `limit` events, and how many swaps there were.
+    fn collect(&self, limit: usize) -> (Vec<(RawFd, libc::epoll_event)>, u64) {
         let mut index = self.index();
         let mut out = Vec::new();
         let hot: Vec<RawFd> = index.hot.iter().copied().collect();
@@ -381,14 +412,15 @@ impl EpollSet {
                 index.hot.remove(&number);
             }
         }
-        out
+        (out, index.swaps)
     }
 
-    /// The registrations that an event's data may mean.
-    fn matching(&self, data: u64) -> Vec<Matched> {
+    /// The registrations that an event's data may mean, and the ordinary descriptors.
+    fn matching(&self, data: u64) -> (Vec<Matched>, Vec<RawFd>) {
         let index = self.index();
         let numbers = index.by_data.get(&data);
-        numbers
+        let plain = index.plain.get(&data).into_iter().flatten().copied().collect();
+        let matched = numbers
             .into_iter()
             .flatten()
             .filter_map(|&number| {
@@ -397,10 +429,12 @@ impl EpollSet {
                     number,
                     events: registration.events,
                     fired: registration.fired,
+                    swapped: registration.swapped,
                     socket: Arc::clone(&registration.socket),
                 })
             })
-            .collect()
+            .collect();
+        (matched, plain)
     }
 
     /// The kernel has disarmed a ONESHOT: it stays so if the program is told, and is armed again if
@@ -416,36 +450,30 @@ impl EpollSet {
         }
     }
 
-    /// Adds the kernel's events to ours, less what is only the real socket's affair.
+    /// Adds the kernel's events to ours, less what is only the real socket's affair. `since` is
+    /// what [`Self::collect`] gave before the wait.
     fn merge(
         &self,
         ours: Vec<(RawFd, libc::epoll_event)>,
         raw: &[libc::epoll_event],
+        since: u64,
         out: &mut [libc::epoll_event],
     ) -> usize {
         let mut count = 0;
         let mut ours = ours;
         for event in raw {
-            let (data, mut events) = (event.u64, event.events);
+            let (data, events) = (event.u64, event.events);
             if data == self.bell_data {
                 continue;
             }
-            for matched in self.matching(data) {
-                // Not under the index's lock: looking at a socket may ring this very set.
-                let before = events;
-                events = filter(&matched, events);
-                if before & !events & OUT != 0 {
-                    self.mute(matched.number);
-                }
-                if let Some(at) = ours.iter().position(|(n, _)| *n == matched.number) {
-                    events |= ours.swap_remove(at).1.events;
-                }
-                if matched.events & ONESHOT != 0 && !matched.fired {
-                    self.fired(matched.number, events != 0);
-                }
-            }
-            if events != 0 && count < out.len() {
-                out[count] = libc::epoll_event { events, u64: data };
+            let (matched, plain) = self.matching(data);
+            let seen = match &matched[..] {
+                [] => events,
+                [one] if plain.is_empty() => self.see(one, events, since, &mut ours),
+                several => self.see_several(several, &plain, events, since, &mut ours),
+            };
+            if seen != 0 && count < out.len() {
+                out[count] = libc::epoll_event { events: seen, u64: data };
                 count += 1;
             }
         }
@@ -457,6 +485,80 @@ impl EpollSet {
         }
         count
     }
+
+    /// What the program sees of an event of one registration.
+    fn see(
+        &self,
+        matched: &Matched,
+        events: u32,
+        since: u64,
+        ours: &mut Vec<(RawFd, libc::epoll_event)>,
+    ) -> u32 {
+        let once = matched.events & ONESHOT != 0;
+        if once && !matched.fired && matched.swapped > since {
+            // Perhaps the old file's, from before a swap that armed the new one: two threads would
+            // have one event each. Armed again, the kernel tells what is true now.
+            self.fired(matched.number, false);
+            return 0;
+        }
+        // Not under the index's lock: looking at a socket may ring this very set.
+        let mut seen = filter(matched, events);
+        if events & !seen & OUT != 0 {
+            self.mute(matched.number);
+        }
+        if let Some(at) = ours.iter().position(|(n, _)| *n == matched.number) {
+            seen |= ours.swap_remove(at).1.events;
+        }
+        if once && !matched.fired {
+            self.fired(matched.number, seen != 0);
+        }
+        seen
+    }
+
+    /// The same when several registrations have the event's data: whose it is the kernel does not
+    /// say, so it goes to those that are ready. Of several ONESHOTs it is one's only.
+    fn see_several(
+        &self,
+        several: &[Matched],
+        plain: &[RawFd],
+        events: u32,
+        since: u64,
+        ours: &mut Vec<(RawFd, libc::epoll_event)>,
+    ) -> u32 {
+        let mut seen = 0;
+        for &number in plain {
+            seen |= events & ready_now(number, events);
+        }
+        let mut fired = false;
+        for matched in several {
+            let once = matched.events & ONESHOT != 0;
+            let now = events & ready_now(matched.number, matched.events);
+            if matched.fired || now == 0 || once && fired {
+                continue;
+            }
+            let its = self.see(matched, now, since, ours);
+            fired |= once && its != 0;
+            seen |= its;
+        }
+        if seen == 0 {
+            // Whoever was disarmed for nothing is armed again.
+            for matched in several.iter().filter(|m| m.events & ONESHOT != 0 && !m.fired) {
+                self.fired(matched.number, false);
+            }
+        }
+        seen
+    }
+}
+
+/// What poll(2) says of a number at this moment.
+fn ready_now(number: RawFd, events: u32) -> u32 {
+    let asked = i16::try_from(events & 0x7FFF).unwrap_or(0);
+    let mut fds = [libc::pollfd { fd: number, events: asked, revents: 0 }];
+    let known = sys::io::poll(&mut fds, Some(Duration::ZERO));
+    if known.is_err() || fds[0].revents & libc::POLLNVAL != 0 {
+        return 0;
+    }
+    u32::from(fds[0].revents.cast_unsigned())
 }
 
 /// A registration as it was when an event came.
@@ -464,6 +566,7 @@ struct Matched {
     number: RawFd,
     events: u32,
     fired: bool,
+    swapped: u64,
     socket: Arc<Socket>,
 }
 
@@ -527,4 +630,55 @@ pub(crate) fn is_plain(fds: &[libc::pollfd]) -> bool {
 /// For the engine's own short waits.
 pub(crate) fn sleep(duration: Duration) {
     let _interrupted = sys::io::poll(&mut [], Some(duration));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use rustix::net::SocketType;
+
+    /// A thread that waits over a swap has the old file's event in hand while another is given the
+    /// new file's (review of the descriptors, F8).
+    #[test]
+    fn a_oneshot_event_that_straddles_a_swap_is_dropped_and_comes_again_for_one() {
+        let (ours, _theirs) = fd::unix_pair(SocketType::STREAM).expect("a pair");
+        let number = ours.as_raw_fd();
+        let socket = Arc::new(Socket::new(1, Arc::new(Config::default()), vec![number], 0));
+        socket.nonblocking.store(true, std::sync::atomic::Ordering::Relaxed);
+        let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
+        let kernel = rustix::event::epoll::create(flags).expect("a set");
+        let epfd = kernel.as_raw_fd();
+        let set = find_or_new(epfd).expect("an index");
+        let (events, data) = (OUT | ONESHOT, 7);
+        control(epfd, libc::EPOLL_CTL_ADD, number, events, data).expect("added");
+        {
+            let mut index = set.index();
+            let socket = Arc::clone(&socket);
+            let registration =
+                Registration { events, data, socket, fired: false, muted: false, swapped: 0 };
+            index.registrations.insert(number, registration);
+            index.by_data.entry(data).or_default().insert(number);
+        }
+        let mut out = [libc::epoll_event { events: 0, u64: 0 }; 4];
+        let harvest = || {
+            let mut raw = [libc::epoll_event { events: 0, u64: 0 }; 4];
+            let n = wait_raw(epfd, &mut raw, Some(Duration::ZERO), std::ptr::null());
+            raw[..n.expect("a wait")].to_vec()
+        };
+        let (_, before) = set.collect(4);
+        let old = harvest();
+        assert_eq!(old.len(), 1);
+        set.suspend(&[number]);
+        set.resume(&[number]).expect("put back");
+        assert_eq!(set.merge(Vec::new(), &old, before, &mut out), 0, "the old file's event");
+        let (_, after) = set.collect(4);
+        let new = harvest();
+        assert_eq!(set.merge(Vec::new(), &new, after, &mut out), 1);
+        assert_eq!(({ out[0].events }, { out[0].u64 }), (OUT, data));
+        // Told once, it is disarmed, and whoever has the old one still has nothing.
+        assert_eq!(set.merge(Vec::new(), &old, before, &mut out), 0);
+        assert!(harvest().is_empty());
+        forget(epfd);
+    }
 }
