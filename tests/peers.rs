@@ -199,8 +199,8 @@ fn a_non_blocking_read_of_a_flood_of_control_frames_returns() {
     });
 }
 
-/// Peers that never read, never acknowledge, or stop in the middle of a frame, each with a thread of
-/// the program that is blocked on it.
+/// Peers that never read, never acknowledge, or stop within a frame, each with a thread of the
+/// program that is blocked on it.
 #[test]
 fn stuck_peers_delay_no_other_session() {
     let _limit = Limit::new("stuck peers", PATIENCE);

@@ -39,6 +39,8 @@ pub(crate) struct Index {
     by_socket: BTreeMap<u64, BTreeSet<RawFd>>,
     /// Numbers whose user readiness may be worth a report.
     hot: BTreeSet<RawFd>,
+    /// Counts what we armed in the program's stead.
+    rearmings: u64,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,8 @@ struct Registration {
     fired: bool,
     /// The kernel is not asked for EPOLLOUT: the window is shut, and it would always say yes.
     muted: bool,
+    /// When we last armed it in the program's stead, by the set's own count.
+    rearmed: u64,
 }
 
 impl Registration {
@@ -173,14 +177,17 @@ pub(crate) fn epoll_ctl(
             None => return control(epfd, op, number, events, data),
         },
     };
-    control(epfd, op, number, events, data)?;
+    // Under the index's lock: a wait that gets the event of the new arming at once must not find the
+    // old one, which had fired, and drop it.
     let mut index = set.index();
+    control(epfd, op, number, events, data)?;
     index.remove(number);
     if op == libc::EPOLL_CTL_DEL {
         return Ok(());
     }
     let socket_of = Arc::clone(&socket);
-    let registration = Registration { events, data, socket: socket_of, fired: false, muted: false };
+    let registration =
+        Registration { events, data, socket: socket_of, fired: false, muted: false, rearmed: 0 };
     index.registrations.insert(number, registration);
     index.by_data.entry(data).or_default().insert(number);
     index.by_socket.entry(socket.id).or_default().insert(number);
@@ -212,6 +219,7 @@ pub(crate) fn epoll_wait(
     loop {
         // Before the look, not after: what rings from here on is seen by some wait.
         fd::drain_notices(set.bell.as_raw_fd());
+        let since = set.index().rearmings;
         let ours = set.collect(out.len());
         let left = if ours.is_empty() { remaining(until) } else { Some(Duration::ZERO) };
         // Never more than there is room for: what is harvested must be told. The bell costs a slot.
@@ -223,7 +231,7 @@ pub(crate) fn epoll_wait(
             Err(error) if ours.is_empty() => return Err(error),
             Err(_) => 0,
         };
-        let count = set.merge(ours, &raw[..n], out);
+        let count = set.merge(since, ours, &raw[..n], out);
         let expired = until.is_some_and(|until| clock::now() >= until);
         if count > 0 || expired {
             return Ok(count);
@@ -307,10 +315,13 @@ impl EpollSet {
     /// Asks the kernel again. That is also the edge for an edge-triggered program: the kernel's own
     /// came, or was none to give, while our bits said no.
     fn unmute(&self, index: &mut Index, number: RawFd) {
-        let Some(registration) = index.registrations.get_mut(&number) else { return };
+        let Index { registrations, rearmings, .. } = index;
+        let Some(registration) = registrations.get_mut(&number) else { return };
         let edge = registration.events & EDGE != 0;
         if (registration.muted || edge) && !registration.fired {
             registration.muted = false;
+            *rearmings += 1;
+            registration.rearmed = *rearmings;
             let (events, data) = (registration.kernel_events(), registration.data);
             let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, events, data);
         }
@@ -334,10 +345,13 @@ impl EpollSet {
     /// Puts them on the new file.
     pub(crate) fn resume(&self, numbers: &[RawFd]) -> io::Result<()> {
         let mut index = self.index();
+        let Index { registrations, rearmings, hot, .. } = &mut *index;
         for &number in numbers {
-            let Some(registration) = index.registrations.get_mut(&number) else { continue };
+            let Some(registration) = registrations.get_mut(&number) else { continue };
             // If the window is still shut it is muted again, and somebody wants the credit.
             registration.muted = false;
+            *rearmings += 1;
+            registration.rearmed = *rearmings;
             let (events, data) = (registration.kernel_events(), registration.data);
             match control(self.number, libc::EPOLL_CTL_ADD, number, events, data) {
                 // The set was closed behind our back: nobody waits there any more.
@@ -346,7 +360,7 @@ impl EpollSet {
                 }
                 result => result?,
             }
-            index.hot.insert(number);
+            hot.insert(number);
         }
         Ok(())
     }
@@ -397,6 +411,7 @@ impl EpollSet {
                     number,
                     events: registration.events,
                     fired: registration.fired,
+                    rearmed: registration.rearmed,
                     socket: Arc::clone(&registration.socket),
                 })
             })
@@ -404,21 +419,24 @@ impl EpollSet {
     }
 
     /// The kernel has disarmed a ONESHOT: it stays so if the program is told, and is armed again if
-    /// it was for something that the program must not see.
-    fn fired(&self, number: RawFd, told: bool) {
+    /// it was for something that the program must not see. False when another thread was told of this
+    /// arming already.
+    fn fired(&self, number: RawFd, told: bool) -> bool {
         let mut index = self.index();
-        let Some(registration) = index.registrations.get_mut(&number) else { return };
+        let Some(registration) = index.registrations.get_mut(&number) else { return true };
         if told {
-            registration.fired = true;
+            !std::mem::replace(&mut registration.fired, true)
         } else {
             let (armed, data) = (registration.kernel_events(), registration.data);
             let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, armed, data);
+            true
         }
     }
 
     /// Adds the kernel's events to ours, less what is only the real socket's affair.
     fn merge(
         &self,
+        since: u64,
         ours: Vec<(RawFd, libc::epoll_event)>,
         raw: &[libc::epoll_event],
         out: &mut [libc::epoll_event],
@@ -431,17 +449,23 @@ impl EpollSet {
                 continue;
             }
             for matched in self.matching(data) {
+                // We armed it anew while this wait slept: the event may be of the arming before,
+                // and another thread may get one of the new. Armed once more, it comes again.
+                let straddles = matched.events & ONESHOT != 0 && matched.rearmed > since;
                 // Not under the index's lock: looking at a socket may ring this very set.
                 let before = events;
-                events = filter(&matched, events);
-                if before & !events & OUT != 0 {
+                events = if straddles { 0 } else { filter(&matched, events) };
+                if before & !events & OUT != 0 && !straddles {
                     self.mute(matched.number);
                 }
                 if let Some(at) = ours.iter().position(|(n, _)| *n == matched.number) {
                     events |= ours.swap_remove(at).1.events;
                 }
-                if matched.events & ONESHOT != 0 && !matched.fired {
-                    self.fired(matched.number, events != 0);
+                if matched.events & ONESHOT != 0
+                    && !matched.fired
+                    && !self.fired(matched.number, events != 0)
+                {
+                    events = 0;
                 }
             }
             if events != 0 && count < out.len() {
@@ -464,6 +488,7 @@ struct Matched {
     number: RawFd,
     events: u32,
     fired: bool,
+    rearmed: u64,
     socket: Arc<Socket>,
 }
 
