@@ -42,8 +42,8 @@ pub(crate) struct Index {
     /// Ordinary descriptors that were registered through us, by their data: an event may be theirs.
     plain: BTreeMap<u64, BTreeSet<RawFd>>,
     plain_data: BTreeMap<RawFd, u64>,
-    /// Counts the swaps.
-    swaps: u64,
+    /// Counts what we armed in the program's stead.
+    rearmings: u64,
 }
 
 #[derive(Debug)]
@@ -55,8 +55,8 @@ struct Registration {
     fired: bool,
     /// The kernel is not asked for EPOLLOUT: the window is shut, and it would always say yes.
     muted: bool,
-    /// [`Index::swaps`] when it was last put on a new file.
-    swapped: u64,
+    /// [`Index::rearmings`] when we last armed it in the program's stead.
+    rearmed: u64,
 }
 
 impl Registration {
@@ -182,15 +182,17 @@ pub(crate) fn epoll_ctl(
             None => return control(epfd, op, number, events, data),
         },
     };
-    control(epfd, op, number, events, data)?;
+    // Under the index's lock: a wait that gets the event of the new arming at once must not find
+    // the old one, which had fired, and drop it.
     let mut index = set.index();
+    control(epfd, op, number, events, data)?;
     index.remove(number);
     if op == libc::EPOLL_CTL_DEL {
         return Ok(());
     }
     let socket_of = Arc::clone(&socket);
     let registration =
-        Registration { events, data, socket: socket_of, fired: false, muted: false, swapped: 0 };
+        Registration { events, data, socket: socket_of, fired: false, muted: false, rearmed: 0 };
     index.registrations.insert(number, registration);
     index.by_data.entry(data).or_default().insert(number);
     index.by_socket.entry(socket.id).or_default().insert(number);
@@ -248,7 +250,7 @@ pub(crate) fn epoll_wait(
             Err(error) if ours.is_empty() => return Err(error),
             Err(_) => 0,
         };
-        let count = set.merge(ours, &raw[..n], since, out);
+        let count = set.merge(since, ours, &raw[..n], out);
         let expired = until.is_some_and(|until| clock::now() >= until);
         if count > 0 || expired {
             return Ok(count);
@@ -335,10 +337,13 @@ impl EpollSet {
     /// Asks the kernel again. That is also the edge for an edge-triggered program: the kernel's own
     /// came, or was none to give, while our bits said no.
     fn unmute(&self, index: &mut Index, number: RawFd) {
-        let Some(registration) = index.registrations.get_mut(&number) else { return };
+        let Index { registrations, rearmings, .. } = index;
+        let Some(registration) = registrations.get_mut(&number) else { return };
         let edge = registration.events & EDGE != 0;
         if (registration.muted || edge) && !registration.fired {
             registration.muted = false;
+            *rearmings += 1;
+            registration.rearmed = *rearmings;
             let (events, data) = (registration.kernel_events(), registration.data);
             let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, events, data);
         }
@@ -362,13 +367,13 @@ impl EpollSet {
     /// Puts them on the new file.
     pub(crate) fn resume(&self, numbers: &[RawFd]) -> io::Result<()> {
         let mut index = self.index();
-        index.swaps += 1;
-        let swaps = index.swaps;
+        let Index { registrations, rearmings, hot, .. } = &mut *index;
         for &number in numbers {
-            let Some(registration) = index.registrations.get_mut(&number) else { continue };
-            registration.swapped = swaps;
+            let Some(registration) = registrations.get_mut(&number) else { continue };
             // If the window is still shut it is muted again, and somebody wants the credit.
             registration.muted = false;
+            *rearmings += 1;
+            registration.rearmed = *rearmings;
             let (events, data) = (registration.kernel_events(), registration.data);
             match control(self.number, libc::EPOLL_CTL_ADD, number, events, data) {
                 // The set was closed behind our back: nobody waits there any more.
@@ -377,7 +382,7 @@ impl EpollSet {
                 }
                 result => result?,
             }
-            index.hot.insert(number);
+            hot.insert(number);
         }
         Ok(())
     }
@@ -412,7 +417,7 @@ impl EpollSet {
                 index.hot.remove(&number);
             }
         }
-        (out, index.swaps)
+        (out, index.rearmings)
     }
 
     /// The registrations that an event's data may mean, and the ordinary descriptors.
@@ -429,7 +434,7 @@ impl EpollSet {
                     number,
                     events: registration.events,
                     fired: registration.fired,
-                    swapped: registration.swapped,
+                    rearmed: registration.rearmed,
                     socket: Arc::clone(&registration.socket),
                 })
             })
@@ -438,15 +443,17 @@ impl EpollSet {
     }
 
     /// The kernel has disarmed a ONESHOT: it stays so if the program is told, and is armed again if
-    /// it was for something that the program must not see.
-    fn fired(&self, number: RawFd, told: bool) {
+    /// it was for something that the program must not see. False when another thread was told of
+    /// this arming already.
+    fn fired(&self, number: RawFd, told: bool) -> bool {
         let mut index = self.index();
-        let Some(registration) = index.registrations.get_mut(&number) else { return };
+        let Some(registration) = index.registrations.get_mut(&number) else { return true };
         if told {
-            registration.fired = true;
+            !std::mem::replace(&mut registration.fired, true)
         } else {
             let (armed, data) = (registration.kernel_events(), registration.data);
             let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, armed, data);
+            true
         }
     }
 
@@ -454,9 +461,9 @@ impl EpollSet {
     /// what [`Self::collect`] gave before the wait.
     fn merge(
         &self,
+        since: u64,
         ours: Vec<(RawFd, libc::epoll_event)>,
         raw: &[libc::epoll_event],
-        since: u64,
         out: &mut [libc::epoll_event],
     ) -> usize {
         let mut count = 0;
@@ -495,9 +502,9 @@ impl EpollSet {
         ours: &mut Vec<(RawFd, libc::epoll_event)>,
     ) -> u32 {
         let once = matched.events & ONESHOT != 0;
-        if once && !matched.fired && matched.swapped > since {
-            // Perhaps the old file's, from before a swap that armed the new one: two threads would
-            // have one event each. Armed again, the kernel tells what is true now.
+        if once && !matched.fired && matched.rearmed > since {
+            // We armed it anew while this wait slept: the event may be of the arming before, and
+            // another thread may get one of the new. Armed once more, it comes again.
             self.fired(matched.number, false);
             return 0;
         }
@@ -509,8 +516,9 @@ impl EpollSet {
         if let Some(at) = ours.iter().position(|(n, _)| *n == matched.number) {
             seen |= ours.swap_remove(at).1.events;
         }
-        if once && !matched.fired {
-            self.fired(matched.number, seen != 0);
+        if once && !matched.fired && !self.fired(matched.number, seen != 0) {
+            // Another thread was told of this arming.
+            return 0;
         }
         seen
     }
@@ -566,7 +574,7 @@ struct Matched {
     number: RawFd,
     events: u32,
     fired: bool,
-    swapped: u64,
+    rearmed: u64,
     socket: Arc<Socket>,
 }
 
@@ -656,7 +664,7 @@ mod tests {
             let mut index = set.index();
             let socket = Arc::clone(&socket);
             let registration =
-                Registration { events, data, socket, fired: false, muted: false, swapped: 0 };
+                Registration { events, data, socket, fired: false, muted: false, rearmed: 0 };
             index.registrations.insert(number, registration);
             index.by_data.entry(data).or_default().insert(number);
         }
@@ -671,13 +679,13 @@ mod tests {
         assert_eq!(old.len(), 1);
         set.suspend(&[number]);
         set.resume(&[number]).expect("put back");
-        assert_eq!(set.merge(Vec::new(), &old, before, &mut out), 0, "the old file's event");
+        assert_eq!(set.merge(before, Vec::new(), &old, &mut out), 0, "the old file's event");
         let (_, after) = set.collect(4);
         let new = harvest();
-        assert_eq!(set.merge(Vec::new(), &new, after, &mut out), 1);
+        assert_eq!(set.merge(after, Vec::new(), &new, &mut out), 1);
         assert_eq!(({ out[0].events }, { out[0].u64 }), (OUT, data));
         // Told once, it is disarmed, and whoever has the old one still has nothing.
-        assert_eq!(set.merge(Vec::new(), &old, before, &mut out), 0);
+        assert_eq!(set.merge(before, Vec::new(), &old, &mut out), 0);
         assert!(harvest().is_empty());
         forget(epfd);
     }
