@@ -4,7 +4,6 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use eversock_engine::posix;
@@ -54,7 +53,7 @@ impl VirtualStream {
         };
         let domain = if first.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-        let stream = Self::from_number(posix::socket(domain, kind, 0, Arc::new(config))?);
+        let stream = Self::from_number(posix::socket(domain, kind, 0, config.share())?);
         loop {
             match posix::connect_any(stream.number, addrs, host.clone()) {
                 // Interrupted: the connect goes on (connect(2)).

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use eversock_proto::limits::{
@@ -163,5 +163,98 @@ impl Default for Config {
     }
 }
 
+/// What was shared last; most programs configure all their sockets alike.
+static LAST: Mutex<Weak<Config>> = Mutex::new(Weak::new());
+
+impl Config {
+    /// This configuration for a socket, in common with the sockets that were configured alike just
+    /// before: a thousand sockets need not hold a thousand copies.
+    pub fn share(self) -> Arc<Self> {
+        // Taken by another thread, perhaps by one that a fork child does not have: go without.
+        let Ok(mut last) = LAST.try_lock() else { return Arc::new(self) };
+        if let Some(known) = last.upgrade().filter(|known| known.is_same(&self)) {
+            return known;
+        }
+        let shared = Arc::new(self);
+        *last = Arc::downgrade(&shared);
+        shared
+    }
+
+    /// True when nothing tells the two apart; callbacks are the same if they are one.
+    fn is_same(&self, other: &Self) -> bool {
+        // All fields are named, so that a new one is not forgotten.
+        let Self {
+            mode,
+            policy,
+            line_up,
+            redial_limit,
+            grace,
+            grace_after_close,
+            back_off,
+            connect_timeout,
+            peer_addrs,
+            own_addrs,
+            key,
+            window,
+            window_max,
+            linger,
+            keepalive,
+            probe_after,
+        } = self;
+        let same_policy = match (policy, &other.policy) {
+            (RecoveryPolicy::Ask(ours), RecoveryPolicy::Ask(theirs)) => Arc::ptr_eq(ours, theirs),
+            (ours, theirs) => std::mem::discriminant(ours) == std::mem::discriminant(theirs),
+        };
+        let same_line = match (line_up, &other.line_up) {
+            (None, None) => true,
+            (Some(LineUp::Callback(ours)), Some(LineUp::Callback(theirs))) => {
+                Arc::ptr_eq(ours, theirs)
+            }
+            (Some(LineUp::Command(ours)), Some(LineUp::Command(theirs))) => ours == theirs,
+            _ => false,
+        };
+        same_policy
+            && same_line
+            && *mode == other.mode
+            && *redial_limit == other.redial_limit
+            && *grace == other.grace
+            && *grace_after_close == other.grace_after_close
+            && *back_off == other.back_off
+            && *connect_timeout == other.connect_timeout
+            && *peer_addrs == other.peer_addrs
+            && *own_addrs == other.own_addrs
+            && *key == other.key
+            && *window == other.window
+            && *window_max == other.window_max
+            && *linger == other.linger
+            && *keepalive == other.keepalive
+            && *probe_after == other.probe_after
+    }
+}
+
 /// The process-wide cap on replay logs, by default, in bytes.
 pub const LOG_CAP_BYTES: u64 = LOG_CAP_DEFAULT_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_are_configured_alike_share_their_configuration() {
+        let asking = || RecoveryPolicy::Ask(Arc::new(|_| Answer::Continue));
+        let policy = asking();
+        let config = Config { policy: policy.clone(), ..Config::default() };
+        let shared = config.clone().share();
+        assert!(Arc::ptr_eq(&shared, &config.clone().share()));
+        let others = [
+            Config { policy: asking(), ..config.clone() },
+            Config { key: Some(PresharedKey([1; 32])), ..config.clone() },
+            Config { linger: Duration::from_secs(1), ..config.clone() },
+            Config { line_up: Some(LineUp::Command("true".to_owned())), ..config.clone() },
+        ];
+        for other in others {
+            assert!(!Arc::ptr_eq(&shared, &other.clone().share()), "{other:?}");
+            assert!(!config.is_same(&other) && other.is_same(&other.clone()), "{other:?}");
+        }
+    }
+}

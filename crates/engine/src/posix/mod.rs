@@ -103,7 +103,7 @@ pub fn bind(number: RawFd, addr: SocketAddr) -> io::Result<()> {
         return fail(libc::EINVAL);
     }
     socket2::SockRef::from(&sys::borrow(number)).bind(&addr.into())?;
-    Socket::lock(&socket.meta)?.bound = tcp::local_addr(number);
+    Socket::lock(&socket.meta)?.bound = tcp::local_addr(number).map(Box::new);
     Ok(())
 }
 
@@ -139,7 +139,7 @@ pub fn connect_any(
         let mut meta = Socket::lock(&socket.meta)?;
         meta.candidates = addrs.to_vec();
         meta.candidates.extend(&socket.config.peer_addrs);
-        meta.host = host;
+        meta.host = host.map(Box::new);
         meta.peer = Some(first);
     }
     socket.change(bits::CONNECTING, bits::FRESH);
@@ -155,7 +155,16 @@ pub fn connect_any(
         return fail(libc::EINPROGRESS);
     }
     let deadline = Socket::deadline(&socket.send_timeout_us);
-    wait_connected(&socket, deadline, libc::EINPROGRESS)
+    let result = wait_connected(&socket, deadline, libc::EINPROGRESS);
+    if result.is_err() && socket.has(bits::CONNECTING) {
+        // It goes on without the caller, who may wait for it in other ways now.
+        let mut place = Socket::lock(&socket.place)?;
+        if socket.has(bits::CONNECTING) && place.placeholder.is_none() && !socket.has(bits::PUMPED)
+        {
+            socket.put_placeholder(&mut place, true)?;
+        }
+    }
+    result
 }
 
 /// Puts something that is not writable under the number until the session stands.
@@ -165,6 +174,13 @@ fn prepare_connect(
     engine: &reactor::Engine,
 ) -> io::Result<()> {
     if !socket.has(bits::PUMPED) {
+        let bound = Socket::lock(&socket.meta)?.bound.is_some();
+        let watched = socket.epolls.lock().is_ok_and(|epolls| !epolls.is_empty());
+        if !bound && !watched && !socket.nonblocking.load(Ordering::Relaxed) {
+            // Nobody but the caller waits, and not on the number: the fresh socket may stay there.
+            // (One that is bound must free its port for the connection.)
+            return Ok(());
+        }
         let mut place = Socket::lock(&socket.place)?;
         return socket.put_placeholder(&mut place, true);
     }
@@ -541,7 +557,7 @@ pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
                 return Ok(tcp::local_addr(number));
             }
             let meta = Socket::lock(&socket.meta)?;
-            Ok(meta.local.or(meta.bound))
+            Ok(meta.local.or(meta.bound.as_deref().copied()))
         }
         None => not_virtual(number),
     }

@@ -123,7 +123,8 @@ impl Reactor {
             Ok(meta) => (meta.host.clone(), meta.candidates.clone()),
             Err(_) => return,
         };
-        let Some((name, port)) = host else { return self.dial(socket, addrs, false) };
+        let Some(host) = host else { return self.dial(socket, addrs, false) };
+        let (name, port) = *host;
         // Resolving may block for long: not in this thread.
         let (engine, resolved) = (self.engine, Arc::clone(socket));
         let resolve = move || {
@@ -276,7 +277,7 @@ impl Reactor {
             let meta = Socket::lock(&socket.meta)?;
             // After ours: what the program set counts.
             meta.options.apply(raw);
-            if let Some(bound) = meta.bound {
+            if let Some(bound) = meta.bound.as_deref().copied() {
                 bind_again(raw, bound, self.dials.get(&socket.id).is_some_and(|d| d.is_open))?;
             }
         }

@@ -72,7 +72,8 @@ impl Reactor {
             && !reset
         {
             let until = clock::now() + socket.config.linger.min(FOREVER);
-            owned.linger = Some(Linger { until, acked: 0, stop_sent: false, unreachable: None });
+            let linger = Linger { until, acked: 0, stop_sent: false, unreachable: None };
+            owned.linger = Some(Box::new(linger));
             self.timers.set(until, Timer::Linger(socket.id));
         }
         if self.defer_close_for_pump(&socket, reset) {

@@ -243,10 +243,14 @@ impl Socket {
         }
         let mut result = Ok(());
         if let Some(&first) = place.numbers.first() {
-            let old = fd::dup_internal(first);
+            // A fresh socket has no sleepers, and an old placeholder only needs a nudge.
+            let is_fresh = self.has(bits::CONNECTING) && place.placeholder.is_none();
+            let is_real = !is_fresh && place.placeholder.is_none();
+            let old = is_real.then(|| fd::dup_internal(first)).transpose();
             match (&place.placeholder, &old) {
                 (Some(_), _) => place.nudge(),
-                (None, Ok(old)) => tcp::shut_both(old.as_raw_fd()),
+                (None, Ok(Some(old))) => tcp::shut_both(old.as_raw_fd()),
+                (None, Ok(None)) => {}
                 (None, Err(_)) => tcp::shut_both(first),
             }
             for &number in &place.numbers {
@@ -255,9 +259,7 @@ impl Socket {
                     result = Err(error);
                 }
             }
-            if let Ok(old) = old
-                && place.placeholder.is_none()
-            {
+            if let Ok(Some(old)) = old {
                 tcp::discard(old);
             }
         }
@@ -670,10 +672,8 @@ impl Place {
 fn fill(number: RawFd) {
     let junk = [0; 16 * 1024];
     let _small = tcp::set_option(number, libc::SOL_SOCKET, libc::SO_SNDBUF, &1i32.to_ne_bytes());
-    // Bounded by the kernel's buffer; a smaller write may fit where a larger did not.
-    for size in [junk.len(), 1] {
-        while sys::io::send(number, &[io::IoSlice::new(&junk[..size])], false).is_ok() {}
-    }
+    // One write takes as many buffers as there is room for; the least bounds it to a few.
+    let _full = sys::io::send(number, &[io::IoSlice::new(&junk)], false);
 }
 
 /// Bytes that a program wrote to the placeholder past our wrappers join the session.

@@ -91,7 +91,7 @@ pub(crate) fn is_nonblocking(number: RawFd) -> io::Result<bool> {
 pub(crate) fn set_nonblocking(number: RawFd, on: bool) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(borrow(number))?;
     let wanted = if on { flags | OFlags::NONBLOCK } else { flags - OFlags::NONBLOCK };
-    Ok(rustix::fs::fcntl_setfl(borrow(number), wanted)?)
+    if wanted == flags { Ok(()) } else { Ok(rustix::fs::fcntl_setfl(borrow(number), wanted)?) }
 }
 
 /// A counter that wakes those who poll it.
