@@ -177,8 +177,8 @@ pub(crate) fn epoll_ctl(
             None => return control(epfd, op, number, events, data),
         },
     };
-    // Under the index's lock: a wait that gets the event of the new arming at once must not find the
-    // old one, which had fired, and drop it.
+    // Under the index's lock: a wait that gets the event of the new arming at once must not find
+    // the old one, which had fired, and drop it.
     let mut index = set.index();
     control(epfd, op, number, events, data)?;
     index.remove(number);
@@ -419,8 +419,8 @@ impl EpollSet {
     }
 
     /// The kernel has disarmed a ONESHOT: it stays so if the program is told, and is armed again if
-    /// it was for something that the program must not see. False when another thread was told of this
-    /// arming already.
+    /// it was for something that the program must not see. False when another thread was told of
+    /// this arming already.
     fn fired(&self, number: RawFd, told: bool) -> bool {
         let mut index = self.index();
         let Some(registration) = index.registrations.get_mut(&number) else { return true };
