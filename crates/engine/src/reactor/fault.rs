@@ -573,9 +573,13 @@ impl Reactor {
             if force {
                 self.look_at(&socket);
             }
+            // Where the standing connection leaves from: what the program is told is the address with
+            // which the session began.
+            let real = socket.place.lock().ok().and_then(|place| place.real_number());
+            let real = real.filter(|_| !socket.has(bits::DETACHED)).and_then(tcp::local_addr);
             let path = {
                 let Ok(meta) = socket.meta.lock() else { continue };
-                meta.local.zip(meta.candidates.first().copied())
+                real.or(meta.local).zip(meta.candidates.first().copied())
             };
             let Some((local, peer)) = path else { continue };
             if socket.has(bits::DETACHED) || force || !path_stands(local, peer) {

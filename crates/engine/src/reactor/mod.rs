@@ -552,14 +552,25 @@ impl Reactor {
     }
 
     fn notice_suspend(&mut self) {
-        let suspended = clock::suspended();
-        if suspended > self.suspended + Duration::from_secs(1) {
-            self.suspended = suspended;
+        if has_jumped(&mut self.suspended, clock::suspended()) {
             log::info!("the machine was suspended; checking all paths");
             self.check_paths(true);
         }
     }
 }
+
+/// True when so much more time was spent suspended that it was a suspend, and not two clocks read
+/// one after the other.
+fn has_jumped(known: &mut Duration, now: Duration) -> bool {
+    let jumped = now > *known + SUSPEND_MIN;
+    if jumped {
+        *known = now;
+    }
+    jumped
+}
+
+/// A shorter suspend is left to the faults that it makes.
+const SUSPEND_MIN: Duration = Duration::from_secs(1);
 
 fn wait_a_little() {
     crate::wait::epoll::sleep(Duration::from_millis(10));
@@ -580,5 +591,20 @@ mod tests {
         let state = size_of::<Socket>() + size_of::<Owned>();
         let proto = size_of::<Sender>() + size_of::<Receiver>() + size_of::<Control>();
         assert!(state + proto <= 1500, "{state} B in the engine, {proto} B in the protocol");
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_that_counts_suspends_is_noticed_once() {
+        let second = Duration::from_secs(1);
+        let mut known = Duration::from_secs(100);
+        assert!(!has_jumped(&mut known, Duration::from_secs(100)));
+        assert!(!has_jumped(&mut known, Duration::from_secs(100) + second));
+        assert!(has_jumped(
+            &mut known,
+            Duration::from_secs(100) + second + Duration::from_nanos(1)
+        ));
+        assert!(!has_jumped(&mut known, Duration::from_millis(101_001)));
+        assert!(!has_jumped(&mut known, Duration::from_secs(99)), "clocks set back are none");
+        assert!(has_jumped(&mut known, Duration::from_secs(3600)));
     }
 }
