@@ -9,6 +9,8 @@
 //! Invariants: `base <= cursor <= total end`; `cursor` never exceeds the credit edge; an ack beyond
 //! what was ever sent is refused.
 
+mod snapshot;
+
 use std::io::IoSlice;
 use std::sync::Arc;
 
