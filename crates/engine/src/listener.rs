@@ -14,7 +14,6 @@ use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 
 use crate::config::{Config, Mode};
 use crate::error::{errno, fail};
-use crate::process;
 use crate::reactor::{self, Command};
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -203,7 +202,7 @@ impl Listener {
             if cloexec { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() },
         )?;
         fd::set_nonblocking(new, nonblocking)?;
-        socket.owner.claim(0, process::instance(engine));
+        socket.owner.claim(engine.instance, true);
         socket.settle(new, birth.epoch)?;
         if table::set(new, Entry::Stream(Arc::clone(&socket))).is_err() {
             return fail(libc::EMFILE);
@@ -223,7 +222,7 @@ impl Listener {
         let mut taken = self.token.to_vec();
         taken.extend_from_slice(&id.0);
         taken.extend_from_slice(&taker.to_le_bytes());
-        if let Err(error) = sys::pass::send(number, &taken, None) {
+        if let Err(error) = sys::pass::send(number, &taken, &[]) {
             log::debug!("the listener's engine was not told: {error}");
         }
     }

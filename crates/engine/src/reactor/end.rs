@@ -214,6 +214,11 @@ impl Reactor {
         let Some(owned) = self.owned.remove(&socket.id) else { return };
         self.end_dial(socket.id);
         self.end_pump(socket, reason);
+        socket.end_guests(match (socket.failure_number(), reason) {
+            (0, Reason::Closed) => 0,
+            (0, _) => libc::ECONNRESET,
+            (number, _) => number,
+        });
         if let Ok(mut meta) = socket.meta.lock() {
             let consumed = socket.acks().ack;
             meta.ended = Some(reason);

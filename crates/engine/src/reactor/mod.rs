@@ -1,9 +1,10 @@
 //! The engine's one thread: it dials, shakes hands, notices faults, copies for pumped sockets and
 //! keeps time. It is started by the first virtual socket and sleeps when nothing happens.
 
-mod channel;
+pub(crate) mod channel;
 mod dial;
 mod end;
+mod family;
 mod fault;
 mod pump;
 mod serve;
@@ -13,7 +14,7 @@ pub(crate) use dial::furnish;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::clock;
 use crate::config::Answer;
 use crate::listener::Listener;
+use crate::process;
 use crate::socket::{Socket, Watch};
 use crate::sys::{self, Fd, fd};
 use timer::{Timer, Timers};
@@ -48,6 +50,8 @@ pub(crate) enum Command {
     Redial { socket: Arc<Socket> },
     /// The program closed its last number.
     Closed { socket: Arc<Socket>, reset: bool },
+    /// The program closed its last number while relatives go on.
+    Orphaned { socket: Arc<Socket> },
     /// The program listens.
     Listen { listener: Arc<Listener> },
     /// The program closed its listener.
@@ -76,18 +80,21 @@ pub(crate) struct Engine {
     /// The fault watch: RDHUP, ERR, HUP; ONESHOT; OUT and IN where wanted.
     watch: Fd,
     poll_number: RawFd,
+    /// Of the named channel: a child must not answer for its parent.
+    channel_number: AtomicI32,
     pub(crate) pool: Arc<Pool>,
     /// This process, in session ids and owner words; another one after a fork.
     pub(crate) instance: u64,
     sweep: Mutex<Vec<Weak<Socket>>>,
     pub(crate) sockets: Mutex<BTreeMap<u64, Weak<Socket>>>,
-    next_id: AtomicU64,
     poisoned: AtomicBool,
     sleeping: AtomicBool,
 }
 
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
 static STARTING: Mutex<()> = Mutex::new(());
+/// Goes on in a child, whose inherited sockets keep their numbers.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The engine, started if need be.
 pub(crate) fn engine() -> io::Result<&'static Engine> {
@@ -101,7 +108,9 @@ pub(crate) fn engine() -> io::Result<&'static Engine> {
     if let Some(engine) = engine_if_running() {
         return Ok(engine);
     }
-    crate::process::install_hooks()?;
+    // Before the first fork, so that all relatives know it.
+    crate::family::secret();
+    process::install_hooks()?;
     start()
 }
 
@@ -115,8 +124,11 @@ pub(crate) fn engine_if_running() -> Option<&'static Engine> {
 /// In a fork child: the thread is gone and its descriptors are the parent's.
 pub(crate) fn after_fork() {
     if let Some(engine) = engine_if_running() {
-        for number in [engine.watch.as_raw_fd(), engine.poll_number] {
-            fd::close(number);
+        let channel = engine.channel_number.load(Ordering::SeqCst);
+        for number in [engine.watch.as_raw_fd(), engine.poll_number, channel] {
+            if number >= 0 {
+                fd::close(number);
+            }
         }
         ENGINE.store(std::ptr::null_mut(), Ordering::Release);
     }
@@ -178,11 +190,11 @@ fn start() -> io::Result<&'static Engine> {
         waker,
         watch,
         poll_number: poll.as_raw_fd(),
+        channel_number: AtomicI32::new(-1),
         pool: Arc::default(),
-        instance: fd::random_u64() | 1,
+        instance: process::new_instance(),
         sweep: Mutex::default(),
         sockets: Mutex::default(),
-        next_id: AtomicU64::new(1),
         poisoned: AtomicBool::new(false),
         sleeping: AtomicBool::new(false),
     }));
@@ -212,7 +224,7 @@ impl Engine {
 
     /// A number for a new socket.
     pub(crate) fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        NEXT_ID.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Makes a socket known to `sessions()` and the hooks around fork.
@@ -331,8 +343,10 @@ pub(crate) struct Reactor {
     waiting_dials: VecDeque<u64>,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
-    /// Connections passed by other processes whose message had not come.
-    late_passes: Vec<Fd>,
+    /// Lines from other processes.
+    lines: HashMap<usize, channel::Line>,
+    /// The far ends of guests' pumps, and which line each belongs to.
+    far_ends: HashMap<usize, usize>,
 }
 
 impl Reactor {
@@ -365,7 +379,8 @@ impl Reactor {
             swept: false,
             waiting_dials: VecDeque::new(),
             accept_again: HashSet::new(),
-            late_passes: Vec::new(),
+            lines: HashMap::new(),
+            far_ends: HashMap::new(),
         }
     }
 
@@ -380,6 +395,7 @@ impl Reactor {
         if let Some(channel) = &self.channel {
             let source = &mut SourceFd(&channel.as_raw_fd());
             let _ = self.poll.registry().register(source, CHANNEL, Interest::READABLE);
+            self.engine.channel_number.store(channel.as_raw_fd(), Ordering::SeqCst);
         }
         self.control = crate::inspect::ControlSocket::open().ok();
         if let Some(control) = &self.control {
@@ -438,9 +454,6 @@ impl Reactor {
                 self.obey(command);
             }
             self.expire();
-            if !self.late_passes.is_empty() {
-                self.look_at_late_passes();
-            }
             if self.is_drained() {
                 self.draining = None;
             }
@@ -448,7 +461,7 @@ impl Reactor {
     }
 
     fn time_to_sleep(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.late_passes.is_empty() {
+        if !self.again.is_empty() {
             return Some(Duration::from_micros(200));
         }
         let now = clock::now();
@@ -468,6 +481,8 @@ impl Reactor {
                 self.pump_ready(token, readable, writable);
             }
             Token(token) if self.connections.contains_key(&token) => self.connection_ready(token),
+            Token(token) if self.lines.contains_key(&token) => self.line_ready(token),
+            Token(token) if self.far_ends.contains_key(&token) => self.far_ready(token),
             Token(token) => {
                 if let Some(&(listener, is_channel)) = self.listener_tokens.get(&token) {
                     if is_channel {
@@ -489,6 +504,7 @@ impl Reactor {
             Command::Addrs { socket, addrs } => self.addrs(&socket, addrs),
             Command::Redial { socket } => self.redial_now(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),
+            Command::Orphaned { socket } => self.serve_guests(&socket),
             Command::Listen { listener } => self.listen(listener),
             Command::Unlisten { listener } => self.unlisten(&listener),
             Command::Answered { socket, answer } => self.answered(&socket, answer),
@@ -515,6 +531,7 @@ impl Reactor {
                 Timer::Linger(id) => self.linger_over(id),
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),
+                Timer::Line(token) => self.line_deadline(token),
             }
         }
     }

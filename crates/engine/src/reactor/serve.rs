@@ -26,6 +26,7 @@ use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
 use crate::listener::{Birth, Listener, NOBODY};
+use crate::process::Holder;
 use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -60,6 +61,8 @@ pub(super) struct Handshake {
     fd: Option<Fd>,
     peer: Option<SocketAddr>,
     listener: Option<u64>,
+    /// How often it was passed from process to process.
+    hops: u8,
     reader: HelloReader,
     stage: Stage,
 }
@@ -179,7 +182,12 @@ impl Reactor {
     }
 
     /// Takes a connection that has proven nothing; `first` is a message that was read already.
-    pub(super) fn begin_handshake(&mut self, fd: Fd, listener: Option<u64>, first: Option<&[u8]>) {
+    pub(super) fn begin_handshake(
+        &mut self,
+        fd: Fd,
+        listener: Option<u64>,
+        first: Option<(u8, &[u8])>,
+    ) {
         let token = self.token();
         let raw = fd.as_raw_fd();
         if self.register(raw, token, Interest::READABLE).is_err() {
@@ -189,6 +197,7 @@ impl Reactor {
             peer: tcp::peer_addr(raw),
             fd: Some(fd),
             listener,
+            hops: first.map_or(0, |(hops, _)| hops),
             reader: HelloReader::default(),
             stage: Stage::First,
         };
@@ -204,7 +213,7 @@ impl Reactor {
         if let Some(oldest) = oldest {
             self.drop_handshake(oldest);
         }
-        if let Some(message) = first {
+        if let Some((_, message)) = first {
             self.hello(token, message);
         }
         self.handshake_ready(token);
@@ -322,12 +331,14 @@ impl Reactor {
         };
         let Some(owned) = self.owned.get(&local) else { return self.drop_handshake(token) };
         let socket = Arc::clone(&owned.socket);
-        let owner = socket.owner.get();
-        let claimed = owner == 0
-            && crate::process::time_to_claim().is_none()
-            && self.claim_unclaimed(&socket);
-        if owner != self.engine.instance && !claimed {
-            return self.resume_of_relative(token, raw, owner, id, message);
+        match socket.owner.holder(self.engine.instance) {
+            Holder::Mine => {}
+            // It is answered all the same; nobody owns it before the CONFIRM has proven something.
+            Holder::Nobody if self.may_claim(&socket) => {}
+            Holder::Nobody => {
+                return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
+            }
+            Holder::Other(owner) => return self.pass_on(token, raw, owner, id, message),
         }
         let receive = socket.shared.receive.load(Ordering::SeqCst);
         let answered = {
@@ -457,32 +468,22 @@ impl Reactor {
         self.reject(token, raw, &Reject::plain(reason, BUSY_RETRY));
     }
 
-    /// A session that was ours before a fork.
-    fn resume_of_relative(
-        &mut self,
-        token: usize,
-        raw: i32,
-        owner: u64,
-        id: SessionId,
-        message: &[u8],
-    ) {
-        if owner == 0 {
-            // Nobody has touched it since the fork; whoever does will own it.
-            return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
-        }
-        self.pass_on(token, raw, owner, id, message);
+    /// True when this engine may take a session that nobody has used since a fork.
+    fn may_claim(&self, socket: &Socket) -> bool {
+        crate::process::time_to_claim().is_none()
+            && socket.place.lock().is_ok_and(|place| !place.numbers.is_empty())
     }
 
     /// Hands an unproven connection to the process that has the session.
     fn pass_on(&mut self, token: usize, raw: i32, owner: u64, id: SessionId, message: &[u8]) {
         let Some(handshake) = self.handshakes.get(&token) else { return };
-        if handshake.listener.is_none() {
-            // What was passed to us is not passed on: two processes could do so for ever.
+        if handshake.hops >= channel::HOPS_MAX || owner == self.engine.instance {
+            // Two processes could pass it on for ever.
             let unknown = Reject::plain(Reason::UnknownSession, Duration::from_millis(200));
             return self.reject(token, raw, &unknown);
         }
         let Some(fd) = handshake.fd.as_ref() else { return };
-        match channel::pass(owner, message, fd.as_fd()) {
+        match channel::pass(owner, handshake.hops + 1, message, fd.as_fd()) {
             Ok(()) => return self.drop_handshake(token),
             Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
                 self.foreign.remove(&id);
@@ -511,6 +512,11 @@ impl Reactor {
     ) {
         let Some(pending) = pending else { return self.drop_handshake(token) };
         let epoch = pending.epoch();
+        let us = self.engine.instance;
+        if !socket.owner.is(us) && !self.may_claim(socket) {
+            // A relative's meanwhile: the client comes again.
+            return self.drop_handshake(token);
+        }
         let offsets = offsets(socket);
         let receive = {
             let Ok(mut meta) = socket.meta.lock() else { return self.drop_handshake(token) };
@@ -518,6 +524,10 @@ impl Reactor {
             control.confirm(pending, message, offsets)
         };
         match receive {
+            // Proven: now, and not before, it is ours.
+            Ok(_) if !socket.owner.is(us) && !self.claim_unclaimed(socket) => {
+                self.drop_handshake(token);
+            }
             Ok(receive) => {
                 if let Some(handshake) = self.handshakes.get_mut(&token) {
                     let socket = Arc::clone(socket);
@@ -541,7 +551,7 @@ impl Reactor {
             .meta
             .lock()
             .is_ok_and(|meta| meta.control.as_ref().is_some_and(|c| c.epoch() == epoch));
-        if !standing {
+        if !standing || !socket.owner.is(self.engine.instance) {
             return self.drop_handshake(token);
         }
         if let Some(fd) = &handshake.fd {
@@ -613,7 +623,7 @@ impl Reactor {
         while let Some((birth, fd)) = served.ready.pop_front() {
             let _blocking = fd::set_nonblocking(fd.as_raw_fd(), false);
             let bytes = birth.encode();
-            match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, Some(fd.as_fd()))
+            match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, &[fd.as_fd()])
             {
                 Ok(()) => {
                     served.untaken.insert(birth.id, (birth, fd));
@@ -666,6 +676,7 @@ impl Reactor {
         if role == Role::Server {
             self.by_session.insert(id, socket.id);
             self.foreign.remove(&id);
+            self.tell_first_process(id);
         }
         socket.adopt_watch();
         if let Some(owned) = self.owned.get_mut(&socket.id) {
@@ -683,6 +694,9 @@ impl Reactor {
             quiet: super::fault::Quiet::default(),
         };
         self.owned.insert(socket.id, owned);
+        if socket.has(bits::DETACHED) && !socket.has(bits::FAILED) {
+            self.adopted_detached(&socket, role);
+        }
         if socket.has(bits::PUMPED) {
             self.pump_session(socket.id);
         }

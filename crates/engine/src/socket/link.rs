@@ -14,6 +14,7 @@ use rustix::net::SocketType;
 
 use super::{Place, Rx, Socket, Tx, Watch, bits};
 use crate::error::poisoned;
+use crate::process;
 use crate::reactor::{Command, engine_if_running};
 use crate::sys::{self, Fd, fd, tcp};
 use crate::table;
@@ -23,10 +24,10 @@ use crate::table;
 pub(crate) struct Busy;
 
 /// The three locks that a change of connection needs.
-struct Held<'a> {
-    place: MutexGuard<'a, Place>,
-    tx: MutexGuard<'a, Tx>,
-    rx: MutexGuard<'a, Rx>,
+pub(super) struct Held<'a> {
+    pub(super) place: MutexGuard<'a, Place>,
+    pub(super) tx: MutexGuard<'a, Tx>,
+    pub(super) rx: MutexGuard<'a, Rx>,
 }
 
 /// What became of an attempt to take a connection away.
@@ -116,7 +117,7 @@ impl Socket {
         }
     }
 
-    fn watch_stop(&self) {
+    pub(super) fn watch_stop(&self) {
         let Ok(mut watch) = self.watch.lock() else { return };
         if watch.number >= 0
             && let Some(engine) = engine_if_running()
@@ -126,7 +127,7 @@ impl Socket {
         watch.number = -1;
     }
 
-    fn hold(&self) -> io::Result<Result<Held<'_>, Busy>> {
+    pub(super) fn hold(&self) -> io::Result<Result<Held<'_>, Busy>> {
         let place = Self::lock(&self.place)?;
         let Some(tx) = Self::try_lock(&self.tx)? else { return Ok(Err(Busy)) };
         let Some(rx) = Self::try_lock(&self.rx)? else { return Ok(Err(Busy)) };
@@ -188,13 +189,19 @@ impl Socket {
             fill(program_end.as_raw_fd());
         }
         fd::set_nonblocking(program_end.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
-        self.put(place, program_end)?;
+        self.put(place, program_end, true)?;
         place.placeholder = Some(ours);
         Ok(())
     }
 
-    /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one.
-    fn put(self: &Arc<Self>, place: &mut Place, new: Fd) -> io::Result<()> {
+    /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one;
+    /// unless `shut`, the old one lives on elsewhere and is left alone.
+    pub(super) fn put(
+        self: &Arc<Self>,
+        place: &mut Place,
+        new: Fd,
+        shut: bool,
+    ) -> io::Result<()> {
         let identity = fd::identity(new.as_raw_fd())?;
         let expected = place.identity;
         // A number that names another file was closed behind our back: it is not ours any more.
@@ -221,6 +228,7 @@ impl Socket {
             let old = fd::dup_internal(first);
             match (&place.placeholder, &old) {
                 (Some(_), _) => place.nudge(),
+                _ if !shut => {}
                 (None, Ok(old)) => tcp::shut_both(old.as_raw_fd()),
                 (None, Err(_)) => tcp::shut_both(first),
             }
@@ -232,6 +240,7 @@ impl Socket {
             }
             if let Ok(old) = old
                 && place.placeholder.is_none()
+                && shut
             {
                 tcp::discard(old);
             }
@@ -258,6 +267,10 @@ impl Socket {
             Ok(held) => held,
             Err(busy) => return Ok(Err(busy)),
         };
+        if !process::is_ours(self) {
+            // Given up in this very moment; who comes back finds out.
+            return Ok(Err(Busy));
+        }
         let Some(fd) = new.take() else { return Err(poisoned()) };
         if self.has(bits::FAILED) {
             return Err(crate::error::errno(libc::ECANCELED));
@@ -284,7 +297,7 @@ impl Socket {
             number
         } else {
             fd::set_nonblocking(fd.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
-            self.put(&mut held.place, fd)?;
+            self.put(&mut held.place, fd, true)?;
             let Some(&number) = held.place.numbers.first() else {
                 return Err(crate::error::errno(libc::EBADF));
             };
@@ -438,6 +451,8 @@ impl Socket {
             tx.number = -1;
             rx.number = -1;
             place.placeholder = None;
+            drop((tx, rx, place));
+            self.drop_link();
             self.change(bits::CLOSED, 0);
         }
         Ok(())
