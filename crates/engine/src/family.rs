@@ -40,6 +40,8 @@ const NOW_AT: &[u8; 4] = b"EVSN";
 const PASSED: &[u8; 4] = b"EVSP";
 /// A guest wants to read.
 pub(crate) const READ: &[u8; 4] = b"EVSR";
+/// A process says that it waits for the end of the one it tells.
+pub(crate) const HEIR: &[u8; 4] = b"EVSH";
 /// The owner tells a guest that its session has ended: an errno follows, 0 for the peer's end.
 pub(crate) const ENDED: &[u8; 4] = b"EVSE";
 
@@ -61,6 +63,8 @@ pub(crate) enum Message {
     Passed { hops: u8, hello: Vec<u8> },
     /// A guest wants to read.
     Read,
+    /// Somebody waits for our end, as it may have to take our place at a listener.
+    Heir,
 }
 
 /// A question for a session.
@@ -160,6 +164,7 @@ impl Message {
                 Some(Self::Passed { hops, hello: hello.to_vec() })
             }
             READ if rest.is_empty() => Some(Self::Read),
+            HEIR if rest.is_empty() => Some(Self::Heir),
             ASK | NOW_AT => {
                 let (fields, mac) = message.split_last_chunk::<KEY_BYTES>()?;
                 let label = if kind == ASK { "family ask" } else { "family now at" };
@@ -213,19 +218,26 @@ impl Link {
         }
     }
 
-    /// Why the pair has ended: `None` while it has not, or when the peer has written all; an errno
-    /// otherwise. What was told stays for relatives that share the line.
-    pub(crate) fn why_ended(&self) -> Option<i32> {
+    /// What the owner has told of the session's end; `None` while it has told nothing, an errno or 0
+    /// for the peer's end afterwards. What was told stays for relatives that share the line.
+    pub(crate) fn told(&self) -> Option<i32> {
         let mut message = [0; 8];
         match sys::io::peek(self.line.as_raw_fd(), &mut message) {
             Ok(8) if message.starts_with(ENDED) => {
-                let number = message.last_chunk::<4>().map_or(0, |n| i32::from_le_bytes(*n));
-                (number != 0).then_some(number)
+                Some(message.last_chunk::<4>().map_or(0, |n| i32::from_le_bytes(*n)))
             }
             Err(error) if would_block(&error) => None,
             // The owner is gone without a word.
             _ => Some(libc::ECONNRESET),
         }
+    }
+
+    /// The same for who has seen the pair's end. The owner tells before it ends the pair; if it has
+    /// told nothing, it is dying, and the kernel has closed the pair before the line.
+    pub(crate) fn why_ended(&self) -> i32 {
+        let mut fds = [libc::pollfd { fd: self.line.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        let _late = sys::io::poll(&mut fds, Some(ANSWER_WITHIN));
+        self.told().unwrap_or(libc::ECONNRESET)
     }
 }
 
@@ -247,15 +259,17 @@ enum Brought {
 /// owner lives and does not answer.
 pub(crate) fn ask(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::Result<()> {
     if socket.raise(bits::ASKING) {
-        return wait_for_other(socket);
+        // What the other thread gets is ours too; who called looks again.
+        return process::claim(socket);
     }
     let result = ask_until(socket, engine, owner);
     socket.change(0, bits::ASKING);
-    result
+    result?;
+    if socket.has(bits::PUMPED | bits::FAILED) { Ok(()) } else { process::claim(socket) }
 }
 
 /// Another thread of this process asks already: what it gets is ours too.
-fn wait_for_other(socket: &Arc<Socket>) -> io::Result<()> {
+pub(crate) fn wait_for_other(socket: &Arc<Socket>) -> io::Result<()> {
     let bell = Bell::new()?;
     Socket::lock(&socket.sleepers)?.add(&bell);
     let mut result = Ok(());
@@ -266,8 +280,7 @@ fn wait_for_other(socket: &Arc<Socket>) -> io::Result<()> {
     if let Ok(mut sleepers) = socket.sleepers.lock() {
         sleepers.remove(&bell);
     }
-    result?;
-    if socket.has(bits::PUMPED | bits::FAILED) { Ok(()) } else { process::claim(socket) }
+    result
 }
 
 fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::Result<()> {
@@ -297,7 +310,7 @@ fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::R
                 // Given up or handed on since we looked.
                 Holder::Other(now) if now != owner => owner = now,
                 Holder::Other(_) => return end(socket, libc::ECONNRESET),
-                Holder::Mine | Holder::Nobody => return process::claim(socket),
+                Holder::Mine | Holder::Nobody => return Ok(()),
             },
         }
         if let Holder::Other(now) = socket.owner.holder(engine.instance) {

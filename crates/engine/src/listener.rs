@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use core::net::SocketAddr;
@@ -14,6 +14,7 @@ use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 
 use crate::config::{Config, Mode};
 use crate::error::{errno, fail};
+use crate::process::ServerWord;
 use crate::reactor::{self, Command};
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -31,6 +32,10 @@ pub(crate) struct Listener {
     backlog: AtomicUsize,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) numbers: Mutex<Vec<RawFd>>,
+    /// Which process accepts and shakes hands.
+    pub(crate) server: ServerWord,
+    /// The process whose engine already knows that it may have to take the server's place.
+    heir: AtomicU64,
 }
 
 /// The taker of a session that could not be taken after all.
@@ -107,6 +112,8 @@ impl Listener {
             token: fd::random(),
             backlog: AtomicUsize::new(0),
             numbers: Mutex::new(vec![number]),
+            server: ServerWord::new(engine.instance),
+            heir: AtomicU64::new(engine.instance),
         });
         listener.set_backlog(backlog);
         engine.command(Command::Listen { listener: Arc::clone(&listener) });
@@ -131,6 +138,20 @@ impl Listener {
             .then_some((SessionId(*id), u64::from_le_bytes(*taker)))
     }
 
+    /// This process waits at a listener that another one may serve: should that one die, somebody
+    /// who waits takes its place.
+    pub(crate) fn watch_server(self: &Arc<Self>) -> io::Result<()> {
+        let heir = self.heir.load(Ordering::Relaxed);
+        if reactor::engine_if_running().is_some_and(|engine| engine.instance == heir) {
+            return Ok(());
+        }
+        let engine = reactor::engine()?;
+        if self.heir.swap(engine.instance, Ordering::SeqCst) != engine.instance {
+            engine.command(Command::Heir { listener: Arc::clone(self) });
+        }
+        Ok(())
+    }
+
     /// accept4(2): blocks as the number does. Gives the new number and the peer.
     pub(crate) fn accept(
         self: &Arc<Self>,
@@ -140,6 +161,7 @@ impl Listener {
         if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
             return fail(libc::EINVAL);
         }
+        self.watch_server()?;
         loop {
             let mut buf = [0; BIRTH_BYTES_MAX];
             let (n, passed) = sys::pass::recv(number, &mut buf, false)?;

@@ -4,7 +4,9 @@
 //! memory that children share: nobody's after a fork, until the first program that does I/O claims
 //! it. Who finds that another process has it asks there (`family`).
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -65,16 +67,43 @@ pub(crate) fn new_instance() -> u64 {
     (fd::random_u64() | 1) & !ENGINE_ONLY
 }
 
+/// A slot of shared memory. Without such memory children see what the words were when they were
+/// forked: they ask.
+fn take_slot() -> &'static Slot {
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    if free.is_empty()
+        && let Ok(words) = sys::process::shared_words()
+    {
+        free.extend(words.as_chunks::<4>().0);
+    }
+    free.pop().unwrap_or_else(|| Box::leak(Box::default()))
+}
+
+/// Which process serves a listener. Never given back: a listener's children may look for ever.
+#[derive(Debug)]
+pub(crate) struct ServerWord(&'static Slot);
+
+impl ServerWord {
+    pub(crate) fn new(instance: u64) -> Self {
+        let slot = take_slot();
+        slot[STATE].store(instance, Ordering::SeqCst);
+        Self(slot)
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0[STATE].load(Ordering::SeqCst)
+    }
+
+    /// Takes the place of `dead`; false if another did.
+    pub(crate) fn succeed(&self, dead: u64, us: u64) -> bool {
+        let order = Ordering::SeqCst;
+        self.0[STATE].compare_exchange(dead, us, order, order).is_ok()
+    }
+}
+
 impl OwnerWord {
     pub(crate) fn new() -> Self {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.is_empty()
-            && let Ok(words) = sys::process::shared_words()
-        {
-            free.extend(words.as_chunks::<4>().0);
-        }
-        // Without shared memory children see what the word was when they were forked: they ask.
-        let slot = free.pop().unwrap_or_else(|| Box::leak(Box::default()));
+        let slot = take_slot();
         let generation = slot[GENERATION].fetch_add(2, Ordering::SeqCst) + 2;
         slot[STATE].store(generation, Ordering::SeqCst);
         let forks = FORKS.load(Ordering::Relaxed);
@@ -161,6 +190,7 @@ impl Drop for OwnerWord {
 pub(crate) fn claim(socket: &Arc<Socket>) -> io::Result<()> {
     if let Some(engine) = engine_if_running()
         && socket.owner.is_used_by(engine.instance)
+        && !socket.has(bits::ASKING)
     {
         return Ok(());
     }
@@ -171,6 +201,13 @@ pub(crate) fn claim(socket: &Arc<Socket>) -> io::Result<()> {
 fn claim_slowly(socket: &Arc<Socket>) -> io::Result<()> {
     let engine = reactor::engine()?;
     loop {
+        if socket.has(bits::ASKING) {
+            // The word may say that it is ours while its state is still on the way.
+            family::wait_for_other(socket)?;
+            if socket.has(bits::PUMPED | bits::FAILED) {
+                return Ok(());
+            }
+        }
         match socket.owner.holder(engine.instance) {
             Holder::Mine => {
                 if socket.owner.is_used_by(engine.instance)
@@ -211,7 +248,8 @@ pub(crate) fn claim_to_wait(socket: &Arc<Socket>) {
 /// lock is let go, as who gives a session up takes all of them.
 #[inline]
 pub(crate) fn is_ours(socket: &Socket) -> bool {
-    engine_if_running().is_some_and(|engine| socket.owner.is(engine.instance))
+    engine_if_running()
+        .is_some_and(|engine| socket.owner.is(engine.instance) && !socket.has(bits::ASKING))
 }
 
 /// The kernel says that the connection of a session which nobody has is dead: a program that only
@@ -262,6 +300,7 @@ struct Frozen {
     _sets: epoll::Held,
     free: MutexGuard<'static, Vec<&'static Slot>>,
     bells: MutexGuard<'static, Vec<Fd>>,
+    _lines: MutexGuard<'static, BTreeSet<RawFd>>,
     /// Last, as fields are dropped in order and the locks are the sockets'.
     sockets: Vec<Arc<Socket>>,
 }
@@ -331,6 +370,7 @@ extern "C" fn prepare() {
         _sets: epoll::hold(),
         free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
         bells: kick::hold(),
+        _lines: freeze(&engine.line_numbers),
     };
     FROZEN.store(Box::into_raw(Box::new(frozen)), Ordering::SeqCst);
 }
@@ -382,10 +422,10 @@ extern "C" fn in_child() {
         // Only of our books: the guests are the parent's.
         socket.forget_guests();
     }
-    reactor::after_fork();
     // Sockets that no number of the child names must not be dropped by the books alone.
     let sockets = std::mem::take(&mut frozen.sockets);
     drop(frozen);
+    reactor::after_fork();
     epoll::leave_sets();
     drop(sockets);
 }

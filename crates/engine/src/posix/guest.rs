@@ -12,8 +12,11 @@ use crate::sys;
 /// The pair says that it has ended: an error that the owner has told, or that its death is, or the
 /// peer's end. The error is told once.
 fn ended(socket: &Arc<Socket>, link: &Link, afterwards: Option<i32>) -> io::Result<usize> {
-    if let Some(number) = link.why_ended() {
-        socket.set_failure(number);
+    match link.why_ended() {
+        0 => {}
+        number => {
+            socket.set_failure(number);
+        }
     }
     socket.failure(afterwards)?;
     Ok(0)
@@ -29,7 +32,7 @@ pub(super) fn send(
     let quiet = flags | libc::MSG_NOSIGNAL;
     let bits = rustix::net::SendFlags::from_bits_retain(quiet.cast_unsigned());
     let mut none = rustix::net::SendAncillaryBuffer::default();
-    let sent = if link.why_ended().is_some() {
+    let sent = if link.told().is_some_and(|number| number != 0) {
         // What the pair still took would reach nobody.
         fail(libc::EPIPE)
     } else {

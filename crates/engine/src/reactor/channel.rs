@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use eversock_proto::limits::HELLO_MAX_BYTES;
+use eversock_proto::secret::SessionId;
 use mio::Interest;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -34,6 +35,8 @@ pub(super) enum Line {
     Silent(Fd),
     /// A guest's.
     Guest(Guest),
+    /// Of a process that waits for our end.
+    Heir(Fd),
 }
 
 fn name(instance: u64) -> io::Result<SocketAddrUnix> {
@@ -87,6 +90,9 @@ impl Reactor {
             if self.register(line.as_raw_fd(), token, Interest::READABLE).is_err() {
                 continue;
             }
+            if let Ok(mut numbers) = self.engine.line_numbers.lock() {
+                numbers.insert(line.as_raw_fd());
+            }
             self.lines.insert(token, Line::Silent(line));
             self.timers.set(clock::now() + SILENCE_MAX, Timer::Line(token));
             let silent = |line: &&usize| matches!(self.lines.get(*line), Some(Line::Silent(_)));
@@ -109,13 +115,21 @@ impl Reactor {
 
     pub(super) fn drop_line(&mut self, token: usize) {
         match self.lines.remove(&token) {
-            Some(Line::Silent(line)) => self.deregister(line.as_raw_fd()),
+            Some(Line::Silent(line) | Line::Heir(line)) => self.forget_line(&line),
             Some(Line::Guest(guest)) => {
                 self.far_ends.remove(&guest.far_token);
                 self.deregister(guest.end.far.as_raw_fd());
-                self.deregister(guest.end.line.as_raw_fd());
+                self.forget_line(&guest.end.line);
             }
             None => {}
+        }
+    }
+
+    /// Just before a line is closed.
+    fn forget_line(&self, line: &Fd) {
+        self.deregister(line.as_raw_fd());
+        if let Ok(mut numbers) = self.engine.line_numbers.lock() {
+            numbers.remove(&line.as_raw_fd());
         }
     }
 
@@ -123,7 +137,7 @@ impl Reactor {
     pub(super) fn line_ready(&mut self, token: usize) {
         loop {
             let raw = match self.lines.get(&token) {
-                Some(Line::Silent(line)) => line.as_raw_fd(),
+                Some(Line::Silent(line) | Line::Heir(line)) => line.as_raw_fd(),
                 Some(Line::Guest(guest)) => guest.end.line.as_raw_fd(),
                 None => return,
             };
@@ -148,6 +162,11 @@ impl Reactor {
                     self.now_at(session, instance);
                 }
                 (Some(Message::Read), None) => self.guest_reads(token),
+                (Some(Message::Heir), None) => {
+                    if let Some(line) = self.take_line(token) {
+                        self.lines.insert(token, Line::Heir(line));
+                    }
+                }
                 _ => return self.line_ended(token),
             }
         }
@@ -178,17 +197,17 @@ impl Reactor {
         }
     }
 
-    /// Where a session's first process is told that it has moved, so that resumes find it.
-    pub(super) fn tell_first_process(&self, session: eversock_proto::secret::SessionId) {
-        let (first, us) = (session.instance(), self.engine.instance);
-        if first == us || first == 0 {
+    /// Tells the process `to` that we have a session, so that resumes find it.
+    pub(super) fn tell_where(&self, to: u64, session: SessionId) {
+        let us = self.engine.instance;
+        if to == us || to == 0 {
             return;
         }
-        let told = connect(first).and_then(|line| {
-            pass::send(line.as_raw_fd(), &family::now_at(first, session, us), &[])
+        let told = connect(to).and_then(|line| {
+            pass::send(line.as_raw_fd(), &family::now_at(to, session, us), &[])
         });
         if let Err(error) = told {
-            log::debug!("session {session}: its first process was not told: {error}");
+            log::debug!("session {session}: process {to:x} was not told: {error}");
         }
     }
 }

@@ -144,15 +144,17 @@ impl Reactor {
             return Some(Answer::Busy);
         }
         let line = self.take_line(token)?;
-        let sent = pass::send(line.as_raw_fd(), &ask.answer(Answer::Pumped), &[near.as_fd()]);
         let end = End::new(far, near, line);
         let guest = Guest { socket: Arc::clone(socket), end, far_token, gone: false };
+        // Before it knows: what it writes at once must be seen by whoever writes after it.
+        socket.add_guest(Arc::clone(&guest.end));
+        let sent = guest.end.send_to_guest(&ask.answer(Answer::Pumped));
         if sent.is_err() {
+            socket.remove_guest(&guest.end);
             self.lines.insert(token, Line::Guest(guest));
             self.drop_line(token);
             return None;
         }
-        socket.add_guest(Arc::clone(&guest.end));
         if ask.only_pump {
             // A program that knows nothing of us cannot say when it reads.
             guest.end.reads();

@@ -6,12 +6,13 @@ mod dial;
 mod end;
 mod family;
 mod fault;
+mod heir;
 mod pump;
 mod serve;
 mod timer;
 
 pub(crate) use dial::furnish;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Orphaned { socket: Arc<Socket> },
     /// The program listens.
     Listen { listener: Arc<Listener> },
+    /// The program waits at a listener that another process serves.
+    Heir { listener: Arc<Listener> },
     /// The program closed its listener.
     Unlisten { listener: Arc<Listener> },
     /// The answer to a question about recovery.
@@ -82,6 +85,8 @@ pub(crate) struct Engine {
     poll_number: RawFd,
     /// Of the named channel: a child must not answer for its parent.
     channel_number: AtomicI32,
+    /// Of lines from other processes: they must end with this process.
+    pub(crate) line_numbers: Mutex<BTreeSet<RawFd>>,
     pub(crate) pool: Arc<Pool>,
     /// This process, in session ids and owner words; another one after a fork.
     pub(crate) instance: u64,
@@ -130,6 +135,8 @@ pub(crate) fn after_fork() {
                 fd::close(number);
             }
         }
+        let lines = engine.line_numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().for_each(|&number| fd::close(number));
         ENGINE.store(std::ptr::null_mut(), Ordering::Release);
     }
 }
@@ -191,6 +198,7 @@ fn start() -> io::Result<&'static Engine> {
         watch,
         poll_number: poll.as_raw_fd(),
         channel_number: AtomicI32::new(-1),
+        line_numbers: Mutex::default(),
         pool: Arc::default(),
         instance: process::new_instance(),
         sweep: Mutex::default(),
@@ -347,6 +355,8 @@ pub(crate) struct Reactor {
     lines: HashMap<usize, channel::Line>,
     /// The far ends of guests' pumps, and which line each belongs to.
     far_ends: HashMap<usize, usize>,
+    /// Lines to the processes that serve our listeners.
+    masters: HashMap<usize, heir::Master>,
 }
 
 impl Reactor {
@@ -381,6 +391,7 @@ impl Reactor {
             accept_again: HashSet::new(),
             lines: HashMap::new(),
             far_ends: HashMap::new(),
+            masters: HashMap::new(),
         }
     }
 
@@ -482,6 +493,7 @@ impl Reactor {
             }
             Token(token) if self.connections.contains_key(&token) => self.connection_ready(token),
             Token(token) if self.lines.contains_key(&token) => self.line_ready(token),
+            Token(token) if self.masters.contains_key(&token) => self.master_ready(token),
             Token(token) if self.far_ends.contains_key(&token) => self.far_ready(token),
             Token(token) => {
                 if let Some(&(listener, is_channel)) = self.listener_tokens.get(&token) {
@@ -506,6 +518,7 @@ impl Reactor {
             Command::Closed { socket, reset } => self.closed(socket, reset),
             Command::Orphaned { socket } => self.serve_guests(&socket),
             Command::Listen { listener } => self.listen(listener),
+            Command::Heir { listener } => self.become_heir(listener),
             Command::Unlisten { listener } => self.unlisten(&listener),
             Command::Answered { socket, answer } => self.answered(&socket, answer),
             Command::LineUp { socket, up } => self.line_is_up(&socket, up),
@@ -531,6 +544,7 @@ impl Reactor {
                 Timer::Linger(id) => self.linger_over(id),
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),
+                Timer::Master(token) => self.find_master(token),
                 Timer::Line(token) => self.line_deadline(token),
             }
         }

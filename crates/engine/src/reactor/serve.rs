@@ -116,6 +116,9 @@ impl Reactor {
 
     /// The program closed its listener: the untaken are reset, sessions born of it go on.
     pub(super) fn unlisten(&mut self, listener: &Arc<Listener>) {
+        if self.listeners.contains_key(&listener.id) && self.bequeath(listener) {
+            return;
+        }
         let Some(served) = self.listeners.get_mut(&listener.id) else { return };
         served.closed = true;
         let untaken = std::mem::take(&mut served.untaken);
@@ -147,6 +150,11 @@ impl Reactor {
         if needed {
             return;
         }
+        self.leave_listener(id);
+    }
+
+    /// This process serves a listener no more.
+    pub(super) fn leave_listener(&mut self, id: u64) {
         let Some(served) = self.listeners.remove(&id) else { return };
         self.deregister(served.listener.real.as_raw_fd());
         self.deregister(served.listener.engine_end.as_raw_fd());
@@ -676,7 +684,14 @@ impl Reactor {
         if role == Role::Server {
             self.by_session.insert(id, socket.id);
             self.foreign.remove(&id);
-            self.tell_first_process(id);
+            // Where resumes come in.
+            let server = socket.meta.lock().ok().and_then(|meta| {
+                meta.born_of.as_ref().map(|listener| listener.server.get())
+            });
+            self.tell_where(id.instance(), id);
+            if let Some(server) = server.filter(|&server| server != id.instance()) {
+                self.tell_where(server, id);
+            }
         }
         socket.adopt_watch();
         if let Some(owned) = self.owned.get_mut(&socket.id) {

@@ -20,6 +20,7 @@ pub(super) enum Timer {
     Paths,
     Pump(usize),
     Line(usize),
+    Master(usize),
 }
 
 /// Timers far off fire together at whole ticks of this length, so that the deadlines of a thousand

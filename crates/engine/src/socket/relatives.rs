@@ -68,6 +68,11 @@ impl End {
         })
     }
 
+    /// Gives the guest its end of the pair.
+    pub(crate) fn send_to_guest(&self, answer: &[u8]) -> io::Result<()> {
+        sys::pass::send(self.line.as_raw_fd(), answer, &[self.near.as_fd()])
+    }
+
     /// The guest reads from now on.
     pub(crate) fn reads(&self) {
         self.reading.store(true, Ordering::SeqCst);
@@ -90,7 +95,8 @@ impl Relatives {
     pub(crate) fn leave_guests(&mut self) {
         let ends = std::mem::take(&mut self.ends);
         for end in &ends {
-            for fd in [&end.far, &end.near, &end.line] {
+            // The line is among the engine's, which all end here.
+            for fd in [&end.far, &end.near] {
                 fd::close(fd.as_raw_fd());
             }
         }

@@ -172,8 +172,13 @@ pub(crate) fn epoll_ctl(
     event: Option<libc::epoll_event>,
 ) -> io::Result<()> {
     let (events, data) = event.map_or((0, 0), |event| (event.events, event.u64));
-    let Some(Entry::Stream(socket)) = table::get(number) else {
-        return control(epfd, op, number, events, data);
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(listener)) => {
+            listener.watch_server()?;
+            return control(epfd, op, number, events, data);
+        }
+        None => return control(epfd, op, number, events, data),
     };
     if op != libc::EPOLL_CTL_DEL {
         process::claim_to_wait(&socket);

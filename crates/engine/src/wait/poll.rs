@@ -33,7 +33,13 @@ pub(crate) fn poll(
                 }
                 Some(socket).filter(|socket| !socket.has(bits::PUMPED))
             }
-            _ => None,
+            Some(Entry::Listener(listener)) => {
+                if let Err(error) = listener.watch_server() {
+                    log::debug!("listener {}: {error}", listener.id);
+                }
+                None
+            }
+            None => None,
         })
         .collect();
     let bell = Bell::new()?;
