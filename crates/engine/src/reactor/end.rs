@@ -20,6 +20,9 @@ use crate::sys;
 /// Sessions that are remembered after their end, at most.
 const TOMBSTONES_MAX: usize = 4096;
 
+/// How long a process that ends sees to clients that others at its listener could serve.
+const BIRTHS_MAX: Duration = Duration::from_secs(2);
+
 /// Longer than any process lives, and short enough to be added to a clock.
 pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -292,11 +295,16 @@ impl Reactor {
             self.closed(socket, false);
         }
         self.draining = Some(done);
+        let until = clock::now() + BIRTHS_MAX;
+        self.births_until = Some(until);
+        // Only to look again then.
+        self.timers.set(until, Timer::Line(usize::MAX));
     }
 
     /// True when a drain has nothing left to wait for.
     pub(super) fn is_drained(&self) -> bool {
         self.draining.is_some()
+            && !self.is_giving_birth()
             && self.owned.values().all(|owned| {
                 let socket = &owned.socket;
                 !socket.owner.is(self.engine.instance)

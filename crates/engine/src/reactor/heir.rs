@@ -105,16 +105,15 @@ impl Reactor {
     /// Our program has closed a listener at which others wait: one of them serves it from now on.
     /// True if there is any.
     pub(super) fn bequeath(&mut self, listener: &Arc<Listener>) -> bool {
-        let is_heir = |line: &Line| matches!(line, Line::Heir(_));
-        if !self.lines.values().any(is_heir) {
-            return false;
-        }
         let heirs: Vec<usize> = self
             .lines
             .iter()
-            .filter(|(_, line)| is_heir(line))
+            .filter(|(_, line)| matches!(line, Line::Heir(_)))
             .map(|(&token, _)| token)
             .collect();
+        if heirs.is_empty() {
+            return false;
+        }
         self.leave_listener(listener.id);
         listener.server.succeed(self.engine.instance, NOBODY);
         // They look for the process that serves, and find none.
@@ -122,6 +121,11 @@ impl Reactor {
             self.drop_line(token);
         }
         true
+    }
+
+    /// True when other processes wait at our listeners.
+    pub(super) fn has_heirs(&self) -> bool {
+        self.lines.values().any(|line| matches!(line, Line::Heir(_)))
     }
 
     /// Tells a process that serves our listener where the resumes of our sessions belong.

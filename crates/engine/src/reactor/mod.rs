@@ -346,6 +346,8 @@ pub(crate) struct Reactor {
     next_token: usize,
     suspended: Duration,
     draining: Option<ChannelSender<()>>,
+    /// Until when a process that ends sees to those who have come to its listeners.
+    births_until: Option<Instant>,
     resolving: usize,
     swept: bool,
     waiting_dials: VecDeque<u64>,
@@ -385,6 +387,7 @@ impl Reactor {
             next_token: FIRST,
             suspended: clock::suspended(),
             draining: None,
+            births_until: None,
             resolving: 0,
             swept: false,
             waiting_dials: VecDeque::new(),

@@ -167,6 +167,10 @@ impl Reactor {
 
     /// The real listener has connections.
     pub(super) fn accept_ready(&mut self, id: u64) {
+        if self.draining.is_some() && self.has_heirs() {
+            // This process ends: who comes now waits for the one that takes its place.
+            return;
+        }
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(served) = self.listeners.get_mut(&id) else { return };
             let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
@@ -273,6 +277,16 @@ impl Reactor {
             Stage::ResumingOpen(pending, id) => self.confirmed_late(token, &pending, id, message),
             Stage::Parked(_) | Stage::Attaching { .. } => {}
         }
+    }
+
+    /// True while somebody has come to us whom nobody could accept yet. A process that ends with
+    /// others at its listener sees to these first, for a while: strangers may say nothing at all.
+    pub(super) fn is_giving_birth(&self) -> bool {
+        let in_time = self.births_until.is_some_and(|until| clock::now() < until);
+        in_time
+            && self.has_heirs()
+            && (self.handshakes.values().any(|handshake| handshake.listener.is_some())
+                || self.listeners.values().any(|served| !served.ready.is_empty()))
     }
 
     /// Opens that waited for the backlog go on.
