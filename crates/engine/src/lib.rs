@@ -8,6 +8,7 @@
 //! * `socket`: one virtual socket: its two directions, readiness, and the swap.
 //! * `wait`: poll, select and epoll over virtual and other descriptors.
 //! * `reactor`: the engine's one thread: dialling, handshakes, faults, timers.
+//! * `process`, `family`: who owns a session after a fork, and how relatives share it.
 //! * [`posix`]: the system calls' twins, by descriptor.
 //! * `table`: from descriptor to virtual socket.
 //! * `sys`: system calls, and with the table and the fork hooks the unsafe code.
@@ -19,6 +20,7 @@ mod clock;
 pub mod config;
 mod error;
 mod event;
+mod family;
 mod inspect;
 mod listener;
 mod options;

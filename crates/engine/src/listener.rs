@@ -15,7 +15,7 @@ use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 use crate::config::{Config, Mode};
 use crate::error::{errno, fail};
 use crate::options::read_timeval;
-use crate::process;
+use crate::process::ServerWord;
 use crate::reactor::{self, Command};
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -40,6 +40,10 @@ pub(crate) struct Listener {
     /// Time-outs of the program's calls; what is accepted has them too, as on Linux.
     recv_timeout_us: AtomicU64,
     send_timeout_us: AtomicU64,
+    /// Which process accepts and shakes hands.
+    pub(crate) server: ServerWord,
+    /// The process whose engine already knows that it may have to take the server's place.
+    heir: AtomicU64,
 }
 
 /// The taker of a session that could not be taken after all.
@@ -123,6 +127,8 @@ impl Listener {
             numbers: Mutex::new(vec![number]),
             recv_timeout_us: AtomicU64::new(0),
             send_timeout_us: AtomicU64::new(0),
+            server: ServerWord::new(engine.instance),
+            heir: AtomicU64::new(engine.instance),
         });
         listener.set_backlog(backlog);
         for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
@@ -172,6 +178,20 @@ impl Listener {
             .then_some((SessionId(*id), u64::from_le_bytes(*taker)))
     }
 
+    /// This process waits at a listener that another one may serve: should that one die, somebody
+    /// who waits takes its place.
+    pub(crate) fn watch_server(self: &Arc<Self>) -> io::Result<()> {
+        let heir = self.heir.load(Ordering::Relaxed);
+        if reactor::engine_if_running().is_some_and(|engine| engine.instance == heir) {
+            return Ok(());
+        }
+        let engine = reactor::engine()?;
+        if self.heir.swap(engine.instance, Ordering::SeqCst) != engine.instance {
+            engine.command(Command::Heir { listener: Arc::clone(self) });
+        }
+        Ok(())
+    }
+
     /// accept4(2): blocks as the number does. Gives the new number and the peer.
     pub(crate) fn accept(
         self: &Arc<Self>,
@@ -181,6 +201,7 @@ impl Listener {
         if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
             return fail(libc::EINVAL);
         }
+        self.watch_server()?;
         loop {
             let mut buf = [0; BIRTH_BYTES_MAX];
             let (n, passed) = sys::pass::recv(number, &mut buf, false)?;
@@ -246,7 +267,7 @@ impl Listener {
             if cloexec { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() },
         )?;
         fd::set_nonblocking(new, nonblocking)?;
-        socket.owner.claim(0, process::instance(engine));
+        socket.owner.claim(engine.instance, true);
         socket.settle(new, birth.epoch)?;
         if table::set(new, Entry::Stream(Arc::clone(&socket))).is_err() {
             return fail(libc::EMFILE);
@@ -266,7 +287,7 @@ impl Listener {
         let mut taken = self.token.to_vec();
         taken.extend_from_slice(&id.0);
         taken.extend_from_slice(&taker.to_le_bytes());
-        if let Err(error) = sys::pass::send(number, &taken, None) {
+        if let Err(error) = sys::pass::send(number, &taken, &[]) {
             log::debug!("the listener's engine was not told: {error}");
         }
     }

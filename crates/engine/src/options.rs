@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use eversock_proto::snapshot::{In, Out};
+
 use crate::error::fail;
 use crate::sys::tcp;
 
@@ -94,6 +96,30 @@ impl Options {
             }
         }
         tcp::get_option(fresh, level, name, out)
+    }
+
+    /// Writes everything, for a hand-over to another process.
+    pub(crate) fn snapshot(&self, out: &mut Out) {
+        out.flag(self.nodelay);
+        out.option(self.linger.map(|linger| linger.as_secs()));
+        out.u64(self.set.len() as u64);
+        for (level, name, value) in &self.set {
+            out.u64(u64::from(level.cast_unsigned()));
+            out.u64(u64::from(name.cast_unsigned()));
+            out.bytes(value);
+        }
+    }
+
+    /// Reads that back; `None` when it cannot be.
+    pub(crate) fn restore(from: &mut In<'_>) -> Option<Self> {
+        let nodelay = from.flag()?;
+        let linger = from.option()?.map(Duration::from_secs);
+        let mut set = Vec::new();
+        for _ in 0..from.number::<u16>()? {
+            let (level, name): (u32, u32) = (from.number()?, from.number()?);
+            set.push((level.cast_signed(), name.cast_signed(), from.bytes()?.to_vec()));
+        }
+        Some(Self { set, nodelay, linger })
     }
 
     /// Sets everything again on a new real socket. One refusal does not stop the others: the

@@ -1,92 +1,196 @@
 //! Processes: which one owns a session, and what happens around fork and exit (DESIGN 6).
 //!
 //! A session has one owner process; nobody else touches its real socket. The owner is a word in
-//! memory that children share: zero after a fork, until the first program that does I/O claims it.
+//! memory that children share: nobody's after a fork, until the first program that does I/O claims
+//! it. Who finds that another process has it asks there (`family`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::family;
 use crate::reactor::{self, Command, Engine, engine_if_running};
-use crate::socket::{Meta, Place, Rx, Socket, Tx, Watch};
-use crate::sys::{self, Fd};
+use crate::socket::relatives::Relatives;
+use crate::socket::{Meta, Place, Rx, Socket, Tx, Watch, bits};
+use crate::sys::{self, Fd, fd};
 use crate::table;
-use crate::wait::epoll;
+use crate::wait::epoll::{self, EpollSet};
 use crate::wait::kick;
 
-/// Who owns one session: a process's instance number, or 0 for nobody yet.
+/// What relatives share about one session: state, generation, who gave it up last, and a spare.
+type Slot = [AtomicU64; 4];
+const STATE: usize = 0;
+const GENERATION: usize = 1;
+const LAST: usize = 2;
+
+/// Set in an owner's word while only its engine has used the session since it came to it.
+const ENGINE_ONLY: u64 = 2;
+
+/// Who owns one session.
+///
+/// The state is odd when somebody does: the process's instance. It is even when nobody does: a
+/// generation, which each giving up raises. A copy of the session is good only for the generation
+/// that it has seen given up; a process that slept through another one has an old copy, which must
+/// never touch the connection again.
 #[derive(Debug)]
 pub(crate) struct OwnerWord {
-    word: &'static AtomicU64,
+    slot: &'static Slot,
+    /// The generation that this process's copy of the session is good for.
+    generation: AtomicU64,
     forks: u64,
 }
 
-static FREE: Mutex<Vec<&'static AtomicU64>> = Mutex::new(Vec::new());
+/// What a process finds when it wants to use a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// This process has it.
+    Mine,
+    /// Nobody has used it since the fork, and this process's copy is as good as any.
+    Nobody,
+    /// That process has it, or knows who does.
+    Other(u64),
+}
+
+static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 static FORKS: AtomicU64 = AtomicU64::new(0);
 /// When this process last forked, in [`crate::clock::millis`]; 0 for never.
 static FORKED_AT: AtomicU64 = AtomicU64::new(0);
 /// How long after a fork an engine leaves an unclaimed session to the programs: a parent that hands
 /// its connection to a child closes its own number in that time.
 const CLAIM_AFTER_MS: u64 = 250;
-/// What a word falls back to when no shared memory is to be had: then children cannot take over.
-static UNSHARED: AtomicU64 = AtomicU64::new(0);
+
+/// A number for this process in owner words and session ids.
+pub(crate) fn new_instance() -> u64 {
+    (fd::random_u64() | 1) & !ENGINE_ONLY
+}
+
+/// A slot of shared memory. Without such memory children see what the words were when they were
+/// forked: they ask.
+fn take_slot() -> &'static Slot {
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    if free.is_empty()
+        && let Ok(words) = sys::process::shared_words()
+    {
+        free.extend(words.as_chunks::<4>().0);
+    }
+    free.pop().unwrap_or_else(|| Box::leak(Box::default()))
+}
+
+/// Which process serves a listener. Never given back: a listener's children may look for ever.
+#[derive(Debug)]
+pub(crate) struct ServerWord(&'static Slot);
+
+impl ServerWord {
+    pub(crate) fn new(instance: u64) -> Self {
+        let slot = take_slot();
+        slot[STATE].store(instance, Ordering::SeqCst);
+        Self(slot)
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0[STATE].load(Ordering::SeqCst)
+    }
+
+    /// Takes the place of `dead`; false if another did.
+    pub(crate) fn succeed(&self, dead: u64, us: u64) -> bool {
+        let order = Ordering::SeqCst;
+        self.0[STATE].compare_exchange(dead, us, order, order).is_ok()
+    }
+}
 
 impl OwnerWord {
     pub(crate) fn new() -> Self {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.is_empty()
-            && let Ok(words) = sys::process::shared_words()
-        {
-            free.extend(words);
-        }
-        let word = free.pop().unwrap_or(&UNSHARED);
-        word.store(0, Ordering::SeqCst);
-        Self { word, forks: FORKS.load(Ordering::Relaxed) }
+        let slot = take_slot();
+        let generation = slot[GENERATION].fetch_add(2, Ordering::SeqCst) + 2;
+        slot[STATE].store(generation, Ordering::SeqCst);
+        let forks = FORKS.load(Ordering::Relaxed);
+        Self { slot, generation: AtomicU64::new(generation), forks }
     }
 
-    #[inline]
-    pub(crate) fn get(&self) -> u64 {
-        self.word.load(Ordering::Relaxed)
+    fn state(&self) -> u64 {
+        self.slot[STATE].load(Ordering::SeqCst)
     }
 
+    /// True when `instance` owns it, be it only its engine.
     #[inline]
     pub(crate) fn is(&self, instance: u64) -> bool {
-        self.get() == instance
+        self.slot[STATE].load(Ordering::Relaxed) & !ENGINE_ONLY == instance
     }
 
-    /// Takes the session for `instance` if it is `from`'s.
-    pub(crate) fn claim(&self, from: u64, instance: u64) -> bool {
-        self.word.compare_exchange(from, instance, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    /// True when `instance` owns it and its program has used it.
+    #[inline]
+    pub(crate) fn is_used_by(&self, instance: u64) -> bool {
+        self.slot[STATE].load(Ordering::Relaxed) == instance
     }
 
-    fn release(&self) {
-        self.word.store(0, Ordering::SeqCst);
+    /// Who has it, as `instance` sees it.
+    pub(crate) fn holder(&self, instance: u64) -> Holder {
+        let state = self.state();
+        if state & !ENGINE_ONLY == instance {
+            Holder::Mine
+        } else if state == self.generation.load(Ordering::SeqCst) {
+            Holder::Nobody
+        } else if state & 1 == 1 {
+            Holder::Other(state & !ENGINE_ONLY)
+        } else {
+            Holder::Other(self.slot[LAST].load(Ordering::SeqCst))
+        }
+    }
+
+    /// Takes a session that nobody has; false if somebody has it, or this copy is an old one.
+    pub(crate) fn claim(&self, instance: u64, by_program: bool) -> bool {
+        let to = if by_program { instance } else { instance | ENGINE_ONLY };
+        self.change(self.generation.load(Ordering::SeqCst), to)
+    }
+
+    /// The program of the owner uses it.
+    fn mark_used(&self, instance: u64) -> bool {
+        self.change(instance | ENGINE_ONLY, instance)
+    }
+
+    /// The program of the owner has not used it from here on.
+    fn mark_unused(&self, instance: u64) {
+        self.change(instance, instance | ENGINE_ONLY);
+    }
+
+    /// The owner hands it to `to`.
+    pub(crate) fn hand_over(&self, from: u64, to: u64) -> bool {
+        self.change(from | ENGINE_ONLY, to) || self.change(from, to)
+    }
+
+    fn change(&self, from: u64, to: u64) -> bool {
+        let order = Ordering::SeqCst;
+        self.slot[STATE].compare_exchange(from, to, order, order).is_ok()
+    }
+
+    /// The owner gives it up to whoever uses it first: all copies of this moment are good.
+    fn release(&self, instance: u64) {
+        let generation = self.slot[GENERATION].fetch_add(2, Ordering::SeqCst) + 2;
+        self.generation.store(generation, Ordering::SeqCst);
+        self.slot[LAST].store(instance, Ordering::SeqCst);
+        self.slot[STATE].store(generation, Ordering::SeqCst);
     }
 }
 
 impl Drop for OwnerWord {
     fn drop(&mut self) {
         // After a fork a relative may still look at the word.
-        if self.forks == FORKS.load(Ordering::Relaxed)
-            && !std::ptr::eq(self.word, &raw const UNSHARED)
-        {
-            FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.word);
+        if self.forks == FORKS.load(Ordering::Relaxed) {
+            FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.slot);
         }
     }
 }
 
-/// This process's number in owner words.
-pub(crate) fn instance(engine: &Engine) -> u64 {
-    engine.instance
-}
-
-/// Makes sure that this process owns the session before its program does I/O on it.
+/// Makes sure that this process owns the session before its program does I/O on it. Afterwards the
+/// session may be a pumped one: its owner then is a relative, which goes on using it.
 #[inline]
 pub(crate) fn claim(socket: &Arc<Socket>) -> io::Result<()> {
     if let Some(engine) = engine_if_running()
-        && socket.owner.is(engine.instance)
+        && socket.owner.is_used_by(engine.instance)
+        && !socket.has(bits::ASKING)
     {
         return Ok(());
     }
@@ -96,18 +200,79 @@ pub(crate) fn claim(socket: &Arc<Socket>) -> io::Result<()> {
 #[cold]
 fn claim_slowly(socket: &Arc<Socket>) -> io::Result<()> {
     let engine = reactor::engine()?;
-    if socket.owner.is(engine.instance) {
-        return Ok(());
+    loop {
+        if socket.has(bits::ASKING) {
+            // The word may say that it is ours while its state is still on the way.
+            family::wait_for_other(socket)?;
+            if socket.has(bits::PUMPED | bits::FAILED) {
+                return Ok(());
+            }
+        }
+        match socket.owner.holder(engine.instance) {
+            Holder::Mine => {
+                if socket.owner.is_used_by(engine.instance)
+                    || socket.owner.mark_used(engine.instance)
+                {
+                    return Ok(());
+                }
+            }
+            Holder::Nobody => {
+                if socket.owner.claim(engine.instance, true) {
+                    engine.enroll(socket);
+                    engine.command(Command::Adopt { socket: Arc::clone(socket) });
+                    return Ok(());
+                }
+            }
+            Holder::Other(owner) => return family::ask(socket, engine, owner),
+        }
     }
-    if socket.owner.claim(0, engine.instance) {
+}
+
+/// The same for who only wants to wait for the session: it is claimed when nobody has it, asked for
+/// when a relative has.
+pub(crate) fn claim_to_wait(socket: &Arc<Socket>) {
+    let bits = bits::FRESH | bits::FAILED | bits::PUMPED | bits::CLOSED;
+    if socket.has(bits) || is_ours(socket) {
+        return;
+    }
+    let instance = engine_if_running().map_or(0, |engine| engine.instance);
+    if matches!(socket.owner.holder(instance), Holder::Other(_))
+        && let Err(error) = claim(socket)
+    {
+        // The call that the wait is for says so.
+        log::debug!("session {}: {error}", socket.id);
+    }
+}
+
+/// True when this process may touch the connection. Under a lock of the socket that holds until the
+/// lock is let go, as who gives a session up takes all of them.
+#[inline]
+pub(crate) fn is_ours(socket: &Socket) -> bool {
+    engine_if_running()
+        .is_some_and(|engine| socket.owner.is(engine.instance) && !socket.has(bits::ASKING))
+}
+
+/// The kernel says that the connection of a session which nobody has is dead: a program that only
+/// waits must not be the reason that nobody mends it. True when there is something to wait for.
+pub(crate) fn claim_dead(socket: &Arc<Socket>) -> bool {
+    let Ok(engine) = reactor::engine() else { return false };
+    if socket.owner.holder(engine.instance) != Holder::Nobody {
+        return false;
+    }
+    if let Some(wait) = time_to_claim() {
+        epoll::sleep(wait.min(Duration::from_millis(5)));
+        return true;
+    }
+    let Ok(tx) = socket.tx.lock() else { return false };
+    let epoch = tx.epoch;
+    drop(tx);
+    if socket.owner.claim(engine.instance, false) {
         engine.enroll(socket);
         engine.command(Command::Adopt { socket: Arc::clone(socket) });
-        return Ok(());
+        let cause = "the connection was closed".to_owned();
+        engine.command(Command::Fault { socket: Arc::clone(socket), epoch, cause });
     }
-    // A relative has it: two programs on one stream were never told apart by TCP either, but here
-    // only one can hold the log.
-    log::error!("session {}: another process took it over after a fork", socket.id);
-    crate::error::fail(libc::EBADFD)
+    true
 }
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -133,8 +298,9 @@ struct Frozen {
     _books: Option<MutexGuard<'static, std::collections::BTreeMap<u64, Weak<Socket>>>>,
     _sweep: MutexGuard<'static, Vec<Weak<Socket>>>,
     _sets: epoll::Held,
-    free: MutexGuard<'static, Vec<&'static AtomicU64>>,
+    free: MutexGuard<'static, Vec<&'static Slot>>,
     bells: MutexGuard<'static, Vec<Fd>>,
+    _lines: MutexGuard<'static, BTreeSet<RawFd>>,
     /// Last, as fields are dropped in order and the locks are the sockets'.
     sockets: Vec<Arc<Socket>>,
 }
@@ -146,6 +312,8 @@ struct Locks {
     _rx: MutexGuard<'static, Rx>,
     watch: MutexGuard<'static, Watch>,
     sleepers: MutexGuard<'static, Vec<RawFd>>,
+    _epolls: MutexGuard<'static, Vec<Weak<EpollSet>>>,
+    relatives: MutexGuard<'static, Option<Box<Relatives>>>,
 }
 
 static FROZEN: AtomicPtr<Frozen> = AtomicPtr::new(std::ptr::null_mut());
@@ -172,13 +340,26 @@ extern "C" fn prepare() {
             _rx: freeze(&socket.rx),
             watch: freeze(&socket.watch),
             sleepers: freeze_guard(socket.sleepers.hold()),
+            _epolls: freeze(&socket.epolls),
+            relatives: freeze(&socket.relatives),
         };
-        // From here on nobody does I/O before claiming; but a real socket of the engine's own
-        // stays where its engine is.
+        // From here on nobody does I/O before claiming; but what the engine is busy with stays
+        // where the engine is, and a child that wants it asks.
+        let busy = bits::FRESH
+            | bits::CONNECTING
+            | bits::DETACHED
+            | bits::FAILED
+            | bits::PUMPED
+            | bits::CLOSED
+            | bits::GUESTS
+            | bits::ORPHAN;
         // A thread that is in the middle of a read is a program that uses the session.
-        let used = held.place.private.is_some() || socket.sleepers.is_reading();
-        if socket.owner.is(engine.instance) && !used {
-            socket.owner.release();
+        if socket.owner.is(engine.instance) && !socket.sleepers.is_reading() {
+            if held.place.private.is_none() && !socket.has(busy) {
+                socket.owner.release(engine.instance);
+            } else {
+                socket.owner.mark_unused(engine.instance);
+            }
         }
         locks.push(held);
     }
@@ -193,6 +374,7 @@ extern "C" fn prepare() {
         _sets: epoll::hold(),
         free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
         bells: kick::hold(),
+        _lines: freeze(&engine.line_numbers),
     };
     FROZEN.store(Box::into_raw(Box::new(frozen)), Ordering::SeqCst);
 }
@@ -237,10 +419,18 @@ extern "C" fn in_child() {
         locks.watch.number = -1;
         // Copies of the engine's own descriptors would keep connections open that it closes.
         locks.place.private = None;
+        if let Some(relatives) = locks.relatives.as_mut() {
+            relatives.leave_guests();
+        }
     }
-    reactor::after_fork();
+    for socket in &frozen.sockets {
+        // Only of our books: the guests are the parent's.
+        socket.forget_guests();
+    }
     // Sockets that no number of the child names must not be dropped by the books alone.
     let sockets = std::mem::take(&mut frozen.sockets);
     drop(frozen);
+    reactor::after_fork();
+    epoll::leave_sets();
     drop(sockets);
 }

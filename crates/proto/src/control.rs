@@ -5,6 +5,7 @@ use crate::limits::STALE_RESUMES_MAX;
 use crate::redial::Redial;
 use crate::resume::{Reason, Reject, ResumeClient, ResumeError, ResumeServer};
 use crate::secret::{KEY_BYTES, Secret, SessionId};
+use crate::snapshot::{In, Out};
 
 /// Which end this is. Only the client dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +173,33 @@ impl Control {
     pub fn progress(&mut self) {
         self.stale = 0;
         self.redial.progress();
+    }
+
+    /// Writes what changes while a session lives, for a hand-over to another process; role, name
+    /// and secret are known there.
+    pub fn snapshot(&self, out: &mut Out) {
+        for value in [self.confirmed, self.attempted, u64::from(self.stale), self.resumes] {
+            out.u64(value);
+        }
+        out.flag(self.last.is_some());
+        let (acked, receive) = self.last.unwrap_or_default();
+        out.u64(acked);
+        out.u64(receive);
+    }
+
+    /// Takes that over; false, and nothing is changed, when it cannot be.
+    pub fn restore(&mut self, from: &mut In<'_>) -> bool {
+        let mut read = || {
+            let (confirmed, attempted) = (from.u64()?, from.u64()?);
+            let (stale, resumes, has_last) = (from.number()?, from.u64()?, from.flag()?);
+            let last = (from.u64()?, from.u64()?);
+            let is_sound = confirmed <= attempted && attempted < u64::MAX / 2;
+            is_sound.then_some((confirmed, attempted, stale, resumes, has_last.then_some(last)))
+        };
+        let Some((confirmed, attempted, stale, resumes, last)) = read() else { return false };
+        (self.confirmed, self.attempted, self.stale) = (confirmed, attempted, stale);
+        (self.resumes, self.last) = (resumes, last);
+        true
     }
 
     /// What to keep when the session ends. `offset` is what of the peer's bytes was consumed.

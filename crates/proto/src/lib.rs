@@ -15,7 +15,7 @@
 //!   a program's reader and writer run in different threads; what one learns for the other is
 //!   passed as plain values.
 //! * [`control::Control`]: epochs, progress, and what a session does when its connection dies.
-//! * [`redial`]: back-off as values.
+//! * [`redial`]: back-off as values; [`snapshot`]: a session as bytes, for another process.
 //! * [`session::Session`]: all of it in one value, for those who need no concurrency (simulation,
 //!   tests).
 //!
@@ -32,6 +32,7 @@ pub mod resume;
 pub mod secret;
 pub mod send;
 pub mod session;
+pub mod snapshot;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod wire;

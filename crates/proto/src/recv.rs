@@ -8,6 +8,8 @@
 //! Invariants: `consumed + stash == next`; `next` never exceeds the credit edge that was given;
 //! nothing but a FIN ends the stream.
 
+mod snapshot;
+
 use core::net::SocketAddr;
 use std::sync::Arc;
 

@@ -85,7 +85,7 @@ impl Secret {
 
     /// HMAC-SHA256 under this secret; `label` separates the uses, each part is prefixed with its
     /// length.
-    pub(crate) fn mac(&self, label: &str, parts: &[&[u8]]) -> [u8; KEY_BYTES] {
+    pub fn mac(&self, label: &str, parts: &[&[u8]]) -> [u8; KEY_BYTES] {
         let tag = self.context(label, parts).sign();
         let mut out = [0; KEY_BYTES];
         out.copy_from_slice(tag.as_ref());
@@ -93,7 +93,7 @@ impl Secret {
     }
 
     /// Compares in constant time.
-    pub(crate) fn verify(&self, label: &str, parts: &[&[u8]], tag: &[u8]) -> bool {
+    pub fn verify(&self, label: &str, parts: &[&[u8]], tag: &[u8]) -> bool {
         let ours = self.mac(label, parts);
         tag.len() == ours.len() && ours.iter().zip(tag).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
     }

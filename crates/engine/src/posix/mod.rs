@@ -5,6 +5,7 @@
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
 
+mod guest;
 mod handle;
 mod number;
 mod option;
@@ -148,7 +149,7 @@ pub fn connect_any(
         socket.change(bits::FRESH, bits::CONNECTING);
         return Err(error);
     }
-    socket.owner.claim(0, engine.instance);
+    socket.owner.claim(engine.instance, true);
     engine.enroll(&socket);
     engine.command(Command::Connect { socket: Arc::clone(&socket) });
     if socket.nonblocking.load(Ordering::Relaxed) {
@@ -310,24 +311,37 @@ fn send_on(
     if flags & !SEND_FLAGS != 0 {
         return fail(libc::EOPNOTSUPP);
     }
-    if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
-        return send_pumped(socket, number, slices, flags);
-    }
     let mode = SendMode {
         dont_wait: flags & libc::MSG_DONTWAIT != 0,
         more: flags & libc::MSG_MORE != 0,
         no_signal: flags & libc::MSG_NOSIGNAL != 0,
     };
-    if !socket.has(bits::FRESH | bits::FAILED) {
-        process::claim(socket)?;
+    loop {
+        if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
+            return send_pumped(socket, number, slices, flags);
+        }
+        if !socket.has(bits::FRESH | bits::FAILED) {
+            process::claim(socket)?;
+            if socket.has(bits::PUMPED) {
+                continue;
+            }
+        }
+        if socket.has(bits::CONNECTING)
+            && !mode.dont_wait
+            && !socket.nonblocking.load(Ordering::Relaxed)
+        {
+            wait_connected(socket, Socket::deadline(&socket.send_timeout_us), libc::EAGAIN)?;
+        }
+        match socket.send(slices, mode) {
+            Err(error) if is_moved(&error) => {}
+            result => return result,
+        }
     }
-    if socket.has(bits::CONNECTING)
-        && !mode.dont_wait
-        && !socket.nonblocking.load(Ordering::Relaxed)
-    {
-        wait_connected(socket, Socket::deadline(&socket.send_timeout_us), libc::EAGAIN)?;
-    }
-    socket.send(slices, mode)
+}
+
+/// The session was taken away by a fork or a relative while the call slept: it begins again.
+fn is_moved(error: &io::Error) -> bool {
+    crate::error::number(error) == libc::ERESTART
 }
 
 fn send_pumped(
@@ -338,6 +352,9 @@ fn send_pumped(
 ) -> io::Result<usize> {
     if socket.has(bits::FAILED) && !socket.has(bits::CONNECTING) {
         socket.failure(None)?;
+    }
+    if let Some(link) = socket.link() {
+        return guest::send(socket, &link, number, slices, flags);
     }
     let flags = rustix::net::SendFlags::from_bits_retain(flags.cast_unsigned());
     let mut none = rustix::net::SendAncillaryBuffer::default();
@@ -372,19 +389,32 @@ fn recv_on(
     if flags & !RECV_FLAGS != 0 {
         return fail(libc::EOPNOTSUPP);
     }
-    if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
-        return recv_pumped(socket, number, slices, flags);
-    }
-    if !socket.has(bits::FRESH | bits::FAILED) {
-        process::claim(socket)?;
-    }
     let mode = RecvMode {
         dont_wait: flags & libc::MSG_DONTWAIT != 0,
         peek: flags & libc::MSG_PEEK != 0,
         wait_all: flags & libc::MSG_WAITALL != 0,
         cancellation_point,
     };
-    socket.recv(number, slices, mode)
+    loop {
+        if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
+            return recv_pumped(socket, number, slices, flags);
+        }
+        if !socket.has(bits::FRESH | bits::FAILED) {
+            process::claim(socket)?;
+            if socket.has(bits::PUMPED) {
+                continue;
+            }
+        }
+        if socket.has(bits::RETURNED)
+            && let Some(n) = socket.read_returned(slices, mode.peek)
+        {
+            return Ok(n);
+        }
+        match socket.recv(number, slices, mode) {
+            Err(error) if is_moved(&error) => {}
+            result => return result,
+        }
+    }
 }
 
 fn recv_pumped(
@@ -393,6 +423,9 @@ fn recv_pumped(
     slices: &mut [IoSliceMut<'_>],
     flags: i32,
 ) -> io::Result<usize> {
+    if let Some(link) = socket.link() {
+        return guest::recv(socket, &link, number, slices, flags);
+    }
     let flags = rustix::net::RecvFlags::from_bits_retain(flags.cast_unsigned());
     let mut none = rustix::net::RecvAncillaryBuffer::default();
     match rustix::net::recvmsg(sys::borrow(number), slices, &mut none, flags) {
@@ -437,6 +470,10 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
         return Ok(rustix::net::shutdown(sys::borrow(number), how)?);
     }
     process::claim(&socket)?;
+    if socket.has(bits::PUMPED) {
+        // A relative goes on using it: the shutdown goes the pump's way.
+        return shutdown(number, how);
+    }
     if write {
         finish(&socket)?;
     }
@@ -510,6 +547,17 @@ fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<
         let result = finish_kernel(number);
         if let (true, Some(engine)) = (last, engine) {
             engine.command(Command::Closed { socket: Arc::clone(socket), reset });
+        }
+        return result;
+    }
+    if last && !reset && socket.has(bits::GUESTS) {
+        // As with any socket that another process still has: nothing ends yet.
+        socket.withdraw(&mut place, number)?;
+        drop(place);
+        socket.change(bits::ORPHAN, bits::CLOSED);
+        let result = finish_kernel(number);
+        if let Some(engine) = engine {
+            engine.command(Command::Orphaned { socket: Arc::clone(socket) });
         }
         return result;
     }

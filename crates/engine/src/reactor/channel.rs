@@ -1,18 +1,43 @@
-//! The way from one process to another: an unproven connection whose session the other one has.
+//! The way from one process to another: a named channel for each engine, over which connections are
+//! passed on and relatives ask for sessions.
 //!
-//! The name says only which process; what comes through is a descriptor and bytes from the network,
-//! and is treated as such.
+//! The name says only which process. A connection that comes through is a descriptor and bytes from
+//! the network, and is treated as such; what relatives say proves itself (`family`).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use eversock_proto::limits::HELLO_MAX_BYTES;
+use eversock_proto::secret::SessionId;
+use mio::Interest;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::Reactor;
+use super::timer::Timer;
+use super::{Reactor, family::Guest};
+use crate::clock;
+use crate::error::would_block;
+use crate::family::{self, MESSAGE_MAX_BYTES, Message};
 use crate::sys::{Fd, fd, pass};
 
 const BACKLOG: i32 = 64;
+/// Lines on which nothing was said yet, at most; the oldest goes when one more comes.
+const LINES_MAX: usize = 256;
+/// How long a line may be silent before it has said anything.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How often a connection is passed on, at most: two processes could do so for ever.
+pub(super) const HOPS_MAX: u8 = 4;
+
+/// A connection from another process.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// It has said nothing yet.
+    Silent(Fd),
+    /// A guest's.
+    Guest(Guest),
+    /// Of a process that waits for our end.
+    Heir(Fd),
+}
 
 fn name(instance: u64) -> io::Result<SocketAddrUnix> {
     Ok(SocketAddrUnix::new_abstract_name(format!("eversock-{instance:016x}").as_bytes())?)
@@ -32,14 +57,25 @@ pub(super) fn listen(instance: u64) -> io::Result<Fd> {
     Ok(fd)
 }
 
-/// Passes a connection and what was read from it to the process `instance`.
-pub(super) fn pass(instance: u64, message: &[u8], connection: BorrowedFd<'_>) -> io::Result<()> {
+/// A line to the process `instance`; ECONNREFUSED when there is none.
+pub(crate) fn connect(instance: u64) -> io::Result<Fd> {
     let fd = socket()?;
     rustix::net::connect(&fd, &name(instance)?)?;
-    if !pass::is_same_user(&fd) {
+    Ok(fd)
+}
+
+/// Passes a connection and what was read from it to the process `instance`.
+pub(super) fn pass(
+    instance: u64,
+    hops: u8,
+    message: &[u8],
+    connection: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let fd = connect(instance)?;
+    if !pass::may_be_passed(&fd) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    pass::send(fd.as_raw_fd(), message, Some(connection))
+    pass::send(fd.as_raw_fd(), &family::passed(hops, message), &[connection])
 }
 
 /// True while the process `instance` lives, as far as its name tells.
@@ -50,39 +86,134 @@ pub(super) fn is_alive(instance: u64) -> bool {
 }
 
 impl Reactor {
-    /// Another process passes a connection to us.
+    /// Another process has something for us.
     pub(super) fn channel_ready(&mut self) {
         for _ in 0..BACKLOG {
             let Some(channel) = &self.channel else { return };
-            let flags = SocketFlags::CLOEXEC;
-            let Ok(from) = rustix::net::accept_with(channel, flags) else { return };
-            if !pass::is_same_user(&from) {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let Ok(line) = rustix::net::accept_with(channel, flags) else { return };
+            let Ok(line) = fd::internal(line) else { continue };
+            let token = self.token();
+            if self.register(line.as_raw_fd(), token, Interest::READABLE).is_err() {
                 continue;
             }
-            let mut buf = [0; HELLO_MAX_BYTES];
-            // The message was sent before the connection could be accepted, or never comes.
-            let Ok((n, Some(passed))) = pass::recv(from.as_raw_fd(), &mut buf, true) else {
-                self.late_passes.push(from);
-                continue;
-            };
-            self.take_passed(passed, &buf[..n]);
+            if let Ok(mut numbers) = self.engine.line_numbers.lock() {
+                numbers.insert(line.as_raw_fd());
+            }
+            self.lines.insert(token, Line::Silent(line));
+            self.timers.set(clock::now() + SILENCE_MAX, Timer::Line(token));
+            let silent = |line: &&usize| matches!(self.lines.get(*line), Some(Line::Silent(_)));
+            if self.lines.keys().filter(silent).count() > LINES_MAX
+                && let Some(&oldest) = self.lines.keys().filter(silent).min()
+            {
+                self.drop_line(oldest);
+            }
+            // What was sent before we accepted gives no event of its own.
+            self.line_ready(token);
         }
     }
 
-    fn take_passed(&mut self, passed: Fd, message: &[u8]) {
+    /// A line has had its time to say something.
+    pub(super) fn line_deadline(&mut self, token: usize) {
+        if matches!(self.lines.get(&token), Some(Line::Silent(_))) {
+            self.drop_line(token);
+        }
+    }
+
+    pub(super) fn drop_line(&mut self, token: usize) {
+        match self.lines.remove(&token) {
+            Some(Line::Silent(line) | Line::Heir(line)) => self.forget_line(&line),
+            Some(Line::Guest(guest)) => {
+                self.far_ends.remove(&guest.far_token);
+                self.deregister(guest.end.far.as_raw_fd());
+                self.forget_line(&guest.end.line);
+            }
+            None => {}
+        }
+    }
+
+    /// Just before a line is closed.
+    fn forget_line(&self, line: &Fd) {
+        self.deregister(line.as_raw_fd());
+        if let Ok(mut numbers) = self.engine.line_numbers.lock() {
+            numbers.remove(&line.as_raw_fd());
+        }
+    }
+
+    /// A line has a message, or its other end is gone.
+    pub(super) fn line_ready(&mut self, token: usize) {
+        loop {
+            let raw = match self.lines.get(&token) {
+                Some(Line::Silent(line) | Line::Heir(line)) => line.as_raw_fd(),
+                Some(Line::Guest(guest)) => guest.end.line.as_raw_fd(),
+                None => return,
+            };
+            let mut message = [0; MESSAGE_MAX_BYTES];
+            let (n, passed) = match pass::recv(raw, &mut message, true) {
+                Err(error) if would_block(&error) => return,
+                Ok((n, passed)) if n > 0 => (n, passed),
+                _ => return self.line_ended(token),
+            };
+            let said = Message::decode(&message[..n], self.engine.instance);
+            match (said, passed) {
+                (Some(Message::Passed { hops, hello }), Some(passed)) => {
+                    let trusted = pass::may_be_passed(&crate::sys::borrow(raw));
+                    self.drop_line(token);
+                    if trusted && hello.len() <= HELLO_MAX_BYTES {
+                        self.take_passed(passed, hops, &hello);
+                    }
+                }
+                (Some(Message::Ask(ask)), None) => self.asked(token, &ask),
+                (Some(Message::NowAt { session, instance }), None) => {
+                    self.drop_line(token);
+                    self.now_at(session, instance);
+                }
+                (Some(Message::Read), None) => self.guest_reads(token),
+                (Some(Message::Heir), None) => {
+                    if let Some(line) = self.take_line(token) {
+                        self.lines.insert(token, Line::Heir(line));
+                    }
+                }
+                _ => return self.line_ended(token),
+            }
+        }
+    }
+
+    fn line_ended(&mut self, token: usize) {
+        if let Some(Line::Guest(_)) = self.lines.get(&token) {
+            return self.guest_gone(token);
+        }
+        self.drop_line(token);
+    }
+
+    fn take_passed(&mut self, passed: Fd, hops: u8, message: &[u8]) {
         let _blocking = fd::set_nonblocking(passed.as_raw_fd(), true);
         if let Ok(passed) = fd::internal(passed) {
-            self.begin_handshake(passed, None, Some(message));
+            self.begin_handshake(passed, None, Some((hops, message)));
         }
     }
 
-    /// Looks again at passes whose message had not come.
-    pub(super) fn look_at_late_passes(&mut self) {
-        for from in std::mem::take(&mut self.late_passes) {
-            let mut buf = [0; HELLO_MAX_BYTES];
-            if let Ok((n, Some(passed))) = pass::recv(from.as_raw_fd(), &mut buf, true) {
-                self.take_passed(passed, &buf[..n]);
+    /// Takes the descriptor of a line that has said what it is.
+    pub(super) fn take_line(&mut self, token: usize) -> Option<Fd> {
+        match self.lines.remove(&token) {
+            Some(Line::Silent(line)) => Some(line),
+            other => {
+                self.lines.extend(other.map(|line| (token, line)));
+                None
             }
+        }
+    }
+
+    /// Tells the process `to` that we have a session, so that resumes find it.
+    pub(super) fn tell_where(&self, to: u64, session: SessionId) {
+        let us = self.engine.instance;
+        if to == us || to == 0 {
+            return;
+        }
+        let told = connect(to)
+            .and_then(|line| pass::send(line.as_raw_fd(), &family::now_at(to, session, us), &[]));
+        if let Err(error) = told {
+            log::debug!("session {session}: process {to:x} was not told: {error}");
         }
     }
 }

@@ -434,6 +434,11 @@ impl Reactor {
     fn attach_won(&mut self, id: u64) {
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let socket = Arc::clone(&dial.socket);
+        if !socket.owner.is(self.engine.instance) && !self.claim_unclaimed(&socket) {
+            // A relative's since a fork: it dials itself.
+            return self.end_dial(id);
+        }
+        let Some(dial) = self.dials.get_mut(&id) else { return };
         let Some(won) = dial.won.as_mut() else { return };
         let (epoch, peer_receive) = (won.epoch, won.peer_receive);
         match socket.attach(&mut won.fd, epoch, peer_receive) {
@@ -510,6 +515,8 @@ impl Reactor {
         } else if socket.has(bits::PUMPED) {
             socket.watch_in(true);
             self.pump_session(socket.id);
+        } else if socket.has(bits::GUESTS) {
+            self.serve_guests(socket);
         }
     }
 

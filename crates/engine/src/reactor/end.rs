@@ -20,6 +20,9 @@ use crate::sys;
 /// Sessions that are remembered after their end, at most.
 pub(super) const TOMBSTONES_MAX: usize = 4096;
 
+/// How long a process that ends sees to clients that others at its listener could serve.
+const BIRTHS_MAX: Duration = Duration::from_secs(2);
+
 /// Longer than any process lives, and short enough to be added to a clock.
 pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -245,6 +248,11 @@ impl Reactor {
         let Some(owned) = self.owned.remove(&socket.id) else { return };
         self.end_dial(socket.id);
         self.end_pump(socket, reason);
+        socket.end_guests(match (socket.failure_number(), reason) {
+            (0, Reason::Closed) => 0,
+            (0, _) => libc::ECONNRESET,
+            (number, _) => number,
+        });
         if let Ok(mut meta) = socket.meta.lock() {
             let consumed = socket.acks().ack;
             meta.ended = Some(reason);
@@ -320,6 +328,10 @@ impl Reactor {
         }
         self.draining = Some(done);
         self.timers.set(clock::now() + EXIT_LOOK, Timer::Exit);
+        let until = clock::now() + BIRTHS_MAX;
+        self.births_until = Some(until);
+        // Only to look again then.
+        self.timers.set(until, Timer::Line(usize::MAX));
     }
 
     /// While the process exits: whose peer cannot be reached gets less time than one that only
@@ -360,6 +372,7 @@ impl Reactor {
     /// True when a drain has nothing left to wait for.
     pub(super) fn is_drained(&self) -> bool {
         self.draining.is_some()
+            && !self.is_giving_birth()
             && self.owned.values().all(|owned| {
                 let socket = &owned.socket;
                 !socket.owner.is(self.engine.instance)

@@ -15,6 +15,7 @@ use super::{Command, Reactor};
 use crate::clock;
 use crate::config::{Answer, FaultReport, LineUp, RecoveryPolicy};
 use crate::event::EventKind;
+use crate::process::Holder;
 use crate::socket::link::{Busy, TakenDown};
 use crate::socket::send::Flushed;
 use crate::socket::{Socket, bits};
@@ -104,18 +105,25 @@ impl Reactor {
             watch.wants_in = socket.has(bits::WANTS_CREDIT | bits::CLOSED | bits::PUMPED)
                 && !socket.has(bits::DETACHED);
         });
+        if socket.has(bits::GUESTS) {
+            self.serve_guests(socket);
+        }
     }
 
     /// After a fork nobody owns a session until its program does I/O; but one whose connection dies
     /// needs somebody. Only a process whose program still has the number may be that.
     pub(super) fn claim_unclaimed(&self, socket: &Arc<Socket>) -> bool {
         let has_number = socket.place.lock().is_ok_and(|place| !place.numbers.is_empty());
-        has_number && socket.owner.claim(0, self.engine.instance)
+        has_number && socket.owner.claim(self.engine.instance, false)
+    }
+
+    fn is_nobodys(&self, socket: &Socket) -> bool {
+        socket.owner.holder(self.engine.instance) == Holder::Nobody
     }
 
     /// The same, but not so soon after a fork that a parent may still be about to close its number.
     fn claim_later(&mut self, socket: &Arc<Socket>) -> bool {
-        if socket.owner.get() == 0
+        if self.is_nobodys(socket)
             && let Some(wait) = crate::process::time_to_claim()
         {
             self.timers.set(clock::now() + wait, Timer::Unclaimed(socket.id));
@@ -129,7 +137,7 @@ impl Reactor {
         let Some(owned) = self.owned.get(&id) else { return };
         let socket = Arc::clone(&owned.socket);
         // Nobody's still, so its connection is still the dead one.
-        if socket.owner.get() == 0 {
+        if self.is_nobodys(&socket) {
             self.watched_one(&socket, libc::EPOLLRDHUP);
         }
     }
@@ -232,6 +240,18 @@ impl Reactor {
             self.timers.set(until, Timer::Grace(socket.id));
         }
         self.recover(socket, report);
+    }
+
+    /// A session came to us without a connection: whoever had it before redials no more.
+    pub(super) fn adopted_detached(&mut self, socket: &Arc<Socket>, role: Role) {
+        let until = clock::now() + socket.config.grace.min(super::end::FOREVER);
+        if let Some(owned) = self.owned.get_mut(&socket.id) {
+            owned.expires = Some(until);
+            self.timers.set(until, Timer::Grace(socket.id));
+        }
+        if role == Role::Client {
+            self.plan_redial(socket);
+        }
     }
 
     /// Asks whoever decides, then redials (client) or waits (server).

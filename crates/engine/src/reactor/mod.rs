@@ -1,21 +1,23 @@
 //! The engine's one thread: it dials, shakes hands, notices faults, copies for pumped sockets and
 //! keeps time. It is started by the first virtual socket and sleeps when nothing happens.
 
-mod channel;
+pub(crate) mod channel;
 mod check;
 mod dial;
 mod end;
+mod family;
 mod fault;
 mod foreign;
+mod heir;
 mod pump;
 mod serve;
 mod timer;
 
 pub(crate) use dial::furnish;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::clock;
 use crate::config::Answer;
 use crate::listener::Listener;
+use crate::process;
 use crate::socket::{Socket, Watch};
 use crate::sys::{self, Fd, fd};
 use timer::{Timer, Timers};
@@ -52,8 +55,12 @@ pub(crate) enum Command {
     Goaway { socket: Arc<Socket> },
     /// The program closed its last number.
     Closed { socket: Arc<Socket>, reset: bool },
+    /// The program closed its last number while relatives go on.
+    Orphaned { socket: Arc<Socket> },
     /// The program listens.
     Listen { listener: Arc<Listener> },
+    /// The program waits at a listener that another process serves.
+    Heir { listener: Arc<Listener> },
     /// The program closed its listener.
     Unlisten { listener: Arc<Listener> },
     /// The answer to a question about recovery.
@@ -80,18 +87,23 @@ pub(crate) struct Engine {
     /// The fault watch: RDHUP, ERR, HUP; ONESHOT; OUT and IN where wanted.
     watch: Fd,
     poll_number: RawFd,
+    /// Of the named channel: a child must not answer for its parent.
+    channel_number: AtomicI32,
+    /// Of lines from other processes: they must end with this process.
+    pub(crate) line_numbers: Mutex<BTreeSet<RawFd>>,
     pub(crate) pool: Arc<Pool>,
     /// This process, in session ids and owner words; another one after a fork.
     pub(crate) instance: u64,
     sweep: Mutex<Vec<Weak<Socket>>>,
     pub(crate) sockets: Mutex<BTreeMap<u64, Weak<Socket>>>,
-    next_id: AtomicU64,
     poisoned: AtomicBool,
     sleeping: AtomicBool,
 }
 
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
 static STARTING: Mutex<()> = Mutex::new(());
+/// Goes on in a child, whose inherited sockets keep their numbers.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The engine, started if need be.
 pub(crate) fn engine() -> io::Result<&'static Engine> {
@@ -105,7 +117,9 @@ pub(crate) fn engine() -> io::Result<&'static Engine> {
     if let Some(engine) = engine_if_running() {
         return Ok(engine);
     }
-    crate::process::install_hooks()?;
+    // Before the first fork, so that all relatives know it.
+    crate::family::secret();
+    process::install_hooks()?;
     start()
 }
 
@@ -119,9 +133,14 @@ pub(crate) fn engine_if_running() -> Option<&'static Engine> {
 /// In a fork child: the thread is gone and its descriptors are the parent's.
 pub(crate) fn after_fork() {
     if let Some(engine) = engine_if_running() {
-        for number in [engine.watch.as_raw_fd(), engine.poll_number] {
-            fd::close(number);
+        let channel = engine.channel_number.load(Ordering::SeqCst);
+        for number in [engine.watch.as_raw_fd(), engine.poll_number, channel] {
+            if number >= 0 {
+                fd::close(number);
+            }
         }
+        let lines = engine.line_numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().for_each(|&number| fd::close(number));
         ENGINE.store(std::ptr::null_mut(), Ordering::Release);
     }
 }
@@ -182,11 +201,12 @@ fn start() -> io::Result<&'static Engine> {
         waker,
         watch,
         poll_number: poll.as_raw_fd(),
+        channel_number: AtomicI32::new(-1),
+        line_numbers: Mutex::default(),
         pool: Arc::default(),
-        instance: fd::random_u64() | 1,
+        instance: process::new_instance(),
         sweep: Mutex::default(),
         sockets: Mutex::default(),
-        next_id: AtomicU64::new(1),
         poisoned: AtomicBool::new(false),
         sleeping: AtomicBool::new(false),
     }));
@@ -216,7 +236,7 @@ impl Engine {
 
     /// A number for a new socket.
     pub(crate) fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        NEXT_ID.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Makes a socket known to `sessions()` and the hooks around fork.
@@ -348,15 +368,21 @@ pub(crate) struct Reactor {
     next_token: usize,
     suspended: Duration,
     draining: Option<ChannelSender<()>>,
+    /// Until when a process that ends sees to those who have come to its listeners.
+    births_until: Option<Instant>,
     resolving: usize,
     swept: bool,
     waiting_dials: VecDeque<u64>,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
-    /// Connections passed by other processes whose message had not come.
-    late_passes: Vec<Fd>,
     /// Where the next look for lost numbers begins; `None` while none is planned.
     looks_from: Option<u64>,
+    /// Lines from other processes.
+    lines: HashMap<usize, channel::Line>,
+    /// The far ends of guests' pumps, and which line each belongs to.
+    far_ends: HashMap<usize, usize>,
+    /// Lines to the processes that serve our listeners.
+    masters: HashMap<usize, heir::Master>,
 }
 
 impl Reactor {
@@ -385,12 +411,15 @@ impl Reactor {
             next_token: FIRST,
             suspended: clock::suspended(),
             draining: None,
+            births_until: None,
             resolving: 0,
             swept: false,
             waiting_dials: VecDeque::new(),
             accept_again: HashSet::new(),
-            late_passes: Vec::new(),
             looks_from: None,
+            lines: HashMap::new(),
+            far_ends: HashMap::new(),
+            masters: HashMap::new(),
         }
     }
 
@@ -405,6 +434,7 @@ impl Reactor {
         if let Some(channel) = &self.channel {
             let source = &mut SourceFd(&channel.as_raw_fd());
             let _ = self.poll.registry().register(source, CHANNEL, Interest::READABLE);
+            self.engine.channel_number.store(channel.as_raw_fd(), Ordering::SeqCst);
         }
         self.control = crate::inspect::ControlSocket::open().ok();
         if let Some(control) = &self.control {
@@ -463,9 +493,6 @@ impl Reactor {
                 self.obey(command);
             }
             self.expire();
-            if !self.late_passes.is_empty() {
-                self.look_at_late_passes();
-            }
             if self.is_drained() {
                 self.draining = None;
             }
@@ -473,7 +500,7 @@ impl Reactor {
     }
 
     fn time_to_sleep(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.late_passes.is_empty() {
+        if !self.again.is_empty() {
             return Some(Duration::from_micros(200));
         }
         let now = clock::now();
@@ -493,6 +520,9 @@ impl Reactor {
                 self.pump_ready(token, readable, writable);
             }
             Token(token) if self.connections.contains_key(&token) => self.connection_ready(token),
+            Token(token) if self.lines.contains_key(&token) => self.line_ready(token),
+            Token(token) if self.masters.contains_key(&token) => self.master_ready(token),
+            Token(token) if self.far_ends.contains_key(&token) => self.far_ready(token),
             Token(token) => {
                 if let Some(&(listener, is_channel)) = self.listener_tokens.get(&token) {
                     if is_channel {
@@ -515,7 +545,9 @@ impl Reactor {
             Command::Redial { socket } => self.redial_wanted(&socket),
             Command::Goaway { socket } => self.goaway(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),
+            Command::Orphaned { socket } => self.serve_guests(&socket),
             Command::Listen { listener } => self.listen(listener),
+            Command::Heir { listener } => self.become_heir(listener),
             Command::Unlisten { listener } => self.unlisten(&listener),
             Command::Answered { socket, answer } => self.answered(&socket, answer),
             Command::LineUp { socket, up } => self.line_is_up(&socket, up),
@@ -547,6 +579,8 @@ impl Reactor {
                 Timer::Exit => self.look_at_exit(),
                 Timer::Numbers => self.look_at_numbers(),
                 Timer::Start(id, epoch) => self.start_due(id, epoch),
+                Timer::Master(token) => self.find_master(token),
+                Timer::Line(token) => self.line_deadline(token),
             }
         }
     }

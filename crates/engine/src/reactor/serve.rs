@@ -26,6 +26,7 @@ use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
 use crate::listener::{Birth, ENDED, Listener, NOBODY};
+use crate::process::Holder;
 use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
@@ -60,6 +61,8 @@ pub(super) struct Handshake {
     fd: Option<Fd>,
     peer: Option<SocketAddr>,
     listener: Option<u64>,
+    /// How often it was passed from process to process.
+    hops: u8,
     reader: HelloReader,
     stage: Stage,
 }
@@ -116,6 +119,9 @@ impl Reactor {
         // What accept has taken just before the close is the program's: a RESET between the frames
         // of its session would be taken for a broken connection.
         self.read_taken(listener.id);
+        if self.listeners.contains_key(&listener.id) && self.bequeath(listener) {
+            return;
+        }
         let Some(served) = self.listeners.get_mut(&listener.id) else { return };
         served.closed = true;
         let untaken = std::mem::take(&mut served.untaken);
@@ -149,6 +155,11 @@ impl Reactor {
         if !self.foreign.is_idle() {
             return self.plan_look_at_foreign();
         }
+        self.leave_listener(id);
+    }
+
+    /// This process serves a listener no more.
+    pub(super) fn leave_listener(&mut self, id: u64) {
         let Some(served) = self.listeners.remove(&id) else { return };
         self.deregister(served.listener.real.as_raw_fd());
         self.deregister(served.listener.engine_end.as_raw_fd());
@@ -161,6 +172,10 @@ impl Reactor {
 
     /// The real listener has connections.
     pub(super) fn accept_ready(&mut self, id: u64) {
+        if self.draining.is_some() && self.has_heirs() {
+            // This process ends: who comes now waits for the one that takes its place.
+            return;
+        }
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(served) = self.listeners.get_mut(&id) else { return };
             let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
@@ -184,7 +199,12 @@ impl Reactor {
     }
 
     /// Takes a connection that has proven nothing; `first` is a message that was read already.
-    pub(super) fn begin_handshake(&mut self, fd: Fd, listener: Option<u64>, first: Option<&[u8]>) {
+    pub(super) fn begin_handshake(
+        &mut self,
+        fd: Fd,
+        listener: Option<u64>,
+        first: Option<(u8, &[u8])>,
+    ) {
         let token = self.token();
         let raw = fd.as_raw_fd();
         if self.register(raw, token, Interest::READABLE).is_err() {
@@ -194,6 +214,7 @@ impl Reactor {
             peer: tcp::peer_addr(raw),
             fd: Some(fd),
             listener,
+            hops: first.map_or(0, |(hops, _)| hops),
             reader: HelloReader::default(),
             stage: Stage::First,
         };
@@ -209,7 +230,7 @@ impl Reactor {
         if let Some(oldest) = oldest {
             self.drop_handshake(oldest);
         }
-        if let Some(message) = first {
+        if let Some((_, message)) = first {
             self.hello(token, message);
         }
         self.handshake_ready(token);
@@ -261,6 +282,16 @@ impl Reactor {
             Stage::ResumingOpen(pending, id) => self.confirmed_late(token, &pending, id, message),
             Stage::Parked(_) | Stage::Attaching { .. } => {}
         }
+    }
+
+    /// True while somebody has come to us whom nobody could accept yet. A process that ends with
+    /// others at its listener sees to these first, for a while: strangers may say nothing at all.
+    pub(super) fn is_giving_birth(&self) -> bool {
+        let in_time = self.births_until.is_some_and(|until| clock::now() < until);
+        in_time
+            && self.has_heirs()
+            && (self.handshakes.values().any(|handshake| handshake.listener.is_some())
+                || self.listeners.values().any(|served| !served.ready.is_empty()))
     }
 
     /// Opens that waited for the backlog go on.
@@ -327,12 +358,14 @@ impl Reactor {
         };
         let Some(owned) = self.owned.get(&local) else { return self.drop_handshake(token) };
         let socket = Arc::clone(&owned.socket);
-        let owner = socket.owner.get();
-        let claimed = owner == 0
-            && crate::process::time_to_claim().is_none()
-            && self.claim_unclaimed(&socket);
-        if owner != self.engine.instance && !claimed {
-            return self.resume_of_relative(token, raw, owner, id, message);
+        match socket.owner.holder(self.engine.instance) {
+            Holder::Mine => {}
+            // It is answered all the same; nobody owns it before the CONFIRM has proven something.
+            Holder::Nobody if self.may_claim(&socket) => {}
+            Holder::Nobody => {
+                return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
+            }
+            Holder::Other(owner) => return self.pass_on(token, raw, owner, id, message),
         }
         let receive = socket.shared.receive.load(Ordering::SeqCst);
         let answered = {
@@ -462,32 +495,22 @@ impl Reactor {
         self.reject(token, raw, &Reject::plain(reason, BUSY_RETRY));
     }
 
-    /// A session that was ours before a fork.
-    fn resume_of_relative(
-        &mut self,
-        token: usize,
-        raw: i32,
-        owner: u64,
-        id: SessionId,
-        message: &[u8],
-    ) {
-        if owner == 0 {
-            // Nobody has touched it since the fork; whoever does will own it.
-            return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
-        }
-        self.pass_on(token, raw, owner, id, message);
+    /// True when this engine may take a session that nobody has used since a fork.
+    fn may_claim(&self, socket: &Socket) -> bool {
+        crate::process::time_to_claim().is_none()
+            && socket.place.lock().is_ok_and(|place| !place.numbers.is_empty())
     }
 
     /// Hands an unproven connection to the process that has the session.
     fn pass_on(&mut self, token: usize, raw: i32, owner: u64, id: SessionId, message: &[u8]) {
         let Some(handshake) = self.handshakes.get(&token) else { return };
-        if handshake.listener.is_none() {
-            // What was passed to us is not passed on: two processes could do so for ever.
+        if handshake.hops >= channel::HOPS_MAX || owner == self.engine.instance {
+            // Two processes could pass it on for ever.
             let unknown = Reject::plain(Reason::UnknownSession, Duration::from_millis(200));
             return self.reject(token, raw, &unknown);
         }
         let Some(fd) = handshake.fd.as_ref() else { return };
-        match channel::pass(owner, message, fd.as_fd()) {
+        match channel::pass(owner, handshake.hops + 1, message, fd.as_fd()) {
             Ok(()) => return self.drop_handshake(token),
             Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
                 self.foreign.remove(&id);
@@ -516,6 +539,11 @@ impl Reactor {
     ) {
         let Some(pending) = pending else { return self.drop_handshake(token) };
         let epoch = pending.epoch();
+        let us = self.engine.instance;
+        if !socket.owner.is(us) && !self.may_claim(socket) {
+            // A relative's meanwhile: the client comes again.
+            return self.drop_handshake(token);
+        }
         let offsets = offsets(socket);
         let receive = {
             let Ok(mut meta) = socket.meta.lock() else { return self.drop_handshake(token) };
@@ -523,6 +551,10 @@ impl Reactor {
             control.confirm(pending, message, offsets)
         };
         match receive {
+            // Proven: now, and not before, it is ours.
+            Ok(_) if !socket.owner.is(us) && !self.claim_unclaimed(socket) => {
+                self.drop_handshake(token);
+            }
             Ok(receive) => {
                 if let Some(handshake) = self.handshakes.get_mut(&token) {
                     let socket = Arc::clone(socket);
@@ -546,7 +578,7 @@ impl Reactor {
             .meta
             .lock()
             .is_ok_and(|meta| meta.control.as_ref().is_some_and(|c| c.epoch() == epoch));
-        if !standing {
+        if !standing || !socket.owner.is(self.engine.instance) {
             return self.drop_handshake(token);
         }
         if let Some(fd) = &handshake.fd {
@@ -622,8 +654,7 @@ impl Reactor {
         while let Some((birth, fd)) = served.ready.pop_front() {
             let _blocking = fd::set_nonblocking(fd.as_raw_fd(), false);
             let bytes = birth.encode();
-            match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, Some(fd.as_fd()))
-            {
+            match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, &[fd.as_fd()]) {
                 Ok(()) => {
                     served.untaken.insert(birth.id, (birth, fd));
                 }
@@ -682,6 +713,16 @@ impl Reactor {
         if role == Role::Server {
             self.by_session.insert(id, socket.id);
             self.foreign.remove(&id);
+            // Where resumes come in.
+            let server = socket
+                .meta
+                .lock()
+                .ok()
+                .and_then(|meta| meta.born_of.as_ref().map(|listener| listener.server.get()));
+            self.tell_where(id.instance(), id);
+            if let Some(server) = server.filter(|&server| server != id.instance()) {
+                self.tell_where(server, id);
+            }
         }
         socket.adopt_watch();
         if let Some(owned) = self.owned.get_mut(&socket.id) {
@@ -694,6 +735,9 @@ impl Reactor {
         if role == Role::Server && !socket.has(bits::DETACHED) {
             let epoch = socket.tx.lock().map_or(0, |tx| tx.epoch);
             self.expect_start(&socket, epoch);
+        }
+        if socket.has(bits::DETACHED) && !socket.has(bits::FAILED) {
+            self.adopted_detached(&socket, role);
         }
         if socket.has(bits::PUMPED) {
             self.pump_session(socket.id);

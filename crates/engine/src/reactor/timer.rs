@@ -25,6 +25,8 @@ pub(super) enum Timer {
     Exit,
     Foreign,
     Start(u64, u64),
+    Line(usize),
+    Master(usize),
 }
 
 /// Timers far off fire together at whole ticks of this length, so that the deadlines of a thousand

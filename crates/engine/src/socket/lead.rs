@@ -16,6 +16,7 @@ use eversock_proto::recv::Receiver;
 use super::recv::{Read, ReadError};
 use super::{Rx, Socket, bits};
 use crate::error::{fail, number as errno_of};
+use crate::process;
 use crate::sys;
 
 /// Up to this many bytes are read in one piece with the header and copied, which costs less than a
@@ -31,7 +32,9 @@ const NOT_HERE: u32 = bits::STASH
     | bits::DYING
     | bits::CONNECTING
     | bits::FRESH
-    | bits::PUMPED;
+    | bits::PUMPED
+    | bits::GUESTS
+    | bits::RETURNED;
 
 /// What a leading read has brought.
 pub(crate) enum Led {
@@ -57,6 +60,7 @@ impl Socket {
             if rx.number < 0
                 || !receiver.is_direct()
                 || self.has(NOT_HERE)
+                || !process::is_ours(self)
                 || self.nonblocking.load(Ordering::Relaxed)
             {
                 return Ok(Led::NotHere);
@@ -79,12 +83,12 @@ impl Socket {
         match result {
             Ok(read) => {
                 drop(rx);
-                self.hand_over();
+                self.let_others_read();
                 Ok(Led::Bytes { n: read.payload, more: read.more })
             }
             Err(ReadError::Kernel(error)) if is_the_calls(&error) => {
                 drop(rx);
-                self.hand_over();
+                self.let_others_read();
                 // Not a fault of the connection. O_NONBLOCK may have been set a moment ago.
                 if matches!(errno_of(&error), libc::EAGAIN | libc::ENOTSOCK) {
                     return Ok(Led::NotHere);
@@ -95,7 +99,7 @@ impl Socket {
                 rx.number = -1;
                 self.condemn(epoch, &error);
                 drop(rx);
-                self.hand_over();
+                self.let_others_read();
                 Ok(Led::NotHere)
             }
         }

@@ -14,6 +14,7 @@ use rustix::net::SocketType;
 
 use super::{Counted, Place, Rx, Socket, Tx, Watch, bits};
 use crate::error::poisoned;
+use crate::process;
 use crate::reactor::{Command, engine_if_running};
 use crate::sys::{self, Fd, fd, tcp};
 use crate::table;
@@ -24,10 +25,10 @@ use crate::wait::epoll;
 pub(crate) struct Busy;
 
 /// The three locks that a change of connection needs.
-struct Held<'a> {
-    place: MutexGuard<'a, Place>,
-    tx: MutexGuard<'a, Tx>,
-    rx: MutexGuard<'a, Rx>,
+pub(super) struct Held<'a> {
+    pub(super) place: MutexGuard<'a, Place>,
+    pub(super) tx: MutexGuard<'a, Tx>,
+    pub(super) rx: MutexGuard<'a, Rx>,
 }
 
 /// What became of an attempt to take a connection away.
@@ -130,7 +131,7 @@ impl Socket {
         }
     }
 
-    fn watch_stop(&self) {
+    pub(super) fn watch_stop(&self) {
         let Ok(mut watch) = self.watch.lock() else { return };
         if watch.number >= 0
             && let Some(engine) = engine_if_running()
@@ -140,7 +141,7 @@ impl Socket {
         watch.number = -1;
     }
 
-    fn hold(&self) -> io::Result<Result<Held<'_>, Busy>> {
+    pub(super) fn hold(&self) -> io::Result<Result<Held<'_>, Busy>> {
         let place = Self::lock(&self.place)?;
         let Some(tx) = Self::try_lock(&self.tx)? else { return Ok(Err(Busy)) };
         let Some(rx) = Self::try_lock(&self.rx)? else { return Ok(Err(Busy)) };
@@ -222,13 +223,14 @@ impl Socket {
             fill(program_end.as_raw_fd());
         }
         fd::set_nonblocking(program_end.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
-        self.put(place, program_end)?;
+        self.put(place, program_end, true)?;
         place.placeholder = Some(ours);
         Ok(())
     }
 
-    /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one.
-    fn put(self: &Arc<Self>, place: &mut Place, new: Fd) -> io::Result<()> {
+    /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one;
+    /// unless `shut`, the old one lives on elsewhere and is left alone.
+    pub(super) fn put(self: &Arc<Self>, place: &mut Place, new: Fd, shut: bool) -> io::Result<()> {
         let identity = fd::identity(new.as_raw_fd())?;
         self.drop_stale_numbers(place);
         let sets: Vec<_> = self
@@ -249,6 +251,7 @@ impl Socket {
             let old = is_real.then(|| fd::dup_internal(first)).transpose();
             match (&place.placeholder, &old) {
                 (Some(_), _) => place.nudge(),
+                _ if !shut => {}
                 (None, Ok(Some(old))) => tcp::shut_both(old.as_raw_fd()),
                 (None, Ok(None)) => {}
                 (None, Err(_)) => tcp::shut_both(first),
@@ -259,7 +262,9 @@ impl Socket {
                     result = Err(error);
                 }
             }
-            if let Ok(Some(old)) = old {
+            if let Ok(Some(old)) = old
+                && shut
+            {
                 tcp::discard(old);
             }
         }
@@ -340,6 +345,10 @@ impl Socket {
             Ok(held) => held,
             Err(busy) => return Ok(Err(busy)),
         };
+        if !process::is_ours(self) {
+            // Given up in this very moment; who comes back finds out.
+            return Ok(Err(Busy));
+        }
         if self.has(bits::FAILED) {
             return Err(crate::error::errno(libc::ECANCELED));
         }
@@ -377,7 +386,7 @@ impl Socket {
             number
         } else {
             fd::set_nonblocking(fd.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
-            self.put(&mut held.place, fd)?;
+            self.put(&mut held.place, fd, true)?;
             let Some(&number) = held.place.numbers.first() else {
                 return Err(crate::error::errno(libc::EBADF));
             };
@@ -564,6 +573,8 @@ impl Socket {
             tx.number = -1;
             rx.number = -1;
             place.placeholder = None;
+            drop((tx, rx, place));
+            self.drop_link();
             self.change(bits::CLOSED, 0);
         }
         Ok(())

@@ -5,11 +5,12 @@
 //! bytes is in [`Meta`].
 //!
 //! Lock order: `meta`, `place`, `tx`, `rx`, `watch`, `sleepers`. A holder of `rx` only ever *tries*
-//! `tx`.
+//! `tx`. The lock of `relatives` is taken last.
 
 pub(crate) mod lead;
 pub(crate) mod link;
 pub(crate) mod recv;
+pub(crate) mod relatives;
 pub(crate) mod send;
 
 use std::io;
@@ -66,6 +67,16 @@ pub(crate) mod bits {
     pub(crate) const OVER: u32 = 1 << 12;
     /// A program's thread has found the connection dead; the engine has yet to take it away.
     pub(crate) const DYING: u32 = 1 << 13;
+    /// Relatives use the session too, by way of pumps.
+    pub(crate) const GUESTS: u32 = 1 << 14;
+    /// Our program has closed it; relatives go on.
+    pub(crate) const ORPHAN: u32 = 1 << 15;
+    /// Bytes were taken back from relatives.
+    pub(crate) const RETURNED: u32 = 1 << 16;
+    /// A thread asks a relative for the session.
+    pub(crate) const ASKING: u32 = 1 << 17;
+    /// The session is a relative's; this process has the end of a pump.
+    pub(crate) const GUEST: u32 = 1 << 18;
 }
 
 /// How often the engine tries a direction lock before it does something else first.
@@ -195,12 +206,13 @@ pub(crate) struct Socket {
     pub(crate) epolls: Mutex<Vec<Weak<EpollSet>>>,
     pub(crate) meta: Mutex<Meta>,
     pub(crate) owner: OwnerWord,
+    pub(crate) relatives: Mutex<Option<Box<relatives::Relatives>>>,
 }
 
 // What every idle session costs. A field more is a decision: the sum is told by
 // `cargo bench -- --only memory`, and is to stay below 2 KiB for a client.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Socket>() <= 672);
+const _: () = assert!(size_of::<Socket>() <= 768);
 
 impl Socket {
     pub(crate) fn new(id: u64, config: Arc<Config>, numbers: Vec<RawFd>, first_bits: u32) -> Self {
@@ -222,6 +234,7 @@ impl Socket {
             epolls: Mutex::default(),
             meta: Mutex::default(),
             owner: OwnerWord::new(),
+            relatives: Mutex::default(),
         }
     }
 
@@ -266,6 +279,11 @@ impl Socket {
         }
     }
 
+    /// Raises a bit; true if it was raised already.
+    pub(crate) fn raise(&self, bit: u32) -> bool {
+        self.bits.fetch_or(bit, Ordering::SeqCst) & bit != 0
+    }
+
     /// Wakes whoever waits for this socket, in whatever call.
     pub(crate) fn kick(&self) {
         self.kick_for(false);
@@ -292,7 +310,9 @@ impl Socket {
             return libc::POLLOUT | libc::POLLHUP;
         }
         let mut out = 0;
-        if bits & (bits::STASH | bits::EOF) != 0 {
+        if bits & (bits::STASH | bits::EOF | bits::RETURNED) != 0
+            || bits & bits::GUESTS != 0 && self.is_left_unread()
+        {
             out |= libc::POLLIN;
         }
         if bits & bits::EOF != 0 {

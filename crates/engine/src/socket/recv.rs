@@ -14,6 +14,7 @@ use eversock_proto::wire::frame::Header;
 use super::lead::Led;
 use super::{Rx, Socket, bits};
 use crate::error::{errno, fail, would_block};
+use crate::process;
 use crate::sys;
 use crate::wait::kick::Bell;
 
@@ -38,7 +39,7 @@ const READ_AHEAD_ROUNDS: usize = 64;
 /// What ends a reader's sleep, whatever the kernel has.
 const WAKING: u32 = bits::STASH | bits::EOF | bits::FAILED | bits::CLOSED;
 
-enum Got {
+pub(super) enum Got {
     /// So many bytes; `more` unless the kernel's queue is known to be empty.
     Bytes { n: usize, more: bool },
     /// Nothing there now.
@@ -132,6 +133,7 @@ impl Socket {
         leads: bool,
     ) -> io::Result<Got> {
         let mut rx = self.lock_rx()?;
+        self.check_ours()?;
         if may_skip && rx.drained && rx.receiver.as_ref().is_some_and(|r| r.stashed() == 0) {
             return self.or_end(&rx, Got::Nothing, leads);
         }
@@ -211,13 +213,26 @@ impl Socket {
         Ok(Got::Nothing)
     }
 
+    /// Who reads under the lock must own the session, which a fork or a relative may have taken away
+    /// while he slept; and what relatives have left unread comes first. ERESTART: look again.
+    fn check_ours(self: &Arc<Self>) -> io::Result<()> {
+        let bits = self.bits();
+        if bits & (bits::FRESH | bits::FAILED | bits::CLOSED) == 0 && !process::is_ours(self) {
+            return fail(libc::ERESTART);
+        }
+        if bits & bits::GUESTS != 0 {
+            self.take_back();
+        }
+        if self.has(bits::RETURNED) { fail(libc::ERESTART) } else { Ok(()) }
+    }
+
     /// The receiving direction's lock.
     pub(crate) fn lock_rx(&self) -> io::Result<MutexGuard<'_, Rx>> {
         Self::lock(&self.rx)
     }
 
     /// Reads from the stash or the connection into one buffer.
-    fn read_some(self: &Arc<Self>, rx: &mut Rx, buf: &mut [u8], may_read: bool) -> Got {
+    pub(super) fn read_some(self: &Arc<Self>, rx: &mut Rx, buf: &mut [u8], may_read: bool) -> Got {
         let (from, epoch) = (rx.number, rx.epoch);
         let Some(receiver) = rx.receiver.as_mut() else { return Got::Nothing };
         if receiver.stashed() > 0 {
@@ -326,6 +341,9 @@ impl Socket {
 
     /// The same for who holds the lock; gives what ended the connection, if anything did.
     pub(crate) fn read_ahead_locked(self: &Arc<Self>, rx: &mut Rx) {
+        if !process::is_ours(self) {
+            return;
+        }
         let (from, epoch) = (rx.number, rx.epoch);
         let Some(receiver) = rx.receiver.as_mut() else { return };
         for _ in 0..READ_AHEAD_ROUNDS {
@@ -366,6 +384,10 @@ impl Socket {
     pub(crate) fn probe_input(self: &Arc<Self>) -> bool {
         let Ok(mut rx) = self.rx.try_lock() else { return true };
         if self.sleepers.has_leader() {
+            return true;
+        }
+        if !process::is_ours(self) {
+            // A relative's, or nobody's yet: the program's own call finds out.
             return true;
         }
         let (from, epoch) = (rx.number, rx.epoch);
@@ -556,7 +578,7 @@ impl Socket {
     }
 
     /// A reader is no leader any more: the engine may read for those who need it.
-    pub(crate) fn hand_over(&self) {
+    pub(crate) fn let_others_read(&self) {
         if self.has(bits::WANTS_CREDIT | bits::CLOSED) {
             self.watch_in(true);
         }
@@ -565,7 +587,7 @@ impl Socket {
     /// The leader has read; those who waited for it look again.
     pub(crate) fn stop_leading(&self) {
         self.sleepers.stop_leading();
-        self.hand_over();
+        self.let_others_read();
     }
 
     /// Payload bytes that the program could read now, exactly (FIONREAD).

@@ -137,6 +137,10 @@ impl Socket {
     ) -> io::Result<Step> {
         let mut tx = self.lock_tx()?;
         self.check_sendable()?;
+        if !crate::process::is_ours(self) {
+            // A fork or a relative has taken it away while we slept.
+            return fail(libc::ERESTART);
+        }
         self.absorb(&mut tx);
         // Who waits for the kernel itself needs no engine to do it too.
         if self.flush(&mut tx, more) == Flushed::Owed {
@@ -150,6 +154,17 @@ impl Socket {
         if sender.is_stopped() {
             return fail(libc::EPIPE);
         }
+        if self.has(bits::GUESTS) {
+            // What relatives wrote before this call goes before it.
+            if !self.take_from_guests(&mut tx) {
+                self.change(bits::NO_ROOM, 0);
+                self.absorb(&mut tx);
+                self.flush(&mut tx, more);
+                self.finish_tx(tx);
+                return Ok(Step::NoRoom);
+            }
+        }
+        let Some(sender) = tx.sender.as_mut() else { return fail(libc::ENOTCONN) };
         let taken = write_from(sender, slices, done);
         let written = sender.written();
         self.shared.written.store(written, Ordering::Release);
@@ -262,6 +277,9 @@ impl Socket {
 
     /// Puts frames on the connection until there are none or the kernel is full.
     pub(crate) fn flush(self: &Arc<Self>, tx: &mut Tx, more: bool) -> Flushed {
+        if !crate::process::is_ours(self) {
+            return Flushed::All;
+        }
         let (to, epoch) = (tx.number, tx.epoch);
         let Some(sender) = tx.sender.as_mut() else { return Flushed::All };
         while to >= 0 && sender.prepare(self.acks()) {

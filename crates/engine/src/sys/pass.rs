@@ -11,13 +11,15 @@ use rustix::net::{
 
 use super::fd::{Fd, borrow};
 
-/// Sends one message with at most one descriptor, without blocking.
-pub(crate) fn send(number: RawFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// Descriptors that one message carries at most.
+const FDS_MAX: usize = 4;
+
+/// Sends one message with a few descriptors, without blocking.
+pub(crate) fn send(number: RawFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
     if !fds.is_empty() {
-        let pushed = control.push(SendAncillaryMessage::ScmRights(&fds));
+        let pushed = control.push(SendAncillaryMessage::ScmRights(fds));
         debug_assert!(pushed);
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -31,7 +33,18 @@ pub(crate) fn recv(
     buf: &mut [u8],
     dont_wait: bool,
 ) -> io::Result<(usize, Option<Fd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let (n, fds) = recv_all(number, buf, dont_wait)?;
+    // More than one is nothing that we send here; the others are closed.
+    Ok((n, fds.into_iter().next()))
+}
+
+/// Receives one message with all its descriptors.
+pub(crate) fn recv_all(
+    number: RawFd,
+    buf: &mut [u8],
+    dont_wait: bool,
+) -> io::Result<(usize, Vec<Fd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut flags = RecvFlags::CMSG_CLOEXEC;
     if dont_wait {
@@ -39,20 +52,25 @@ pub(crate) fn recv(
     }
     let message =
         rustix::net::recvmsg(borrow(number), &mut [IoSliceMut::new(buf)], &mut control, flags)?;
-    let mut first = None;
+    let mut all = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
-            // More than one is nothing that we send; the others are closed here.
-            for fd in fds {
-                first.get_or_insert(fd);
-            }
+            all.extend(fds);
         }
     }
-    Ok((message.bytes, first))
+    Ok((message.bytes, all))
 }
 
 /// True when the process at the other end runs as the same user.
 pub(crate) fn is_same_user(fd: &impl AsFd) -> bool {
     let ours = rustix::process::geteuid();
     rustix::net::sockopt::socket_peercred(fd).is_ok_and(|cred| cred.uid == ours)
+}
+
+/// True when connections may be passed to or taken from the process at the other end: it runs as the
+/// same user, or one of the two is root, as a server that gives up its rights in its workers.
+pub(crate) fn may_be_passed(fd: &impl AsFd) -> bool {
+    let ours = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(fd)
+        .is_ok_and(|cred| cred.uid == ours || cred.uid.is_root() || ours.is_root())
 }

@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::error::fail;
+use crate::process;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd};
 use crate::table::{self, Entry};
@@ -30,6 +32,8 @@ pub(crate) struct EpollSet {
     /// The bell's data in the set; random, so that no program's is the same.
     bell_data: u64,
     index: Mutex<Index>,
+    /// False for a set that this process has inherited and not used: it is the parent's.
+    used: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -81,11 +85,20 @@ fn sets() -> MutexGuard<'static, BTreeMap<RawFd, Arc<EpollSet>>> {
 fn find(epfd: RawFd) -> Option<Arc<EpollSet>> {
     let mut sets = sets();
     let set = sets.get(&epfd)?;
+    set.used.store(true, Ordering::Relaxed);
     if fd::identity(epfd).is_ok_and(|found| found == set.identity) {
         return Some(Arc::clone(set));
     }
     sets.remove(&epfd);
     None
+}
+
+/// In a fork child: the sets are the parent's until the child uses them itself. What it did to its
+/// own sockets would show in the parent's waits, as the kernel's sets are shared.
+pub(crate) fn leave_sets() {
+    for set in sets().values() {
+        set.used.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What [`hold`] keeps still.
@@ -146,6 +159,7 @@ fn find_or_new(epfd: RawFd) -> io::Result<Arc<EpollSet>> {
         bell: fd::eventfd()?,
         bell_data: fd::random_u64(),
         index: Mutex::default(),
+        used: AtomicBool::new(true),
     });
     control(epfd, libc::EPOLL_CTL_ADD, set.bell.as_raw_fd(), libc::EPOLLIN as u32, set.bell_data)?;
     sets().insert(epfd, Arc::clone(&set));
@@ -167,10 +181,21 @@ pub(crate) fn epoll_ctl(
     event: Option<libc::epoll_event>,
 ) -> io::Result<()> {
     let (events, data) = event.map_or((0, 0), |event| (event.events, event.u64));
-    let Some(Entry::Stream(socket)) = table::get(number) else {
-        return control_plain(epfd, op, number, events, data);
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(listener)) => {
+            listener.watch_server()?;
+            return control_plain(epfd, op, number, events, data);
+        }
+        None => return control_plain(epfd, op, number, events, data),
     };
+    if op != libc::EPOLL_CTL_DEL {
+        process::claim_to_wait(&socket);
+    }
     if socket.has(bits::PUMPED) {
+        if let Some(link) = socket.link().filter(|_| events & libc::EPOLLIN as u32 != 0) {
+            link.want_input();
+        }
         return control_plain(epfd, op, number, events, data);
     }
     // A swap holds the place from DEL to ADD: it must not be seen half done.
@@ -356,6 +381,9 @@ impl EpollSet {
 
     /// Takes the registrations of these numbers off the old file.
     pub(crate) fn suspend(&self, numbers: &[RawFd]) {
+        if !self.used.load(Ordering::Relaxed) {
+            return;
+        }
         let index = self.index();
         for &number in numbers {
             if index.registrations.contains_key(&number) {
@@ -366,6 +394,9 @@ impl EpollSet {
 
     /// Puts them on the new file.
     pub(crate) fn resume(&self, numbers: &[RawFd]) -> io::Result<()> {
+        if !self.used.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut index = self.index();
         let Index { registrations, rearmings, hot, .. } = &mut *index;
         for &number in numbers {
@@ -586,12 +617,16 @@ fn filter(registration: &Matched, events: u32) -> u32 {
     }
     let state = socket.bits();
     let mut seen = events & !(ALWAYS | libc::EPOLLRDHUP as u32);
+    if events != seen && !process::is_ours(socket) && !process::claim_dead(socket) {
+        // A relative has mended it for itself: the program's next call asks.
+        return registration.events & (libc::EPOLLIN | libc::EPOLLOUT) as u32;
+    }
     if events != seen && state & (bits::DETACHED | bits::FAILED | bits::FRESH) == 0 {
         // A dead real socket is the engine's affair; until it is gone it must not make us spin.
         std::thread::yield_now();
     }
     // A placeholder's input is a nudge of ours; and to a blocking socket only payload is input.
-    let blocking = !socket.nonblocking.load(std::sync::atomic::Ordering::Relaxed);
+    let blocking = !socket.nonblocking.load(Ordering::Relaxed);
     let is_input = seen & libc::EPOLLIN as u32 != 0
         && state & (bits::DETACHED | bits::DYING | bits::CONNECTING) == 0
         && (!blocking || socket.probe_input());
@@ -611,7 +646,9 @@ pub(crate) fn closed(socket: &Socket, number: RawFd) {
     if let Ok(epolls) = socket.epolls.lock() {
         for set in epolls.iter().filter_map(std::sync::Weak::upgrade) {
             // The kernel keeps a registration while a dup of the file lives.
-            let _gone = control(set.number, libc::EPOLL_CTL_DEL, number, 0, 0);
+            if set.used.load(Ordering::Relaxed) {
+                let _gone = control(set.number, libc::EPOLL_CTL_DEL, number, 0, 0);
+            }
             set.closed(number);
         }
     }

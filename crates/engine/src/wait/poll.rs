@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock;
+use crate::process;
 use crate::socket::{Socket, bits};
 use crate::sys;
 use crate::table::{self, Entry};
@@ -25,8 +26,20 @@ pub(crate) fn poll(
     let watched: Vec<Option<Arc<Socket>>> = fds
         .iter()
         .map(|entry| match table::get(entry.fd) {
-            Some(Entry::Stream(socket)) if !socket.has(bits::PUMPED) => Some(socket),
-            _ => None,
+            Some(Entry::Stream(socket)) => {
+                process::claim_to_wait(&socket);
+                if let Some(link) = socket.link().filter(|_| entry.events & libc::POLLIN != 0) {
+                    link.want_input();
+                }
+                Some(socket).filter(|socket| !socket.has(bits::PUMPED))
+            }
+            Some(Entry::Listener(listener)) => {
+                if let Err(error) = listener.watch_server() {
+                    log::debug!("listener {}: {error}", listener.id);
+                }
+                None
+            }
+            None => None,
         })
         .collect();
     let bell = Bell::new()?;
@@ -120,6 +133,10 @@ fn visible(socket: &Arc<Socket>, asked: i16, kernel: i16) -> i16 {
     let mut seen = kernel & !only_real;
     if kernel & libc::POLLNVAL != 0 && state & (bits::DETACHED | bits::CONNECTING) == 0 {
         return libc::POLLNVAL;
+    }
+    if kernel & only_real != 0 && !process::is_ours(socket) && !process::claim_dead(socket) {
+        // A relative has mended it for itself: the program's next call asks.
+        return asked & (libc::POLLIN | libc::POLLOUT);
     }
     if kernel & only_real != 0 && state & (bits::DETACHED | bits::FAILED | bits::FRESH) == 0 {
         std::thread::yield_now();

@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn from_wire(byte: u8) -> Option<Self> {
+    pub(crate) fn from_wire(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Start,
             2 => Self::Data,
@@ -42,7 +42,7 @@ impl Kind {
         })
     }
 
-    fn length_is_valid(self, length: usize) -> bool {
+    pub(crate) fn length_is_valid(self, length: usize) -> bool {
         match self {
             Self::Data => (1..=FRAME_PAYLOAD_MAX_BYTES).contains(&length),
             Self::Ack | Self::Goaway => length == 0,

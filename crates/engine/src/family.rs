@@ -1,0 +1,413 @@
+//! Relatives: processes that came of one another by fork and share sessions (DESIGN 6).
+//!
+//! Whoever wants to use a session that a relative has asks it, over the named channel of the
+//! relative's engine. Both prove that they are of one family: they know a secret that fork alone
+//! passes on. The answer is the session itself, or the end of a pump when the relative's program
+//! goes on using it.
+//!
+//! Here: the messages and the asking side. The answering side is `reactor::family`.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
+use eversock_proto::snapshot::{In, Out};
+
+use crate::clock;
+use crate::error::{fail, would_block};
+use crate::process::{self, Holder};
+use crate::reactor::{Command, Engine, channel};
+use crate::socket::{Socket, bits};
+use crate::sys::{self, Fd, fd, pass};
+use crate::wait::kick::Bell;
+
+/// A message of relatives is at most so long.
+pub(crate) const MESSAGE_MAX_BYTES: usize = 1536;
+/// A session on its way to another process is at most so long: both directions full, at the
+/// greatest window there is.
+const SNAPSHOT_MAX_BYTES: u64 = 600 * 1024 * 1024;
+/// How long one question may go without an answer before it is asked again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long a program waits for a relative that lives and does not answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const ASK: &[u8; 4] = b"EVSA";
+const ANSWER: &[u8; 4] = b"EVSB";
+const NOW_AT: &[u8; 4] = b"EVSN";
+const PASSED: &[u8; 4] = b"EVSP";
+/// A guest wants to read.
+pub(crate) const READ: &[u8; 4] = b"EVSR";
+/// A process says that it waits for the end of the one it tells.
+pub(crate) const HEIR: &[u8; 4] = b"EVSH";
+/// The owner tells a guest that its session has ended: an errno follows, 0 for the peer's end.
+pub(crate) const ENDED: &[u8; 4] = b"EVSE";
+
+static SECRET: OnceLock<Secret> = OnceLock::new();
+
+/// What all relatives know; made by the first of them that has a virtual socket.
+pub(crate) fn secret() -> &'static Secret {
+    SECRET.get_or_init(|| Secret::from_bytes(fd::random()))
+}
+
+/// What one process says to another.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Somebody wants to use a session.
+    Ask(Ask),
+    /// A session is with another process now.
+    NowAt { session: SessionId, instance: u64 },
+    /// An unproven connection, with what it has said, and how often it was passed before.
+    Passed { hops: u8, hello: Vec<u8> },
+    /// A guest wants to read.
+    Read,
+    /// Somebody waits for our end, as it may have to take our place at a listener.
+    Heir,
+}
+
+/// A question for a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) session: SessionId,
+    pub(crate) asker: u64,
+    pub(crate) nonce: [u8; KEY_BYTES],
+    /// Only the end of a pump will do: the asker is about to become another program.
+    pub(crate) only_pump: bool,
+}
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The session, as a file, and its connection if it has one.
+    Yours,
+    /// The end of a pump.
+    Pumped,
+    /// Ask that process.
+    Ask(u64),
+    /// Ask again soon.
+    Busy,
+    /// The session has ended, with this errno.
+    Ended(i32),
+}
+
+impl Ask {
+    /// The message for the process `owner`.
+    pub(crate) fn encode(&self, owner: u64) -> Vec<u8> {
+        let mut out = ASK.to_vec();
+        out.extend_from_slice(&self.session.0);
+        out.extend_from_slice(&self.asker.to_le_bytes());
+        out.extend_from_slice(&self.nonce);
+        out.push(u8::from(self.only_pump));
+        let mac = secret().mac("family ask", &[&owner.to_le_bytes(), &out]);
+        out.extend_from_slice(&mac);
+        out
+    }
+
+    fn decode(fields: &[u8]) -> Option<Self> {
+        let (session, rest) = fields.split_first_chunk::<16>()?;
+        let (asker, rest) = rest.split_first_chunk::<8>()?;
+        let (nonce, rest) = rest.split_first_chunk::<KEY_BYTES>()?;
+        let only_pump = match rest {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        let (session, asker) = (SessionId(*session), u64::from_le_bytes(*asker));
+        Some(Self { session, asker, nonce: *nonce, only_pump })
+    }
+
+    /// The message that answers this question.
+    pub(crate) fn answer(&self, answer: Answer) -> Vec<u8> {
+        let (kind, value) = match answer {
+            Answer::Yours => (1, 0),
+            Answer::Pumped => (2, 0),
+            Answer::Ask(instance) => (3, instance),
+            Answer::Busy => (4, 0),
+            Answer::Ended(errno) => (5, u64::from(errno.unsigned_abs())),
+        };
+        let mut out = ANSWER.to_vec();
+        out.push(kind);
+        out.extend_from_slice(&u64::to_le_bytes(value));
+        let mac = secret().mac("family answer", &[&self.nonce, &self.session.0, &out]);
+        out.extend_from_slice(&mac);
+        out
+    }
+
+    fn read_answer(&self, message: &[u8]) -> Option<Answer> {
+        let (fields, mac) = message.split_last_chunk::<KEY_BYTES>()?;
+        if !secret().verify("family answer", &[&self.nonce, &self.session.0, fields], mac) {
+            return None;
+        }
+        let rest = fields.strip_prefix(ANSWER.as_slice())?;
+        let (&kind, value) = rest.split_first()?;
+        let value = u64::from_le_bytes(*value.first_chunk::<8>()?);
+        Some(match kind {
+            1 => Answer::Yours,
+            2 => Answer::Pumped,
+            3 => Answer::Ask(value),
+            4 => Answer::Busy,
+            5 => Answer::Ended(i32::try_from(value).ok()?),
+            _ => return None,
+        })
+    }
+}
+
+impl Message {
+    /// Reads a message to the process `us`; `None` for what is none, or not a relative's.
+    pub(crate) fn decode(message: &[u8], us: u64) -> Option<Self> {
+        let (kind, rest) = message.split_first_chunk::<4>()?;
+        match kind {
+            PASSED => {
+                let (&hops, hello) = rest.split_first()?;
+                Some(Self::Passed { hops, hello: hello.to_vec() })
+            }
+            READ if rest.is_empty() => Some(Self::Read),
+            HEIR if rest.is_empty() => Some(Self::Heir),
+            ASK | NOW_AT => {
+                let (fields, mac) = message.split_last_chunk::<KEY_BYTES>()?;
+                let label = if kind == ASK { "family ask" } else { "family now at" };
+                if !secret().verify(label, &[&us.to_le_bytes(), fields], mac) {
+                    return None;
+                }
+                let fields = fields.get(4..)?;
+                if kind == ASK {
+                    return Ask::decode(fields).map(Self::Ask);
+                }
+                let (session, rest) = fields.split_first_chunk::<16>()?;
+                let instance = u64::from_le_bytes(rest.try_into().ok()?);
+                Some(Self::NowAt { session: SessionId(*session), instance })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An unproven connection's message, passed on for the `hops`th time.
+pub(crate) fn passed(hops: u8, hello: &[u8]) -> Vec<u8> {
+    let mut out = PASSED.to_vec();
+    out.push(hops);
+    out.extend_from_slice(hello);
+    out
+}
+
+/// Says to the process `to` that a session is with `instance` now.
+pub(crate) fn now_at(to: u64, session: SessionId, instance: u64) -> Vec<u8> {
+    let mut out = NOW_AT.to_vec();
+    out.extend_from_slice(&session.0);
+    out.extend_from_slice(&instance.to_le_bytes());
+    let mac = secret().mac("family now at", &[&to.to_le_bytes(), &out]);
+    out.extend_from_slice(&mac);
+    out
+}
+
+/// A guest's line to the owner of its session.
+#[derive(Debug)]
+pub(crate) struct Link {
+    line: Fd,
+    reading: AtomicBool,
+}
+
+impl Link {
+    /// Tells the owner, once, that this program reads too.
+    pub(crate) fn want_input(&self) {
+        if !self.reading.swap(true, Ordering::SeqCst) {
+            // A line that is gone says so to the next read or write.
+            let _gone = pass::send(self.line.as_raw_fd(), READ, &[]);
+        }
+    }
+
+    /// What the owner has told of the session's end; `None` while it has told nothing, an errno or 0
+    /// for the peer's end afterwards. What was told stays for relatives that share the line.
+    pub(crate) fn told(&self) -> Option<i32> {
+        let mut message = [0; 8];
+        match sys::io::peek(self.line.as_raw_fd(), &mut message) {
+            Ok(8) if message.starts_with(ENDED) => {
+                Some(message.last_chunk::<4>().map_or(0, |n| i32::from_le_bytes(*n)))
+            }
+            Err(error) if would_block(&error) => None,
+            // The owner is gone without a word.
+            _ => Some(libc::ECONNRESET),
+        }
+    }
+
+    /// The same for who has seen the pair's end. The owner tells before it ends the pair; if it has
+    /// told nothing, it is dying, and the kernel has closed the pair before the line.
+    pub(crate) fn why_ended(&self) -> i32 {
+        let mut fds =
+            [libc::pollfd { fd: self.line.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        let _late = sys::io::poll(&mut fds, Some(ANSWER_WITHIN));
+        self.told().unwrap_or(libc::ECONNRESET)
+    }
+}
+
+/// What an answer brought.
+enum Brought {
+    Session(Vec<u8>, Option<Fd>),
+    Pump(Fd, Fd),
+    Ask(u64),
+    Busy,
+    Ended(i32),
+    /// The relative is dead.
+    Nobody,
+}
+
+/// Gets a session that `owner` has, or the end of a pump.
+///
+/// # Errors
+/// The session's one error if it has ended, ECONNRESET if its owner died with it; EAGAIN when the
+/// owner lives and does not answer.
+pub(crate) fn ask(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::Result<()> {
+    if socket.raise(bits::ASKING) {
+        // What the other thread gets is ours too; who called looks again.
+        return process::claim(socket);
+    }
+    let result = ask_until(socket, engine, owner);
+    socket.change(0, bits::ASKING);
+    result?;
+    if socket.has(bits::PUMPED | bits::FAILED) { Ok(()) } else { process::claim(socket) }
+}
+
+/// Another thread of this process asks already: what it gets is ours too.
+pub(crate) fn wait_for_other(socket: &Arc<Socket>) -> io::Result<()> {
+    let bell = Bell::new()?;
+    socket.sleepers.add(&bell);
+    let mut result = Ok(());
+    while result.is_ok() && socket.has(bits::ASKING) {
+        let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
+        result = sys::io::poll(&mut fds, None).map(|_| bell.silence());
+    }
+    socket.sleepers.remove(&bell);
+    result
+}
+
+fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::Result<()> {
+    let until = clock::now() + PATIENCE;
+    let mut owner = owner;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match ask_once(socket, engine, owner, false)? {
+            Brought::Session(snapshot, real) => {
+                socket.take_over(&snapshot, real)?;
+                engine.enroll(socket);
+                engine.command(Command::Adopt { socket: Arc::clone(socket) });
+                return Ok(());
+            }
+            Brought::Pump(near, line) => {
+                let link = Link { line, reading: AtomicBool::new(false) };
+                return socket.become_guest(near, link);
+            }
+            Brought::Ended(number) => return end(socket, number),
+            Brought::Ask(other) => owner = other,
+            Brought::Busy | Brought::Nobody if clock::now() >= until => return fail(libc::EAGAIN),
+            Brought::Busy => {
+                crate::wait::epoll::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            Brought::Nobody => match socket.owner.holder(engine.instance) {
+                // Given up or handed on since we looked.
+                Holder::Other(now) if now != owner => owner = now,
+                Holder::Other(_) => return end(socket, libc::ECONNRESET),
+                Holder::Mine | Holder::Nobody => return Ok(()),
+            },
+        }
+        if let Holder::Other(now) = socket.owner.holder(engine.instance) {
+            owner = now;
+        }
+    }
+}
+
+/// The session is lost to this process, or over: one error, then the end.
+fn end(socket: &Arc<Socket>, number: i32) -> io::Result<()> {
+    if number == 0 {
+        socket.change(bits::EOF | bits::WRITE_SHUT | bits::OVER, bits::STASH);
+        return Ok(());
+    }
+    socket.set_failure(number);
+    // Whoever polls the number with the kernel's own calls sees an error there.
+    for _ in 0..64 {
+        if socket.abandon()?.is_ok() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn ask_once(
+    socket: &Arc<Socket>,
+    engine: &'static Engine,
+    owner: u64,
+    only_pump: bool,
+) -> io::Result<Brought> {
+    let session = {
+        let meta = Socket::lock(&socket.meta)?;
+        let Some(control) = meta.control.as_ref() else { return fail(libc::ENOTCONN) };
+        control.id
+    };
+    let ask = Ask { session, asker: engine.instance, nonce: fd::random(), only_pump };
+    let line = match channel::connect(owner) {
+        Ok(line) => line,
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
+            return Ok(Brought::Nobody);
+        }
+        Err(error) if would_block(&error) => return Ok(Brought::Busy),
+        Err(error) => return Err(error),
+    };
+    if pass::send(line.as_raw_fd(), &ask.encode(owner), &[]).is_err() {
+        return Ok(Brought::Busy);
+    }
+    let Some((answer, fds)) = wait_answer(&ask, line.as_raw_fd())? else {
+        return Ok(Brought::Busy);
+    };
+    let mut fds = fds.into_iter();
+    Ok(match answer {
+        Answer::Yours => {
+            let Some(file) = fds.next() else { return fail(libc::EMFILE) };
+            let mut snapshot = Vec::new();
+            let file = std::fs::File::from(file);
+            (&file).take(SNAPSHOT_MAX_BYTES).read_to_end(&mut snapshot)?;
+            let real = fds.next().map(fd::internal).transpose()?;
+            Brought::Session(snapshot, real)
+        }
+        Answer::Pumped => {
+            let Some(near) = fds.next() else { return fail(libc::EMFILE) };
+            Brought::Pump(fd::internal(near)?, line)
+        }
+        Answer::Ask(other) => Brought::Ask(other),
+        Answer::Busy => Brought::Busy,
+        Answer::Ended(number) => Brought::Ended(number),
+    })
+}
+
+/// Waits for the answer; `None` when there is none in time, or the relative has gone.
+fn wait_answer(ask: &Ask, line: RawFd) -> io::Result<Option<(Answer, Vec<Fd>)>> {
+    let until = clock::now() + ANSWER_WITHIN;
+    loop {
+        let left = until.saturating_duration_since(clock::now());
+        let mut fds = [libc::pollfd { fd: line, events: libc::POLLIN, revents: 0 }];
+        match sys::io::poll(&mut fds, Some(left)) {
+            Ok(0) => return Ok(None),
+            // A session that is on its way must not be lost to a signal.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        };
+        let mut message = [0; MESSAGE_MAX_BYTES];
+        return Ok(match pass::recv_all(line, &mut message, true) {
+            Ok((n, fds)) => ask.read_answer(&message[..n]).map(|answer| (answer, fds)),
+            Err(_) => None,
+        });
+    }
+}
+
+/// Fields of a session that a hand-over carries besides its three parts.
+pub(crate) fn write_addrs(out: &mut Out, addrs: &[std::net::SocketAddr]) {
+    let lines: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+    out.bytes(lines.join(" ").as_bytes());
+}
+
+/// The same, read back.
+pub(crate) fn read_addrs(from: &mut In<'_>) -> Option<Vec<std::net::SocketAddr>> {
+    let text = std::str::from_utf8(from.bytes()?).ok()?;
+    text.split_whitespace().map(|addr| addr.parse().ok()).collect()
+}

@@ -1,0 +1,70 @@
+//! Reading and writing a relative's session by way of its pump.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::error::{fail, number as number_of};
+use crate::family::Link;
+use crate::socket::Socket;
+use crate::sys;
+
+/// The pair says that it has ended: an error that the owner has told, or that its death is, or the
+/// peer's end. The error is told once.
+fn ended(socket: &Arc<Socket>, link: &Link, afterwards: Option<i32>) -> io::Result<usize> {
+    match link.why_ended() {
+        0 => {}
+        number => {
+            socket.set_failure(number);
+        }
+    }
+    socket.failure(afterwards)?;
+    Ok(0)
+}
+
+pub(super) fn send(
+    socket: &Arc<Socket>,
+    link: &Link,
+    number: RawFd,
+    slices: &[IoSlice<'_>],
+    flags: i32,
+) -> io::Result<usize> {
+    let quiet = flags | libc::MSG_NOSIGNAL;
+    let bits = rustix::net::SendFlags::from_bits_retain(quiet.cast_unsigned());
+    let mut none = rustix::net::SendAncillaryBuffer::default();
+    let sent = if link.told().is_some_and(|number| number != 0) {
+        // What the pair still took would reach nobody.
+        fail(libc::EPIPE)
+    } else {
+        rustix::net::sendmsg(sys::borrow(number), slices, &mut none, bits).map_err(io::Error::from)
+    };
+    match sent {
+        Err(error) if matches!(number_of(&error), libc::EPIPE | libc::ECONNRESET) => {
+            let result = ended(socket, link, Some(libc::EPIPE)).and_then(|_| fail(libc::EPIPE));
+            let is_pipe = result.as_ref().is_err_and(|error| number_of(error) == libc::EPIPE);
+            if is_pipe && flags & libc::MSG_NOSIGNAL == 0 {
+                sys::process::raise_sigpipe();
+            }
+            result
+        }
+        result => result,
+    }
+}
+
+pub(super) fn recv(
+    socket: &Arc<Socket>,
+    link: &Link,
+    number: RawFd,
+    slices: &mut [IoSliceMut<'_>],
+    flags: i32,
+) -> io::Result<usize> {
+    link.want_input();
+    let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+    let flags = rustix::net::RecvFlags::from_bits_retain(flags.cast_unsigned());
+    let mut none = rustix::net::RecvAncillaryBuffer::default();
+    match rustix::net::recvmsg(sys::borrow(number), slices, &mut none, flags) {
+        Ok(message) if message.bytes > 0 || wanted == 0 => Ok(message.bytes),
+        Ok(_) | Err(rustix::io::Errno::CONNRESET) => ended(socket, link, None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,559 @@
+//! A session between relatives: handed over whole, or shared by way of a pump (DESIGN 6).
+//!
+//! The owner's side of a guest is an [`End`]: what the guest writes is taken from it before the
+//! owner writes, what it reads is put there when it has asked, and what it has left unread there is
+//! taken back when the owner reads or the guest is gone.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use eversock_proto::recv::Receiver;
+use eversock_proto::send::Sender;
+use eversock_proto::snapshot::{In, Out};
+
+use super::link::Busy;
+use super::recv::Got;
+use super::{Socket, Tx, bits};
+use crate::error::{errno, fail, would_block};
+use crate::family::{self, Link};
+use crate::sys::{self, Fd, fd};
+
+const VERSION: u64 = 1;
+/// Bits that the session takes along.
+const CARRIED: u32 = bits::EOF | bits::WRITE_SHUT | bits::NO_ROOM | bits::STOPPED | bits::OVER;
+/// What one read moves to a guest.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// Reads for a guest in one turn of the engine.
+const TURNS: usize = 16;
+
+/// What a socket has to do with relatives; most have nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Relatives {
+    /// The owner's ends of its guests' pumps.
+    ends: Vec<Arc<End>>,
+    /// A guest's line to its owner.
+    link: Option<Arc<Link>>,
+    /// Bytes that were taken back from guests: the program's next.
+    returned: Vec<u8>,
+}
+
+/// The owner's end of one guest's pump.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// Where the guest's bytes come out.
+    pub(crate) far: Fd,
+    /// The guest's own end, so that what it leaves unread is not lost.
+    near: Fd,
+    /// Closed by the kernel when the guest is gone.
+    pub(crate) line: Fd,
+    reading: AtomicBool,
+    /// What the pair had no room for.
+    pending: Mutex<Vec<u8>>,
+    shut: AtomicBool,
+    told: AtomicBool,
+}
+
+impl End {
+    pub(crate) fn new(far: Fd, near: Fd, line: Fd) -> Arc<Self> {
+        Arc::new(Self {
+            far,
+            near,
+            line,
+            reading: AtomicBool::new(false),
+            pending: Mutex::default(),
+            shut: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// Gives the guest its end of the pair.
+    pub(crate) fn send_to_guest(&self, answer: &[u8]) -> io::Result<()> {
+        sys::pass::send(self.line.as_raw_fd(), answer, &[self.near.as_fd()])
+    }
+
+    /// The guest reads from now on.
+    pub(crate) fn reads(&self) {
+        self.reading.store(true, Ordering::SeqCst);
+    }
+
+    /// Puts what is pending into the pair; false when it has no room.
+    fn push(&self, pending: &mut Vec<u8>) -> bool {
+        while !pending.is_empty() {
+            match sys::io::send(self.far.as_raw_fd(), &[IoSlice::new(pending)], false) {
+                Ok(n) => drop(pending.drain(..n)),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Relatives {
+    /// In a fork child: copies of the owner's ends would keep lines open that end with the owner.
+    pub(crate) fn leave_guests(&mut self) {
+        let ends = std::mem::take(&mut self.ends);
+        for end in &ends {
+            // The line is among the engine's, which all end here.
+            for fd in [&end.far, &end.near] {
+                fd::close(fd.as_raw_fd());
+            }
+        }
+        // The parent's engine had them too, and its copy of them lives on in this process: nothing
+        // may close those numbers again.
+        Box::leak(Box::new(ends));
+    }
+}
+
+impl Socket {
+    fn with_relatives<T>(&self, with: impl FnOnce(&mut Relatives) -> T) -> T {
+        let mut relatives = self.relatives.lock().unwrap_or_else(PoisonError::into_inner);
+        with(relatives.get_or_insert_default())
+    }
+
+    fn ends(&self) -> Vec<Arc<End>> {
+        if !self.has(bits::GUESTS) {
+            return Vec::new();
+        }
+        self.with_relatives(|relatives| relatives.ends.clone())
+    }
+
+    /// A guest's line to the owner of its session.
+    pub(crate) fn link(&self) -> Option<Arc<Link>> {
+        if !self.has(bits::GUEST) {
+            return None;
+        }
+        self.with_relatives(|relatives| relatives.link.clone())
+    }
+
+    /// The guest has closed its last number.
+    pub(crate) fn drop_link(&self) {
+        if self.has(bits::GUEST) {
+            self.with_relatives(|relatives| relatives.link = None);
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------
+    // Handed over whole
+
+    /// Hands the session to the process `to`: `deliver` gets its state and its connection, and
+    /// says whether they went. Runs under all the socket's locks, so that no byte moves meanwhile;
+    /// the state may be that of the middle of a frame.
+    pub(crate) fn hand_over(
+        self: &Arc<Self>,
+        us: u64,
+        to: u64,
+        deliver: impl FnOnce(&[u8], Option<BorrowedFd<'_>>) -> io::Result<()>,
+    ) -> io::Result<Result<(), Busy>> {
+        let meta = Self::lock(&self.meta)?;
+        let mut held = match self.hold()? {
+            Ok(held) => held,
+            Err(busy) => return Ok(Err(busy)),
+        };
+        if self.sleepers.is_reading() {
+            // What that thread is about to have belongs to this state.
+            return Ok(Err(Busy));
+        }
+        self.absorb(&mut held.tx);
+        let detached = self.has(bits::DETACHED);
+        let dead = !detached && (held.tx.number < 0 || held.rx.number < 0);
+        if dead || self.has(bits::DYING | bits::CONNECTING | bits::FRESH | bits::FAILED) {
+            return Ok(Err(Busy));
+        }
+        let (Some(sender), Some(receiver)) = (held.tx.sender.as_ref(), held.rx.receiver.as_ref())
+        else {
+            return Ok(Err(Busy));
+        };
+        let mut out = Out::default();
+        out.u64(VERSION);
+        out.u64(u64::from(self.bits() & CARRIED));
+        out.flag(!detached);
+        out.u64(held.tx.epoch);
+        for value in self.shared_words() {
+            out.u64(value.load(Ordering::SeqCst));
+        }
+        out.u64(u64::from(self.shared.window.load(Ordering::SeqCst)));
+        for flag in [
+            &self.shared.fin_seen,
+            &self.shared.ack_wanted,
+            &self.shared.peer_stopped,
+            &self.nonblocking,
+        ] {
+            out.flag(flag.load(Ordering::SeqCst));
+        }
+        sender.snapshot(&mut out);
+        if !receiver.snapshot(&mut out) {
+            return Ok(Err(Busy));
+        }
+        let Some(control) = meta.control.as_ref() else { return Ok(Err(Busy)) };
+        control.snapshot(&mut out);
+        family::write_addrs(&mut out, &meta.candidates);
+        meta.options.snapshot(&mut out);
+        self.with_relatives(|relatives| out.bytes(&relatives.returned));
+        let real = held.place.real_number().filter(|_| !detached).map(sys::borrow);
+        if !self.owner.hand_over(us, to) {
+            return fail(libc::EPERM);
+        }
+        if let Err(error) = deliver(&out.finish(), real) {
+            self.owner.hand_over(to, us);
+            return Err(error);
+        }
+        self.watch_stop();
+        held.tx.number = -1;
+        held.rx.number = -1;
+        held.tx.sender = None;
+        held.rx.receiver = None;
+        held.place.private = None;
+        self.with_relatives(|relatives| relatives.returned.clear());
+        drop((held, meta));
+        // What was true of the session here is so elsewhere; whoever sleeps here looks again.
+        let gone = CARRIED | bits::STASH | bits::DETACHED | bits::WANTS_CREDIT | bits::RETURNED;
+        self.change(0, gone);
+        self.kick();
+        Ok(Ok(()))
+    }
+
+    fn shared_words(&self) -> [&AtomicU64; 7] {
+        let shared = &self.shared;
+        [
+            &shared.peer_ack,
+            &shared.peer_edge,
+            &shared.receive,
+            &shared.ack,
+            &shared.told_edge,
+            &shared.told_ack,
+            &shared.written,
+        ]
+    }
+
+    /// Takes a session that a relative hands over. `real` is its connection.
+    pub(crate) fn take_over(self: &Arc<Self>, snapshot: &[u8], real: Option<Fd>) -> io::Result<()> {
+        let engine = crate::reactor::engine()?;
+        let bad = || errno(libc::EPROTO);
+        let from = &mut In::new(snapshot);
+        if from.u64() != Some(VERSION) {
+            return Err(bad());
+        }
+        let carried = from.number::<u32>().ok_or_else(bad)? & CARRIED;
+        let attached = from.flag().ok_or_else(bad)?;
+        let epoch = from.u64().ok_or_else(bad)?;
+        let mut words = [0; 7];
+        for word in &mut words {
+            *word = from.u64().ok_or_else(bad)?;
+        }
+        let window: u16 = from.number().ok_or_else(bad)?;
+        let mut flags = [false; 4];
+        for flag in &mut flags {
+            *flag = from.flag().ok_or_else(bad)?;
+        }
+        let sender = Sender::restore(Arc::clone(&engine.pool), from).ok_or_else(bad)?;
+        let mut receiver = Receiver::restore(Arc::clone(&engine.pool), from).ok_or_else(bad)?;
+        receiver.set_window_max(self.config.window_max);
+        let mut meta = Self::lock(&self.meta)?;
+        let mut place = Self::lock(&self.place)?;
+        let mut tx = self.lock_tx()?;
+        let mut rx = self.lock_rx()?;
+        let control = meta.control.as_mut().ok_or_else(bad)?;
+        if !control.restore(from) {
+            return Err(bad());
+        }
+        meta.candidates = family::read_addrs(from).ok_or_else(bad)?;
+        meta.options = crate::options::Options::restore(from).ok_or_else(bad)?;
+        let returned = from.bytes().ok_or_else(bad)?.to_vec();
+        for (word, value) in self.shared_words().into_iter().zip(words) {
+            word.store(value, Ordering::SeqCst);
+        }
+        self.shared.window.store(u32::from(window), Ordering::SeqCst);
+        self.shared.fin_seen.store(flags[0], Ordering::SeqCst);
+        self.shared.ack_wanted.store(flags[1], Ordering::SeqCst);
+        self.shared.peer_stopped.store(flags[2], Ordering::SeqCst);
+        self.nonblocking.store(flags[3], Ordering::Relaxed);
+        let stash = if receiver.stashed() > 0 { bits::STASH } else { 0 };
+        tx.sender = Some(Box::new(sender));
+        rx.receiver = Some(Box::new(receiver));
+        (tx.epoch, rx.epoch) = (epoch, epoch);
+        rx.drained = false;
+        let attached = attached && real.is_some();
+        if let Some(real) = real.filter(|_| attached) {
+            let first = place.numbers.first().copied();
+            let here = first.and_then(|number| fd::identity(number).ok());
+            let is_here = here == Some(fd::identity(real.as_raw_fd())?);
+            // A number that has named this very connection since the fork goes on doing so; what
+            // else stands there is a dead one.
+            if is_here {
+                place.identity = here.unwrap_or_default();
+                place.placeholder = None;
+            } else {
+                self.put(&mut place, real, true)?;
+            }
+            let number = first.unwrap_or(-1);
+            (tx.number, rx.number) = (number, number);
+        } else {
+            (tx.number, rx.number) = (-1, -1);
+            if place.placeholder.is_none() {
+                self.put_placeholder(&mut place, false)?;
+            }
+        }
+        let has_returned = if returned.is_empty() { 0 } else { bits::RETURNED };
+        self.with_relatives(|relatives| relatives.returned = returned);
+        drop((tx, rx, place, meta));
+        let detached = if attached { 0 } else { bits::DETACHED };
+        let raise = carried | stash | detached | has_returned;
+        let all = CARRIED | bits::STASH | bits::DETACHED | bits::DYING | bits::WANTS_CREDIT;
+        self.change(raise, (all | bits::RETURNED) & !raise);
+        self.kick_for(true);
+        Ok(())
+    }
+
+    // -----------------------------------------------------------------------------------------
+    // Shared: the guest's side
+
+    /// The session stays with its owner; this program gets the end of a pump.
+    pub(crate) fn become_guest(self: &Arc<Self>, near: Fd, link: Link) -> io::Result<()> {
+        let mut place = Self::lock(&self.place)?;
+        fd::set_nonblocking(near.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
+        let identity = fd::identity(near.as_raw_fd())?;
+        // What stands under the numbers may be the owner's live connection: it is let go as it is.
+        self.put(&mut place, near, false)?;
+        place.identity = identity;
+        place.placeholder = None;
+        drop(place);
+        self.with_relatives(|relatives| relatives.link = Some(Arc::new(link)));
+        let mut tx = self.lock_tx()?;
+        let mut rx = self.lock_rx()?;
+        (tx.number, rx.number) = (-1, -1);
+        (tx.sender, rx.receiver) = (None, None);
+        drop((tx, rx));
+        let session = CARRIED | bits::STASH | bits::DETACHED | bits::DYING | bits::WANTS_CREDIT;
+        self.change(bits::PUMPED | bits::GUEST, session);
+        self.kick_for(true);
+        Ok(())
+    }
+
+    // -----------------------------------------------------------------------------------------
+    // Shared: the owner's side
+
+    pub(crate) fn add_guest(&self, end: Arc<End>) {
+        self.with_relatives(|relatives| relatives.ends.push(end));
+        self.change(bits::GUESTS, 0);
+    }
+
+    /// Forgets a guest that has gone: what it has written joins the session, what it has not read
+    /// is the program's again. False while there is no room for the former.
+    pub(crate) fn remove_guest(self: &Arc<Self>, end: &Arc<End>) -> bool {
+        let Ok(mut tx) = self.tx.lock() else { return true };
+        if !self.take_from(&mut tx, end) {
+            return false;
+        }
+        self.flush_guests(&mut tx);
+        self.finish_tx(tx);
+        self.take_back();
+        let left = self.with_relatives(|relatives| {
+            relatives.ends.retain(|other| !Arc::ptr_eq(other, end));
+            relatives.ends.len()
+        });
+        if left == 0 {
+            self.change(0, bits::GUESTS);
+        }
+        true
+    }
+
+    fn flush_guests(self: &Arc<Self>, tx: &mut Tx) {
+        if self.flush(tx, false) == super::send::Flushed::Owed {
+            self.owe();
+        }
+    }
+
+    /// Takes what all guests have written, for who is about to write himself. False when there was
+    /// no room for all of it: it comes first.
+    pub(crate) fn take_from_guests(self: &Arc<Self>, tx: &mut Tx) -> bool {
+        let mut all = true;
+        for end in self.ends() {
+            all &= self.take_from(tx, &end);
+        }
+        all
+    }
+
+    fn take_from(self: &Arc<Self>, tx: &mut Tx, end: &End) -> bool {
+        let mut buf = [0; CHUNK_BYTES];
+        let Some(sender) = tx.sender.as_mut() else { return true };
+        while !end.shut.load(Ordering::Relaxed) {
+            let room = match sender.room() {
+                // A peer that reads no more gets nothing more; the guest need not be stuck.
+                _ if sender.is_stopped() || sender.is_finished() => buf.len(),
+                0 if sys::io::queued(end.far.as_raw_fd()) == 0 => return true,
+                0 => return false,
+                room => room.min(buf.len()),
+            };
+            match sys::io::recv_one(end.far.as_raw_fd(), &mut buf[..room]) {
+                Ok(0) => {
+                    // The program's shutdown is the whole socket's, as the kernel has it.
+                    end.shut.store(true, Ordering::Relaxed);
+                    sender.finish();
+                    self.change(bits::WRITE_SHUT, 0);
+                }
+                Ok(n) => {
+                    let _taken = sender.write(&buf[..n]);
+                    self.shared.written.store(sender.written(), Ordering::SeqCst);
+                }
+                Err(error) if would_block(&error) => return true,
+                // The pair is whole as long as we hold both its ends.
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+
+    /// The engine's turn for the guests: their bytes go out, and what has come goes to those who
+    /// read. Gives what is still to be done: (room wanted, input wanted).
+    pub(crate) fn serve_guests(self: &Arc<Self>) -> (bool, bool) {
+        let ends = self.ends();
+        let room_wanted = match self.tx.try_lock() {
+            Ok(mut tx) => {
+                self.absorb(&mut tx);
+                let all = self.take_from_guests(&mut tx);
+                if !all {
+                    self.change(bits::NO_ROOM, 0);
+                    self.absorb(&mut tx);
+                }
+                self.flush_guests(&mut tx);
+                self.finish_tx(tx);
+                self.list_for_sweep();
+                !all
+            }
+            Err(_) => true,
+        };
+        if room_wanted {
+            self.grow_own_window();
+            self.read_ahead();
+        }
+        let mut input_wanted = false;
+        for end in ends.iter().filter(|end| end.reading.load(Ordering::SeqCst)) {
+            input_wanted |= self.feed_guest(end);
+        }
+        (room_wanted, input_wanted)
+    }
+
+    /// Moves what has come to a guest that reads; true if it could take more.
+    fn feed_guest(self: &Arc<Self>, end: &End) -> bool {
+        // Under the receiving lock from the session to the pair, so that who takes back what is
+        // unread and then reads on misses nothing in between.
+        let Ok(mut rx) = self.rx.try_lock() else { return true };
+        if self.has(bits::FAILED) || self.sleepers.has_leader() {
+            return true;
+        }
+        let mut pending = end.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moved = false;
+        let mut wants_more = true;
+        for _ in 0..TURNS {
+            if !end.push(&mut pending) {
+                wants_more = false;
+                break;
+            }
+            let mut buf = [0; CHUNK_BYTES];
+            match self.read_some(&mut rx, &mut buf, true) {
+                Got::Bytes { n, .. } => {
+                    pending.extend_from_slice(&buf[..n]);
+                    moved = true;
+                }
+                Got::Nothing => break,
+                Got::End => {
+                    self.end_guest(end, 0);
+                    wants_more = false;
+                    break;
+                }
+            }
+        }
+        drop((pending, rx));
+        if moved {
+            // Whoever sleeps in poll may want what its relative leaves there.
+            self.kick();
+        }
+        wants_more
+    }
+
+    /// Tells a guest that its session has ended: first why, then the end itself.
+    fn end_guest(&self, end: &End, number: i32) {
+        if end.told.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut message = family::ENDED.to_vec();
+        message.extend_from_slice(&number.to_le_bytes());
+        let _gone = sys::pass::send(end.line.as_raw_fd(), &message, &[]);
+        let _gone = rustix::net::shutdown(&end.far, rustix::net::Shutdown::Write);
+    }
+
+    /// What guests have left unread is the program's again: it reads next.
+    pub(crate) fn take_back(&self) {
+        let mut back = Vec::new();
+        for end in self.ends() {
+            let mut pending = end.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut buf = [0; CHUNK_BYTES];
+            while let Ok(n) = sys::io::recv_one(end.near.as_raw_fd(), &mut buf) {
+                back.extend_from_slice(&buf[..n]);
+                if n == 0 {
+                    break;
+                }
+            }
+            back.append(&mut pending);
+        }
+        if !back.is_empty() {
+            self.with_relatives(|relatives| relatives.returned.append(&mut back));
+            self.change(bits::RETURNED, 0);
+        }
+    }
+
+    /// True when guests have left bytes unread.
+    pub(crate) fn is_left_unread(&self) -> bool {
+        self.ends().iter().any(|end| {
+            end.reading.load(Ordering::Relaxed) && sys::io::queued(end.near.as_raw_fd()) > 0
+        })
+    }
+
+    /// Reads what was taken back from guests; `None` when there is nothing.
+    pub(crate) fn read_returned(&self, slices: &mut [IoSliceMut<'_>], peek: bool) -> Option<usize> {
+        self.with_relatives(|relatives| {
+            let mut total = 0;
+            for slice in slices {
+                let rest = &relatives.returned[total..];
+                let n = rest.len().min(slice.len());
+                slice[..n].copy_from_slice(&rest[..n]);
+                total += n;
+            }
+            if !peek {
+                relatives.returned.drain(..total);
+                if relatives.returned.is_empty() {
+                    relatives.returned = Vec::new();
+                    self.change(0, bits::RETURNED);
+                }
+            }
+            (total > 0).then_some(total)
+        })
+    }
+
+    /// The session has ended: all guests are told.
+    pub(crate) fn end_guests(&self, number: i32) {
+        for end in self.ends() {
+            self.end_guest(&end, number);
+        }
+    }
+
+    /// In a fork child: the guests are the parent's. Rings nobody, as nobody is there.
+    pub(crate) fn forget_guests(&self) {
+        self.bits.fetch_and(!(bits::GUESTS | bits::ASKING), Ordering::SeqCst);
+    }
+}
+
+/// A pair for a guest: its end, and ours. Small buffers, as what lies there may have to be taken
+/// back.
+pub(crate) fn guest_pair() -> io::Result<(Fd, Fd)> {
+    let (near, far) = sys::tcp::loopback_pair()?;
+    let small = (128 * 1024i32).to_ne_bytes();
+    for end in [near.as_fd(), far.as_fd()] {
+        for name in [libc::SO_SNDBUF, libc::SO_RCVBUF] {
+            let _kept = sys::tcp::set_option(end.as_raw_fd(), libc::SOL_SOCKET, name, &small);
+        }
+    }
+    Ok((near, far))
+}
