@@ -525,8 +525,8 @@ impl Reactor {
     pub(super) fn check_paths(&mut self, force: bool) {
         let sockets: Vec<_> = self.owned.values().map(|owned| Arc::clone(&owned.socket)).collect();
         for socket in sockets {
-            // Where the standing connection leaves from: what the program is told is the address with
-            // which the session began.
+            // Where the standing connection leaves from: the program is told the address with which
+            // the session began.
             let real = socket.place.lock().ok().and_then(|place| place.real_number());
             let real = real.filter(|_| !socket.has(bits::DETACHED)).and_then(tcp::local_addr);
             let path = {
