@@ -593,8 +593,8 @@ impl Reactor {
             if force {
                 self.look_at(&socket);
             }
-            // Where the standing connection leaves from: what the program is told is the address with
-            // which the session began.
+            // Where the standing connection leaves from: the program is told the address with which
+            // the session began.
             let real = socket.place.lock().ok().and_then(|place| place.real_number());
             let real = real.filter(|_| !socket.has(bits::DETACHED)).and_then(tcp::local_addr);
             let path = {
