@@ -278,7 +278,9 @@ impl Reactor {
         let attempt = control.redial.attempts();
         let at = clock::now() + after;
         meta.next_try = Some(at);
-        socket.tell(meta, EventKind::Redialling { attempt, after });
+        if !socket.has(bits::OVER) {
+            socket.tell(meta, EventKind::Redialling { attempt, after });
+        }
         let known = meta.candidates.clone();
         drop(guard);
         if after.is_zero() && socket.config.line_up.is_none() {
