@@ -57,7 +57,7 @@ pub struct Sender {
     /// each new one tells them again.
     stop: Option<u64>,
     reset: Option<u64>,
-    addrs: Option<Box<Vec<u8>>>,
+    addrs: Option<Box<[u8]>>,
     /// Highest offset that the peer has quoted or confirmed: what has arrived, read or not.
     delivered: u64,
     replayed: u64,
@@ -262,7 +262,7 @@ impl Sender {
 
     /// Announces alternative addresses of this side.
     pub fn want_addrs(&mut self, addrs: &[core::net::SocketAddr]) {
-        self.addrs = Some(Box::new(encode_addrs(addrs)));
+        self.addrs = Some(encode_addrs(addrs).into_boxed_slice());
         self.due.addrs = true;
     }
 
