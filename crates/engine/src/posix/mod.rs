@@ -605,7 +605,7 @@ pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
                 return Ok(tcp::local_addr(number));
             }
             let meta = Socket::lock(&socket.meta)?;
-            Ok(meta.local.or(meta.bound.as_deref().copied()))
+            Ok(meta.local.or_else(|| meta.bound.as_deref().copied()))
         }
         None => not_virtual(number),
     }

@@ -80,8 +80,10 @@ pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::R
         }
         (libc::SOL_SOCKET, libc::SO_DOMAIN) => {
             let meta = Socket::lock(&socket.meta)?;
-            let addr =
-                meta.peer.or(meta.bound.as_deref().copied()).or_else(|| tcp::local_addr(number));
+            let addr = meta
+                .peer
+                .or_else(|| meta.bound.as_deref().copied())
+                .or_else(|| tcp::local_addr(number));
             let v6 = addr.is_some_and(|addr| addr.is_ipv6());
             return int(if v6 { libc::AF_INET6 } else { libc::AF_INET }, out);
         }
@@ -95,8 +97,8 @@ pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::R
     let meta = Socket::lock(&socket.meta)?;
     let family = meta
         .peer
-        .or(meta.bound.as_deref().copied())
-        .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+        .or_else(|| meta.bound.as_deref().copied())
+        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let fresh = tcp::new_socket(&family)?;
     meta.options.get(fresh.as_raw_fd(), level, name, out)
 }

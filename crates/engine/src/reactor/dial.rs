@@ -262,7 +262,8 @@ impl Reactor {
                     if more {
                         self.timers.set(clock::now() + STAGGER, Timer::Stagger(id));
                     }
-                    return;
+                    // Over loopback it stands already.
+                    return self.attempt_ready(token);
                 }
                 Err(error) => self.note_failure(id, &error),
             }
