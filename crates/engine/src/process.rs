@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::reactor::{self, Command, Engine, engine_if_running};
 use crate::family;
+use crate::reactor::{self, Command, Engine, engine_if_running};
+use crate::socket::relatives::Relatives;
 use crate::socket::{Meta, Place, Rx, Socket, Tx, Watch, bits};
 use crate::sys::{self, Fd, fd};
 use crate::table;
-use crate::socket::relatives::Relatives;
 use crate::wait::epoll::{self, EpollSet};
 use crate::wait::kick::{self, Sleepers};
 
@@ -108,6 +108,11 @@ impl OwnerWord {
         slot[STATE].store(generation, Ordering::SeqCst);
         let forks = FORKS.load(Ordering::Relaxed);
         Self { slot, generation: AtomicU64::new(generation), forks }
+    }
+
+    /// Who gave it up last; 0 if nobody ever did.
+    pub(crate) fn last(&self) -> u64 {
+        self.slot[LAST].load(Ordering::SeqCst)
     }
 
     fn state(&self) -> u64 {
@@ -287,7 +292,7 @@ pub(crate) fn install_hooks() -> io::Result<()> {
 }
 
 extern "C" fn at_exit() {
-    let _caught = std::panic::catch_unwind(reactor::shutdown);
+    let _caught = std::panic::catch_unwind(reactor::shutdown_to_exit);
 }
 
 /// Every lock that a child may need, held while the fork happens, so that none is left locked by a

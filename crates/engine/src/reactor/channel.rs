@@ -203,12 +203,10 @@ impl Reactor {
         if to == us || to == 0 {
             return;
         }
-        let told = connect(to).and_then(|line| {
-            pass::send(line.as_raw_fd(), &family::now_at(to, session, us), &[])
-        });
+        let told = connect(to)
+            .and_then(|line| pass::send(line.as_raw_fd(), &family::now_at(to, session, us), &[]));
         if let Err(error) = told {
             log::debug!("session {session}: process {to:x} was not told: {error}");
         }
     }
 }
-

@@ -255,7 +255,7 @@ impl Reactor {
     }
 
     /// The process exits: all that was written is to be delivered first.
-    pub(super) fn drain(&mut self, done: ChannelSender<()>) {
+    pub(super) fn drain(&mut self, done: ChannelSender<()>, exits: bool) {
         let mine: Vec<_> = self
             .owned
             .values()
@@ -295,10 +295,12 @@ impl Reactor {
             self.closed(socket, false);
         }
         self.draining = Some(done);
-        let until = clock::now() + BIRTHS_MAX;
-        self.births_until = Some(until);
-        // Only to look again then.
-        self.timers.set(until, Timer::Line(usize::MAX));
+        if exits {
+            let until = clock::now() + BIRTHS_MAX;
+            self.births_until = Some(until);
+            // Only to look again then.
+            self.timers.set(until, Timer::Line(usize::MAX));
+        }
     }
 
     /// True when a drain has nothing left to wait for.

@@ -205,7 +205,8 @@ impl Reactor {
             .collect();
         for token in gone {
             let Some(Line::Guest(guest)) = self.lines.get(&token) else { continue };
-            if socket.remove_guest(&Arc::clone(&guest.end)) || !self.owned.contains_key(&socket.id) {
+            if socket.remove_guest(&Arc::clone(&guest.end)) || !self.owned.contains_key(&socket.id)
+            {
                 self.drop_line(token);
             }
         }

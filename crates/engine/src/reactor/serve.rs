@@ -167,7 +167,7 @@ impl Reactor {
 
     /// The real listener has connections.
     pub(super) fn accept_ready(&mut self, id: u64) {
-        if self.draining.is_some() && self.has_heirs() {
+        if self.births_until.is_some() && self.has_heirs() {
             // This process ends: who comes now waits for the one that takes its place.
             return;
         }
@@ -490,12 +490,6 @@ impl Reactor {
         self.reject(token, raw, &Reject::plain(reason, BUSY_RETRY));
     }
 
-    /// True when this engine may take a session that nobody has used since a fork.
-    fn may_claim(&self, socket: &Socket) -> bool {
-        crate::process::time_to_claim().is_none()
-            && socket.place.lock().is_ok_and(|place| !place.numbers.is_empty())
-    }
-
     /// Hands an unproven connection to the process that has the session.
     fn pass_on(&mut self, token: usize, raw: i32, owner: u64, id: SessionId, message: &[u8]) {
         let Some(handshake) = self.handshakes.get(&token) else { return };
@@ -645,8 +639,7 @@ impl Reactor {
         while let Some((birth, fd)) = served.ready.pop_front() {
             let _blocking = fd::set_nonblocking(fd.as_raw_fd(), false);
             let bytes = birth.encode();
-            match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, &[fd.as_fd()])
-            {
+            match sys::pass::send(served.listener.engine_end.as_raw_fd(), &bytes, &[fd.as_fd()]) {
                 Ok(()) => {
                     served.untaken.insert(birth.id, (birth, fd));
                 }
@@ -699,9 +692,11 @@ impl Reactor {
             self.by_session.insert(id, socket.id);
             self.foreign.remove(&id);
             // Where resumes come in.
-            let server = socket.meta.lock().ok().and_then(|meta| {
-                meta.born_of.as_ref().map(|listener| listener.server.get())
-            });
+            let server = socket
+                .meta
+                .lock()
+                .ok()
+                .and_then(|meta| meta.born_of.as_ref().map(|listener| listener.server.get()));
             self.tell_where(id.instance(), id);
             if let Some(server) = server.filter(|&server| server != id.instance()) {
                 self.tell_where(server, id);

@@ -196,12 +196,7 @@ impl Socket {
 
     /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one;
     /// unless `shut`, the old one lives on elsewhere and is left alone.
-    pub(super) fn put(
-        self: &Arc<Self>,
-        place: &mut Place,
-        new: Fd,
-        shut: bool,
-    ) -> io::Result<()> {
+    pub(super) fn put(self: &Arc<Self>, place: &mut Place, new: Fd, shut: bool) -> io::Result<()> {
         let identity = fd::identity(new.as_raw_fd())?;
         let expected = place.identity;
         // A number that names another file was closed behind our back: it is not ours any more.

@@ -224,11 +224,7 @@ impl Socket {
     }
 
     /// Takes a session that a relative hands over. `real` is its connection.
-    pub(crate) fn take_over(
-        self: &Arc<Self>,
-        snapshot: &[u8],
-        real: Option<Fd>,
-    ) -> io::Result<()> {
+    pub(crate) fn take_over(self: &Arc<Self>, snapshot: &[u8], real: Option<Fd>) -> io::Result<()> {
         let engine = crate::reactor::engine()?;
         let bad = || errno(libc::EPROTO);
         let from = &mut In::new(snapshot);
@@ -512,11 +508,7 @@ impl Socket {
     }
 
     /// Reads what was taken back from guests; `None` when there is nothing.
-    pub(crate) fn read_returned(
-        &self,
-        slices: &mut [IoSliceMut<'_>],
-        peek: bool,
-    ) -> Option<usize> {
+    pub(crate) fn read_returned(&self, slices: &mut [IoSliceMut<'_>], peek: bool) -> Option<usize> {
         self.with_relatives(|relatives| {
             let mut total = 0;
             for slice in slices {
