@@ -223,8 +223,8 @@ impl Link {
         Ok(rustix::io::fcntl_setfd(&self.line, rustix::io::FdFlags::empty())?)
     }
 
-    /// What the owner has told of the session's end; `None` while it has told nothing, an errno or 0
-    /// for the peer's end afterwards. What was told stays for relatives that share the line.
+    /// What the owner has told of the session's end; `None` while it has told nothing, an errno or
+    /// 0 for the peer's end afterwards. What was told stays for relatives that share the line.
     pub(crate) fn told(&self) -> Option<i32> {
         let mut message = [0; 8];
         match sys::io::peek(self.line.as_raw_fd(), &mut message) {

@@ -302,6 +302,8 @@ struct Frozen {
     _pool: Option<MutexGuard<'static, Vec<Box<[u8]>>>>,
     _books: Option<MutexGuard<'static, std::collections::BTreeMap<u64, Weak<Socket>>>>,
     _sweep: MutexGuard<'static, Vec<Weak<Socket>>>,
+    /// Before the sets, under whose locks these are taken.
+    relatives: Vec<MutexGuard<'static, Option<Box<Relatives>>>>,
     _sets: epoll::Held,
     free: MutexGuard<'static, Vec<&'static Slot>>,
     bells: MutexGuard<'static, Vec<Fd>>,
@@ -318,7 +320,6 @@ struct Locks {
     watch: MutexGuard<'static, Watch>,
     sleepers: MutexGuard<'static, Sleepers>,
     _epolls: MutexGuard<'static, Vec<Weak<EpollSet>>>,
-    relatives: MutexGuard<'static, Option<Box<Relatives>>>,
 }
 
 static FROZEN: AtomicPtr<Frozen> = AtomicPtr::new(std::ptr::null_mut());
@@ -343,7 +344,6 @@ extern "C" fn prepare() {
             watch: freeze(&socket.watch),
             sleepers: freeze(&socket.sleepers),
             _epolls: freeze(&socket.epolls),
-            relatives: freeze(&socket.relatives),
         };
         // From here on nobody does I/O before claiming; but what the engine is busy with stays
         // where the engine is, and a child that wants it asks.
@@ -366,13 +366,16 @@ extern "C" fn prepare() {
     }
     FORKS.fetch_add(1, Ordering::SeqCst);
     let pool = freeze_pool(engine);
+    let sets = epoll::hold();
+    let relatives = sockets.iter().map(|socket| freeze(&socket.relatives)).collect();
     let frozen = Frozen {
         sockets,
         locks,
         _pool: Some(pool),
         _books: Some(books),
         _sweep: freeze(engine.sweep_list()),
-        _sets: epoll::hold(),
+        relatives,
+        _sets: sets,
         free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
         bells: kick::hold(),
         _lines: freeze(&engine.line_numbers),
@@ -419,9 +422,9 @@ extern "C" fn in_child() {
         locks.watch.number = -1;
         // Copies of the engine's own descriptors would keep connections open that it closes.
         locks.place.private = None;
-        if let Some(relatives) = locks.relatives.as_mut() {
-            relatives.leave_guests();
-        }
+    }
+    for relatives in frozen.relatives.iter_mut().filter_map(|held| held.as_mut()) {
+        relatives.leave_guests();
     }
     for socket in &frozen.sockets {
         // Only of our books: the guests are the parent's.

@@ -270,6 +270,20 @@ impl Reactor {
             if lingers {
                 continue;
             }
+            if socket.has(bits::GUESTS) && self.leave_guests(&socket) {
+                // The last of them closes it.
+                socket.change(bits::ORPHAN, 0);
+                let until = clock::now() + socket.config.linger.min(FOREVER);
+                if let Some(owned) = self.owned.get_mut(&socket.id) {
+                    owned.linger = Some(Linger { until, acked: 0, stop_sent: false });
+                }
+                self.timers.set(until, Timer::Linger(socket.id));
+                continue;
+            }
+            if !self.owned.contains_key(&socket.id) || socket.has(bits::CLOSED) {
+                // Closed with its last guest.
+                continue;
+            }
             if socket.has(bits::PUMPED) {
                 // What lies in the pair comes first: the pump reads to its end, then finishes.
                 if let Ok(place) = socket.place.lock() {

@@ -496,6 +496,7 @@ impl Socket {
         }
         if !back.is_empty() {
             self.with_relatives(|relatives| relatives.returned.append(&mut back));
+            // Raised after the bytes are there; a reader that took them meanwhile finds none.
             self.change(bits::RETURNED, 0);
         }
     }
@@ -509,7 +510,7 @@ impl Socket {
 
     /// Reads what was taken back from guests; `None` when there is nothing.
     pub(crate) fn read_returned(&self, slices: &mut [IoSliceMut<'_>], peek: bool) -> Option<usize> {
-        self.with_relatives(|relatives| {
+        let (total, left) = self.with_relatives(|relatives| {
             let mut total = 0;
             for slice in slices {
                 let rest = &relatives.returned[total..];
@@ -519,13 +520,16 @@ impl Socket {
             }
             if !peek {
                 relatives.returned.drain(..total);
-                if relatives.returned.is_empty() {
-                    relatives.returned = Vec::new();
-                    self.change(0, bits::RETURNED);
-                }
             }
-            (total > 0).then_some(total)
-        })
+            if relatives.returned.is_empty() {
+                // Under the lock, so that who returns more raises it again afterwards; nobody need
+                // be rung for less.
+                relatives.returned = Vec::new();
+                self.lower_quietly(bits::RETURNED);
+            }
+            (total, relatives.returned.len())
+        });
+        (total > 0 || left > 0).then_some(total)
     }
 
     /// The session has ended: all guests are told.
@@ -537,7 +541,7 @@ impl Socket {
 
     /// In a fork child: the guests are the parent's. Rings nobody, as nobody is there.
     pub(crate) fn forget_guests(&self) {
-        self.bits.fetch_and(!(bits::GUESTS | bits::ASKING), Ordering::SeqCst);
+        self.lower_quietly(bits::GUESTS | bits::ASKING);
     }
 }
 
