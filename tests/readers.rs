@@ -138,9 +138,9 @@ fn a_number_closed_under_a_sleeping_reader_still_delivers_what_was_written() {
     let common::Ends { client, server, proxy: _proxy, listener: _listener } = pair();
     let sent = data(9, 200_000);
     (&client).write_all(&sent).unwrap();
+    // Closed by hand below, and not again.
+    let client = std::mem::ManuallyDrop::new(client);
     let number = client.as_raw_fd();
-    // The number is closed by hand below.
-    std::mem::forget(client);
     std::thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         let reader = scope.spawn(move || {

@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use common::child::{Helper, hear, role, say};
@@ -14,6 +15,7 @@ use common::{
 };
 use eversock::{VirtualListener, VirtualStream};
 use eversock_chaos::{Fault, Target};
+use eversock_engine::exec;
 use eversock_proto::resume::ResumeClient;
 use eversock_proto::secret::{Secret, SessionId};
 
@@ -252,6 +254,24 @@ fn helper_process() {
                 say(if got == data(9, count) { "same" } else { "different" });
                 assert!(reap(stays), "the owner failed");
             });
+        }
+        "runs-cat" => {
+            (&stream).write_all(b"ready").unwrap();
+            let number = stream.as_raw_fd();
+            let pid = fork_to(|| {
+                let inherited = exec::inherit(number, exec::Engine::Ends).unwrap();
+                exec::place(number, inherited).unwrap();
+                let path = c"/bin/cat".as_ptr();
+                // SAFETY: plain calls with a null-terminated list of arguments.
+                unsafe {
+                    assert!(libc::dup2(number, 0) == 0 && libc::dup2(number, 1) == 1);
+                    libc::close(number);
+                    libc::execl(path, path, std::ptr::null::<libc::c_char>());
+                }
+                panic!("no /bin/cat");
+            });
+            assert!(reap(pid), "cat failed");
+            (&stream).write_all(b"done").unwrap();
         }
         "nobody-claims" => {
             let go = Signal::new();
@@ -495,4 +515,24 @@ fn workers_whose_master_closes_the_listener_serve_on() {
         helper.go();
         assert_eq!(helper.word(), "closed");
     });
+}
+
+#[test]
+fn a_program_that_knows_nothing_of_eversock_gets_a_session_through_exec() {
+    let _limit = Limit::new("a program through exec", PATIENCE);
+    let (mut helper, proxy, client) = start("runs-cat", 0);
+    expect(&client, b"ready");
+    let bytes = data(5, 4 * MIB);
+    let mut all = Vec::new();
+    let hit = while_cutting(&proxy, &Fault::Reset, MIB, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_and_end(&client, &bytes));
+            all = read_all(&client);
+        });
+    });
+    assert!(hit >= 1, "no cut hit");
+    let echoed = all.strip_suffix(b"done").unwrap();
+    assert!(echoed == bytes, "{} of {} bytes came back", echoed.len(), bytes.len());
+    drop(client);
+    assert!(helper.end().success());
 }

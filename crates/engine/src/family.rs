@@ -218,8 +218,13 @@ impl Link {
         }
     }
 
-    /// What the owner has told of the session's end; `None` while it has told nothing, an errno or 0
-    /// for the peer's end afterwards. What was told stays for relatives that share the line.
+    /// The program that this process becomes goes on as the guest.
+    pub(crate) fn keep_through_exec(&self) -> io::Result<()> {
+        Ok(rustix::io::fcntl_setfd(&self.line, rustix::io::FdFlags::empty())?)
+    }
+
+    /// What the owner has told of the session's end; `None` while it has told nothing, an errno or
+    /// 0 for the peer's end afterwards. What was told stays for relatives that share the line.
     pub(crate) fn told(&self) -> Option<i32> {
         let mut message = [0; 8];
         match sys::io::peek(self.line.as_raw_fd(), &mut message) {
@@ -287,7 +292,7 @@ fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::R
     let mut owner = owner;
     let mut pause = Duration::from_micros(200);
     loop {
-        match ask_once(socket, engine, owner, false)? {
+        match ask_once(socket, engine.instance, owner, false)? {
             Brought::Session(snapshot, real) => {
                 socket.take_over(&snapshot, real)?;
                 engine.enroll(socket);
@@ -318,6 +323,26 @@ fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::R
     }
 }
 
+/// The end of a pump for a program that knows nothing of us, and the line that tells of its end.
+pub(crate) fn pump_for_exec(socket: &Arc<Socket>, us: u64, owner: u64) -> io::Result<(Fd, Fd)> {
+    let until = clock::now() + PATIENCE;
+    let mut owner = owner;
+    loop {
+        match ask_once(socket, us, owner, true)? {
+            Brought::Pump(near, line) => return Ok((near, line)),
+            Brought::Ask(other) => owner = other,
+            Brought::Nobody => return fail(libc::ECONNRESET),
+            Brought::Ended(number) => {
+                return fail(if number == 0 { libc::ECONNRESET } else { number });
+            }
+            Brought::Busy if clock::now() < until => {
+                crate::wait::epoll::sleep(Duration::from_millis(1));
+            }
+            Brought::Busy | Brought::Session(..) => return fail(libc::EAGAIN),
+        }
+    }
+}
+
 /// The session is lost to this process, or over: one error, then the end.
 fn end(socket: &Arc<Socket>, number: i32) -> io::Result<()> {
     if number == 0 {
@@ -334,18 +359,13 @@ fn end(socket: &Arc<Socket>, number: i32) -> io::Result<()> {
     Ok(())
 }
 
-fn ask_once(
-    socket: &Arc<Socket>,
-    engine: &'static Engine,
-    owner: u64,
-    only_pump: bool,
-) -> io::Result<Brought> {
+fn ask_once(socket: &Arc<Socket>, asker: u64, owner: u64, only_pump: bool) -> io::Result<Brought> {
     let session = {
         let meta = Socket::lock(&socket.meta)?;
         let Some(control) = meta.control.as_ref() else { return fail(libc::ENOTCONN) };
         control.id
     };
-    let ask = Ask { session, asker: engine.instance, nonce: fd::random(), only_pump };
+    let ask = Ask { session, asker, nonce: fd::random(), only_pump };
     let line = match channel::connect(owner) {
         Ok(line) => line,
         Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {

@@ -9,6 +9,7 @@
 //! * `wait`: poll, select and epoll over virtual and other descriptors.
 //! * `reactor`: the engine's one thread: dialling, handshakes, faults, timers.
 //! * `process`, `family`: who owns a session after a fork, and how relatives share it.
+//! * [`exec`]: what another program inherits.
 //! * [`posix`]: the system calls' twins, by descriptor.
 //! * `table`: from descriptor to virtual socket.
 //! * `sys`: system calls, and with the table and the fork hooks the unsafe code.
@@ -20,6 +21,7 @@ mod clock;
 pub mod config;
 mod error;
 mod event;
+pub mod exec;
 mod family;
 mod inspect;
 mod listener;

@@ -110,6 +110,11 @@ impl OwnerWord {
         Self { slot, generation: AtomicU64::new(generation), forks }
     }
 
+    /// Who gave it up last; 0 if nobody ever did.
+    pub(crate) fn last(&self) -> u64 {
+        self.slot[LAST].load(Ordering::SeqCst)
+    }
+
     fn state(&self) -> u64 {
         self.slot[STATE].load(Ordering::SeqCst)
     }
@@ -287,7 +292,7 @@ pub(crate) fn install_hooks() -> io::Result<()> {
 }
 
 extern "C" fn at_exit() {
-    let _caught = std::panic::catch_unwind(reactor::shutdown);
+    let _caught = std::panic::catch_unwind(reactor::shutdown_to_exit);
 }
 
 /// Every lock that a child may need, held while the fork happens, so that none is left locked by a
@@ -297,6 +302,8 @@ struct Frozen {
     _pool: Option<MutexGuard<'static, eversock_proto::log::Free>>,
     _books: Option<MutexGuard<'static, std::collections::BTreeMap<u64, Weak<Socket>>>>,
     _sweep: MutexGuard<'static, Vec<Weak<Socket>>>,
+    /// Before the sets, under whose locks these are taken.
+    relatives: Vec<MutexGuard<'static, Option<Box<Relatives>>>>,
     _sets: epoll::Held,
     free: MutexGuard<'static, Vec<&'static Slot>>,
     bells: MutexGuard<'static, Vec<Fd>>,
@@ -313,7 +320,6 @@ struct Locks {
     watch: MutexGuard<'static, Watch>,
     sleepers: MutexGuard<'static, Vec<RawFd>>,
     _epolls: MutexGuard<'static, Vec<Weak<EpollSet>>>,
-    relatives: MutexGuard<'static, Option<Box<Relatives>>>,
 }
 
 static FROZEN: AtomicPtr<Frozen> = AtomicPtr::new(std::ptr::null_mut());
@@ -341,7 +347,6 @@ extern "C" fn prepare() {
             watch: freeze(&socket.watch),
             sleepers: freeze_guard(socket.sleepers.hold()),
             _epolls: freeze(&socket.epolls),
-            relatives: freeze(&socket.relatives),
         };
         // From here on nobody does I/O before claiming; but what the engine is busy with stays
         // where the engine is, and a child that wants it asks.
@@ -365,13 +370,16 @@ extern "C" fn prepare() {
     }
     FORKS.fetch_add(1, Ordering::SeqCst);
     let pool = freeze_pool(engine);
+    let sets = epoll::hold();
+    let relatives = sockets.iter().map(|socket| freeze(&socket.relatives)).collect();
     let frozen = Frozen {
         sockets,
         locks,
         _pool: Some(pool),
         _books: Some(books),
         _sweep: freeze(engine.sweep_list()),
-        _sets: epoll::hold(),
+        relatives,
+        _sets: sets,
         free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
         bells: kick::hold(),
         _lines: freeze(&engine.line_numbers),
@@ -419,9 +427,9 @@ extern "C" fn in_child() {
         locks.watch.number = -1;
         // Copies of the engine's own descriptors would keep connections open that it closes.
         locks.place.private = None;
-        if let Some(relatives) = locks.relatives.as_mut() {
-            relatives.leave_guests();
-        }
+    }
+    for relatives in frozen.relatives.iter_mut().filter_map(|held| held.as_mut()) {
+        relatives.leave_guests();
     }
     for socket in &frozen.sockets {
         // Only of our books: the guests are the parent's.

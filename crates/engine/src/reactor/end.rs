@@ -287,7 +287,7 @@ impl Reactor {
     }
 
     /// The process exits: all that was written is to be delivered first.
-    pub(super) fn drain(&mut self, done: ChannelSender<()>) {
+    pub(super) fn drain(&mut self, done: ChannelSender<()>, exits: bool) {
         let mine: Vec<_> = self
             .owned
             .values()
@@ -300,6 +300,21 @@ impl Reactor {
                 continue;
             }
             if lingers {
+                continue;
+            }
+            if socket.has(bits::GUESTS) && self.leave_guests(&socket) {
+                // The last of them closes it.
+                socket.change(bits::ORPHAN, 0);
+                let until = clock::now() + socket.config.linger.min(FOREVER);
+                if let Some(owned) = self.owned.get_mut(&socket.id) {
+                    let linger = Linger { until, acked: 0, stop_sent: false, unreachable: None };
+                    owned.linger = Some(Box::new(linger));
+                }
+                self.timers.set(until, Timer::Linger(socket.id));
+                continue;
+            }
+            if !self.owned.contains_key(&socket.id) || socket.has(bits::CLOSED) {
+                // Closed with its last guest.
                 continue;
             }
             if socket.has(bits::PUMPED) {
@@ -328,10 +343,12 @@ impl Reactor {
         }
         self.draining = Some(done);
         self.timers.set(clock::now() + EXIT_LOOK, Timer::Exit);
-        let until = clock::now() + BIRTHS_MAX;
-        self.births_until = Some(until);
-        // Only to look again then.
-        self.timers.set(until, Timer::Line(usize::MAX));
+        if exits {
+            let until = clock::now() + BIRTHS_MAX;
+            self.births_until = Some(until);
+            // Only to look again then.
+            self.timers.set(until, Timer::Line(usize::MAX));
+        }
     }
 
     /// While the process exits: whose peer cannot be reached gets less time than one that only

@@ -27,7 +27,37 @@ pub(super) struct Guest {
     gone: bool,
 }
 
+impl Line {
+    /// The guest of this session, if the line is one's.
+    fn guest_of(&self, socket: &Arc<Socket>) -> Option<&Guest> {
+        match self {
+            Self::Guest(guest) if Arc::ptr_eq(&guest.socket, socket) => Some(guest),
+            _ => None,
+        }
+    }
+}
+
 impl Reactor {
+    /// Our process ends: what guests that have gone wrote is still to be delivered. True while that
+    /// must be waited for.
+    pub(super) fn leave_guests(&mut self, socket: &Arc<Socket>) -> bool {
+        let guests = |lines: &std::collections::HashMap<usize, Line>| -> Vec<usize> {
+            let ours = lines.iter().filter(|(_, line)| line.guest_of(socket).is_some());
+            ours.map(|(&token, _)| token).collect()
+        };
+        // Their ends may not have been looked at yet.
+        for token in guests(&self.lines) {
+            self.line_ready(token);
+        }
+        self.serve_guests(socket);
+        let left = guests(&self.lines);
+        let all_gone = left.iter().all(|token| {
+            let line = self.lines.get(token);
+            line.and_then(|line| line.guest_of(socket)).is_some_and(|guest| guest.gone)
+        });
+        !left.is_empty() && all_gone
+    }
+
     /// A relative asks for a session.
     pub(super) fn asked(&mut self, token: usize, ask: &Ask) {
         let answer = match self.find_session(ask.session) {
@@ -200,7 +230,7 @@ impl Reactor {
         let gone: Vec<usize> = self
             .lines
             .iter()
-            .filter(|(_, line)| matches!(line, Line::Guest(g) if g.gone && Arc::ptr_eq(&g.socket, socket)))
+            .filter(|(_, line)| line.guest_of(socket).is_some_and(|guest| guest.gone))
             .map(|(&token, _)| token)
             .collect();
         for token in gone {

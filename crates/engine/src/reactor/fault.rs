@@ -117,6 +117,12 @@ impl Reactor {
         has_number && socket.owner.claim(self.engine.instance, false)
     }
 
+    /// True when this engine may take a session that nobody has used since a fork.
+    pub(super) fn may_claim(&self, socket: &Socket) -> bool {
+        crate::process::time_to_claim().is_none()
+            && socket.place.lock().is_ok_and(|place| !place.numbers.is_empty())
+    }
+
     fn is_nobodys(&self, socket: &Socket) -> bool {
         socket.owner.holder(self.engine.instance) == Holder::Nobody
     }

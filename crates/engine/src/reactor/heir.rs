@@ -1,8 +1,8 @@
 //! Listeners of a family: one process accepts and shakes hands, those that wait take its place when
 //! it dies (DESIGN 5).
 //!
-//! All of them hold the real listening socket and both ends of the pair through which sessions come,
-//! so what waits in either is not lost. Which process serves is a shared word; a line to that
+//! All of them hold the real listening socket and both ends of the pair through which sessions
+//! come, so what waits in either is not lost. Which process serves is a shared word; a line to that
 //! process, which the kernel ends with it, says that it is dead.
 
 use std::os::fd::AsRawFd;

@@ -73,8 +73,8 @@ pub(crate) enum Command {
     Sweep,
     /// The network may have changed.
     NetworkChanged,
-    /// Finish all sessions and say so.
-    Drain { done: ChannelSender<()> },
+    /// Finish all sessions and say so; `exits` when the process ends afterwards.
+    Drain { done: ChannelSender<()>, exits: bool },
     /// A name was resolved.
     Resolved { socket: Arc<Socket>, addrs: Vec<SocketAddr> },
 }
@@ -171,9 +171,18 @@ pub fn network_changed() {
 /// Ends all sessions that this process owns in order, and waits until the peers have confirmed, as
 /// a normal exit does. Blocks up to the sessions' linger.
 pub fn shutdown() {
+    drain(false);
+}
+
+/// The same for a process that ends when this returns.
+pub(crate) fn shutdown_to_exit() {
+    drain(true);
+}
+
+fn drain(exits: bool) {
     let Some(engine) = engine_if_running() else { return };
     let (done, wait) = crossbeam_channel::bounded(1);
-    engine.command(Command::Drain { done });
+    engine.command(Command::Drain { done, exits });
     // The engine drops the channel when it dies.
     let _ended = wait.recv();
 }
@@ -554,7 +563,7 @@ impl Reactor {
             Command::Pump { socket, far, near, junk } => self.pump(socket, far, near, junk),
             Command::Sweep => self.arm_sweep(),
             Command::NetworkChanged => self.check_paths(true),
-            Command::Drain { done } => self.drain(done),
+            Command::Drain { done, exits } => self.drain(done, exits),
             Command::Resolved { socket, addrs } => self.resolved(&socket, addrs),
         }
     }

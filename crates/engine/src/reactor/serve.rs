@@ -172,7 +172,7 @@ impl Reactor {
 
     /// The real listener has connections.
     pub(super) fn accept_ready(&mut self, id: u64) {
-        if self.draining.is_some() && self.has_heirs() {
+        if self.births_until.is_some() && self.has_heirs() {
             // This process ends: who comes now waits for the one that takes its place.
             return;
         }
@@ -493,12 +493,6 @@ impl Reactor {
         let untaken = self.listeners.values().any(|served| served.untaken.contains_key(&id));
         let reason = if untaken { Reason::Busy } else { Reason::UnknownSession };
         self.reject(token, raw, &Reject::plain(reason, BUSY_RETRY));
-    }
-
-    /// True when this engine may take a session that nobody has used since a fork.
-    fn may_claim(&self, socket: &Socket) -> bool {
-        crate::process::time_to_claim().is_none()
-            && socket.place.lock().is_ok_and(|place| !place.numbers.is_empty())
     }
 
     /// Hands an unproven connection to the process that has the session.

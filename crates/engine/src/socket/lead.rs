@@ -69,7 +69,7 @@ impl Socket {
             if !self.sleepers.lead(true) {
                 return Ok(Led::NotHere);
             }
-            (ask, Leading { socket: self, epoch: rx.epoch })
+            (ask, Leading { socket: self, epoch: rx.epoch, done: false })
         };
         let came = ask.read(number, buf, cancellation_point);
         let epoch = leading.epoch;
@@ -190,19 +190,23 @@ impl Ask {
 struct Leading<'a> {
     socket: &'a Arc<Socket>,
     epoch: u64,
+    done: bool,
 }
 
 impl Leading<'_> {
     /// The read is accounted for; those who waited for it look again. The caller holds the
     /// receiving lock, and hands over when it has let go of it.
-    fn end(self) {
+    fn end(mut self) {
+        self.done = true;
         self.socket.sleepers.stop_leading();
-        std::mem::forget(self);
     }
 }
 
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
+        if self.done {
+            return;
+        }
         self.socket.fault(self.epoch, "a reader was ended in the middle of a read");
         self.socket.stop_leading();
     }

@@ -279,6 +279,11 @@ impl Socket {
         }
     }
 
+    /// Lowers bits without ringing anybody.
+    fn lower_quietly(&self, lowered: u32) {
+        self.bits.fetch_and(!lowered, Ordering::SeqCst);
+    }
+
     /// Raises a bit; true if it was raised already.
     pub(crate) fn raise(&self, bit: u32) -> bool {
         self.bits.fetch_or(bit, Ordering::SeqCst) & bit != 0

@@ -213,8 +213,8 @@ impl Socket {
         Ok(Got::Nothing)
     }
 
-    /// Who reads under the lock must own the session, which a fork or a relative may have taken away
-    /// while he slept; and what relatives have left unread comes first. ERESTART: look again.
+    /// Who reads under the lock must own the session, which a fork or a relative may have taken
+    /// away while he slept; and what relatives have left unread comes first. ERESTART: look again.
     fn check_ours(self: &Arc<Self>) -> io::Result<()> {
         let bits = self.bits();
         if bits & (bits::FRESH | bits::FAILED | bits::CLOSED) == 0 && !process::is_ours(self) {

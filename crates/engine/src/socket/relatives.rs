@@ -500,6 +500,7 @@ impl Socket {
         }
         if !back.is_empty() {
             self.with_relatives(|relatives| relatives.returned.append(&mut back));
+            // Raised after the bytes are there; a reader that took them meanwhile finds none.
             self.change(bits::RETURNED, 0);
         }
     }
@@ -513,7 +514,7 @@ impl Socket {
 
     /// Reads what was taken back from guests; `None` when there is nothing.
     pub(crate) fn read_returned(&self, slices: &mut [IoSliceMut<'_>], peek: bool) -> Option<usize> {
-        self.with_relatives(|relatives| {
+        let (total, left) = self.with_relatives(|relatives| {
             let mut total = 0;
             for slice in slices {
                 let rest = &relatives.returned[total..];
@@ -523,13 +524,16 @@ impl Socket {
             }
             if !peek {
                 relatives.returned.drain(..total);
-                if relatives.returned.is_empty() {
-                    relatives.returned = Vec::new();
-                    self.change(0, bits::RETURNED);
-                }
             }
-            (total > 0).then_some(total)
-        })
+            if relatives.returned.is_empty() {
+                // Under the lock, so that who returns more raises it again afterwards; nobody need
+                // be rung for less.
+                relatives.returned = Vec::new();
+                self.lower_quietly(bits::RETURNED);
+            }
+            (total, relatives.returned.len())
+        });
+        (total > 0 || left > 0).then_some(total)
     }
 
     /// The session has ended: all guests are told.
@@ -541,7 +545,7 @@ impl Socket {
 
     /// In a fork child: the guests are the parent's. Rings nobody, as nobody is there.
     pub(crate) fn forget_guests(&self) {
-        self.bits.fetch_and(!(bits::GUESTS | bits::ASKING), Ordering::SeqCst);
+        self.lower_quietly(bits::GUESTS | bits::ASKING);
     }
 }
 

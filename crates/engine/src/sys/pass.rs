@@ -67,8 +67,8 @@ pub(crate) fn is_same_user(fd: &impl AsFd) -> bool {
     rustix::net::sockopt::socket_peercred(fd).is_ok_and(|cred| cred.uid == ours)
 }
 
-/// True when connections may be passed to or taken from the process at the other end: it runs as the
-/// same user, or one of the two is root, as a server that gives up its rights in its workers.
+/// True when connections may be passed to or taken from the process at the other end: it runs as
+/// the same user, or one of the two is root, as a server that gives up its rights in its workers.
 pub(crate) fn may_be_passed(fd: &impl AsFd) -> bool {
     let ours = rustix::process::geteuid();
     rustix::net::sockopt::socket_peercred(fd)

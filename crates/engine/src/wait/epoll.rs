@@ -690,7 +690,7 @@ mod tests {
         let (ours, _theirs) = fd::unix_pair(SocketType::STREAM).expect("a pair");
         let number = ours.as_raw_fd();
         let socket = Arc::new(Socket::new(1, Arc::new(Config::default()), vec![number], 0));
-        socket.nonblocking.store(true, std::sync::atomic::Ordering::Relaxed);
+        socket.nonblocking.store(true, Ordering::Relaxed);
         let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
         let kernel = rustix::event::epoll::create(flags).expect("a set");
         let epfd = kernel.as_raw_fd();
