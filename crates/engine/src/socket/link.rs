@@ -308,7 +308,9 @@ impl Socket {
             Ok(held) => held,
             Err(busy) => return Ok(Err(busy)),
         };
-        if self.has(bits::FRESH | bits::CLOSED | bits::PUMPED) {
+        // An orphan has none, and goes on for its relatives.
+        let other = bits::FRESH | bits::CLOSED | bits::PUMPED | bits::ORPHAN;
+        if self.has(other) || !process::is_ours(self) {
             return Ok(Ok(None));
         }
         self.drop_stale_numbers(&mut held.place);
