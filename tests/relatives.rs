@@ -13,7 +13,7 @@ use common::limit::Limit;
 use common::{
     MIB, begin, data, proxy_to, quick, read_all, send_and_end, wait_until, while_cutting,
 };
-use eversock::{VirtualListener, VirtualStream};
+use eversock::{Config, VirtualListener, VirtualStream};
 use eversock_chaos::{Fault, Target};
 use eversock_engine::exec;
 use eversock_proto::resume::ResumeClient;
@@ -72,8 +72,13 @@ fn echo(mut stream: &VirtualStream) {
     }
 }
 
+/// Has time to deliver also while all these tests share two processors.
+fn patient() -> Config {
+    Config { linger: Duration::from_secs(20), ..quick() }
+}
+
 fn accepted() -> (VirtualStream, VirtualListener) {
-    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let listener = VirtualListener::bind_with("127.0.0.1:0", patient()).unwrap();
     say(&listener.local_addr().unwrap().to_string());
     (listener.accept().unwrap().0, listener)
 }
@@ -110,7 +115,7 @@ fn work(listener: &VirtualListener) -> ! {
 }
 
 fn serve_with_workers(count: usize) {
-    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let listener = VirtualListener::bind_with("127.0.0.1:0", patient()).unwrap();
     say(&listener.local_addr().unwrap().to_string());
     for _ in 0..count {
         fork_to(|| work(&listener));

@@ -406,6 +406,12 @@ extern "C" fn in_parent() {
     drop(thaw());
 }
 
+/// True when there may be other processes of the family: heirs of a listener among them, who have
+/// not said so yet.
+pub(crate) fn has_relatives() -> bool {
+    FORKS.load(Ordering::Relaxed) > 0
+}
+
 /// How long an engine still has to wait before it may claim a session that no program has.
 pub(crate) fn time_to_claim() -> Option<Duration> {
     let forked = FORKED_AT.load(Ordering::SeqCst);

@@ -123,11 +123,6 @@ impl Reactor {
         true
     }
 
-    /// True when other processes wait at our listeners.
-    pub(super) fn has_heirs(&self) -> bool {
-        self.lines.values().any(|line| matches!(line, Line::Heir(_)))
-    }
-
     /// Tells a process that serves our listener where the resumes of our sessions belong.
     fn tell_all_sessions(&self, instance: u64) {
         for owned in self.owned.values() {

@@ -172,8 +172,10 @@ impl Reactor {
 
     /// The real listener has connections.
     pub(super) fn accept_ready(&mut self, id: u64) {
-        if self.births_until.is_some() && self.has_heirs() {
-            // This process ends: who comes now waits for the one that takes its place.
+        let is_drained = self.births_until.is_some() && self.draining.is_none();
+        if is_drained && crate::process::has_relatives() {
+            // All is delivered and this process ends: who comes now, and it is no resume of ours,
+            // waits for the one that takes its place.
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
@@ -289,7 +291,7 @@ impl Reactor {
     pub(super) fn is_giving_birth(&self) -> bool {
         let in_time = self.births_until.is_some_and(|until| clock::now() < until);
         in_time
-            && self.has_heirs()
+            && crate::process::has_relatives()
             && (self.handshakes.values().any(|handshake| handshake.listener.is_some())
                 || self.listeners.values().any(|served| !served.ready.is_empty()))
     }

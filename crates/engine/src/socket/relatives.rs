@@ -348,7 +348,10 @@ impl Socket {
         }
         self.flush_guests(&mut tx);
         self.finish_tx(tx);
+        // Under the receiving lock: who reads on meanwhile would read past what is on its way back.
+        let Ok(rx) = self.rx.lock() else { return true };
         self.take_back();
+        drop(rx);
         let left = self.with_relatives(|relatives| {
             relatives.ends.retain(|other| !Arc::ptr_eq(other, end));
             relatives.ends.len()
@@ -484,7 +487,8 @@ impl Socket {
         let _gone = rustix::net::shutdown(&end.far, rustix::net::Shutdown::Write);
     }
 
-    /// What guests have left unread is the program's again: it reads next.
+    /// What guests have left unread is the program's again: it reads next. Under the receiving
+    /// lock.
     pub(crate) fn take_back(&self) {
         let mut back = Vec::new();
         for end in self.ends() {
