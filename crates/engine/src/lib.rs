@@ -8,6 +8,7 @@
 //! * `socket`: one virtual socket: its two directions, readiness, and the swap.
 //! * `wait`: poll, select and epoll over virtual and other descriptors.
 //! * `reactor`: the engine's one thread: dialling, handshakes, faults, timers.
+//! * [`cabi`]: memory and addresses as callers from C hand them over.
 //! * [`posix`]: the system calls' twins, by descriptor.
 //! * `table`: from descriptor to virtual socket.
 //! * `sys`: system calls, and with the table and the fork hooks the unsafe code.
@@ -15,6 +16,7 @@
 //! Architecture: no `#[no_mangle]` here; no lock but a socket's own direction lock is held across a
 //! system call that moves data; no lock is held while a thread sleeps.
 
+pub mod cabi;
 mod clock;
 pub mod config;
 mod error;
@@ -30,8 +32,9 @@ mod sys;
 mod table;
 mod wait;
 
+pub use sys::calls::{Calls, set_calls};
 pub use config::{
-    Answer, BackOff, Config, FaultReport, LineUp, Mode, PresharedKey, RecoveryPolicy,
+    Answer, BackOff, Config, FaultReport, LineUp, Mode, Peers, PresharedKey, RecoveryPolicy,
 };
 pub use event::{Event, EventKind};
 pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};

@@ -4,6 +4,7 @@
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
 
+mod adopt;
 mod number;
 mod option;
 
@@ -32,6 +33,7 @@ use crate::wait::kick::Bell;
 use crate::wait::{epoll, poll as wait_poll};
 
 pub use crate::inspect::control_dir;
+pub use adopt::{adopt, adopt_listener, adopt_registration, for_each_number, is_fresh_tcp};
 pub use number::{dup, dup3};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
 
@@ -93,7 +95,7 @@ pub fn bind(number: RawFd, addr: SocketAddr) -> io::Result<()> {
     if !socket.has(bits::FRESH) {
         return fail(libc::EINVAL);
     }
-    socket2::SockRef::from(&sys::borrow(number)).bind(&addr.into())?;
+    rustix::net::bind(sys::borrow(number), &addr)?;
     Socket::lock(&socket.meta)?.bound = tcp::local_addr(number);
     Ok(())
 }

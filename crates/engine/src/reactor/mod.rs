@@ -251,7 +251,9 @@ impl Engine {
     fn watch_control(&self, op: i32, number: RawFd, events: i32, data: u64) {
         let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: data };
         // SAFETY: `event` is valid for the call.
-        let result = unsafe { libc::epoll_ctl(self.watch.as_raw_fd(), op, number, &raw mut event) };
+        let result = unsafe {
+            (sys::calls::calls().epoll_ctl)(self.watch.as_raw_fd(), op, number, &raw mut event)
+        };
         if result != 0 {
             log::debug!("fault watch of {number}: {}", io::Error::last_os_error());
         }

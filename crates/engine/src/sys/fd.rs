@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use super::calls::calls;
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::io::{DupFlags, FdFlags};
@@ -65,7 +66,7 @@ pub(crate) fn close(number: RawFd) {
 /// Closes a number as the program asked; its error is the program's.
 pub(crate) fn close_reporting(number: RawFd) -> io::Result<()> {
     // SAFETY: closing a number is memory-safe; the program owns it.
-    if unsafe { libc::close(number) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { (calls().close)(number) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What tells one open file from another: device and inode.
