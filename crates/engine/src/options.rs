@@ -168,6 +168,25 @@ impl Options {
         self.set.iter().find(|(l, n, _)| (*l, *n) == (level, name)).map(|(_, _, v)| v.as_slice())
     }
 
+    /// Sets what the real sockets of a session never carry: for a plain connection.
+    pub(crate) fn apply_own(&self, number: RawFd) {
+        let mut own = vec![(
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            i32::from(self.nodelay).to_ne_bytes().to_vec(),
+        )];
+        if let Some(linger) = self.linger {
+            let seconds = i32::try_from(linger.as_secs()).unwrap_or(i32::MAX);
+            let value = [1i32.to_ne_bytes(), seconds.to_ne_bytes()].concat();
+            own.push((libc::SOL_SOCKET, libc::SO_LINGER, value));
+        }
+        for (level, name, value) in own {
+            if let Err(error) = tcp::set_option(number, level, name, &value) {
+                log::debug!("option {level}/{name} was not taken by a plain connection: {error}");
+            }
+        }
+    }
+
     /// Sets everything again on a new real socket. One refusal does not stop the others: the
     /// session matters more than an option that this path does not have.
     pub(crate) fn apply(&self, number: RawFd) {

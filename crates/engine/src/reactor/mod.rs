@@ -331,6 +331,8 @@ pub(crate) struct Reactor {
     resolving: usize,
     swept: bool,
     waiting_dials: VecDeque<u64>,
+    /// Peers that do not speak eversock, and since when that is known.
+    plain_peers: HashMap<SocketAddr, Instant>,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
     /// Connections passed by other processes whose message had not come.
@@ -366,6 +368,7 @@ impl Reactor {
             resolving: 0,
             swept: false,
             waiting_dials: VecDeque::new(),
+            plain_peers: HashMap::new(),
             accept_again: HashSet::new(),
             late_passes: Vec::new(),
         }
@@ -510,6 +513,7 @@ impl Reactor {
                 Timer::Sweep => self.sweep(),
                 Timer::Redial(id) => self.redial_due(id),
                 Timer::Stagger(id) => self.stagger(id),
+                Timer::Silent(token) => self.silent(token),
                 Timer::DialDeadline(id, serial) => self.dial_deadline(id, serial),
                 Timer::Handshake(token) => self.handshake_deadline(token),
                 Timer::Grace(id) => self.grace_over(id),

@@ -19,6 +19,7 @@ pub(super) enum Timer {
     Linger(u64),
     Paths,
     Pump(usize),
+    Silent(usize),
 }
 
 /// Timers far off fire together at whole ticks of this length, so that the deadlines of a thousand
