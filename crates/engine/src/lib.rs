@@ -32,10 +32,10 @@ mod sys;
 mod table;
 mod wait;
 
-pub use sys::calls::{Calls, set_calls};
 pub use config::{
     Answer, BackOff, Config, FaultReport, LineUp, Mode, Peers, PresharedKey, RecoveryPolicy,
 };
 pub use event::{Event, EventKind};
 pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};
-pub use reactor::{network_changed, poisoned, set_log_cap, shutdown};
+pub use reactor::{network_changed, poisoned, set_log_cap, shutdown, shutdown_from_exit};
+pub use sys::calls::{Calls, set_calls};

@@ -121,7 +121,8 @@ impl Options {
     /// What differs from a fresh socket of the same family.
     pub(crate) fn read_back(number: RawFd) -> io::Result<Self> {
         let v6 = tcp::local_addr(number).is_some_and(|addr| addr.is_ipv6());
-        let any = if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+        let any =
+            if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
         let fresh = tcp::new_socket(&SocketAddr::new(any, 0))?;
         let mut found = Self::default();
         for &(level, name) in READ_BACK {

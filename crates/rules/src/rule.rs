@@ -372,7 +372,8 @@ mod tests {
 
     #[test]
     fn rules_written_out_and_read_again_are_the_same() {
-        let text = "[[connect]]\nhost = \"db\"\naddresses = [\"192.0.2.1\", \"::1\"]\nport = \"1-9\"\n\
+        let text = "[[connect]]\nhost = \"db\"\naddresses = [\"192.0.2.1\", \"::1\"]\n\
+                    port = \"1-9\"\n\
                     mode = \"require\"\nkey = \"/a \\\"b\\\"\"\npolicy = \"ask\"\ngrace = \"90s\"\n\
                     redial-limit = 7\non-fault = \"echo 'x' # \\\\\"\nline-up = \"true\"\n\
                     [[connect]]\nhost = \"10.0.0.0/8\"\n\

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use crate::posix;
 use libc::{c_int, sa_family_t, sockaddr, sockaddr_in, sockaddr_in6, socklen_t};
 
-use crate::error::fail;
 use super::memory;
+use crate::error::fail;
 
 const STORAGE_BYTES: usize = size_of::<libc::sockaddr_storage>();
 /// `sockaddr_in6` without its scope, which Linux takes as well (RFC 2133).

@@ -19,8 +19,9 @@ use crate::sys::{fd, tcp};
 use crate::table::{self, Entry};
 use crate::wait::epoll;
 
-/// Makes the TCP socket at `number`, which must not be connected, a virtual one, as if [`super::socket`] had
-/// made it and all that was done to it since had been done through this module.
+/// Makes the TCP socket at `number`, which must not be connected, a virtual one, as if
+/// [`super::socket`] had made it and all that was done to it since had been done through this
+/// module.
 ///
 /// # Errors
 /// EMFILE when the number is beyond the table; those of starting the engine; ENOTSOCK and its like.
@@ -65,11 +66,7 @@ pub fn adopt_listener(number: RawFd, backlog: i32, config: Arc<Config>) -> io::R
 ///
 /// # Errors
 /// EMFILE, ENOMEM: the set cannot be watched.
-pub fn adopt_registration(
-    epfd: RawFd,
-    number: RawFd,
-    event: libc::epoll_event,
-) -> io::Result<()> {
+pub fn adopt_registration(epfd: RawFd, number: RawFd, event: libc::epoll_event) -> io::Result<()> {
     match epoll::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, number, Some(event)) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)) => Ok(()),
         result => result,
@@ -80,6 +77,16 @@ pub fn adopt_registration(
 /// child between vfork and exec may ask.
 pub fn for_each_number(visit: impl FnMut(RawFd)) {
     table::for_each_number(visit);
+}
+
+/// Calls `visit` with every number that the engine uses itself.
+pub fn for_each_own_number(visit: impl FnMut(RawFd)) {
+    fd::for_each_own(visit);
+}
+
+/// getsockname(2) of any descriptor, if it has an IP address.
+pub fn local_addr(number: RawFd) -> Option<core::net::SocketAddr> {
+    tcp::local_addr(number)
 }
 
 /// True when the socket at `number` is one that [`adopt`] takes: TCP, and not connected.

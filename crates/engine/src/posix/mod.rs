@@ -33,7 +33,10 @@ use crate::wait::kick::Bell;
 use crate::wait::{epoll, poll as wait_poll};
 
 pub use crate::inspect::control_dir;
-pub use adopt::{adopt, adopt_listener, adopt_registration, for_each_number, is_fresh_tcp};
+pub use adopt::{
+    adopt, adopt_listener, adopt_registration, for_each_number, for_each_own_number, is_fresh_tcp,
+    local_addr,
+};
 pub use number::{dup, dup3};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
 

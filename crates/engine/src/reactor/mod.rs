@@ -13,7 +13,7 @@ pub(crate) use dial::furnish;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,7 @@ pub(crate) struct Engine {
     next_id: AtomicU64,
     poisoned: AtomicBool,
     sleeping: AtomicBool,
+    exit: AtomicU32,
 }
 
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
@@ -155,6 +156,22 @@ pub fn shutdown() {
     let _ended = wait.recv();
 }
 
+/// The same for `_exit`, which a signal handler may call: no lock and no allocation here.
+pub fn shutdown_from_exit() {
+    let Some(engine) = engine_if_running() else { return };
+    engine.exit.store(EXIT_ASKED, Ordering::SeqCst);
+    let _full = engine.waker.wake();
+    while engine.exit.load(Ordering::SeqCst) != EXIT_DONE && !engine.poisoned.load(Ordering::SeqCst)
+    {
+        crate::wait::epoll::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The program is about to end and waits for [`EXIT_DONE`].
+const EXIT_ASKED: u32 = 1;
+/// All that was to be delivered before the end has been, or never will be.
+const EXIT_DONE: u32 = 2;
+
 const WAKER: Token = Token(0);
 const WATCH: Token = Token(1);
 const NETLINK: Token = Token(2);
@@ -166,6 +183,7 @@ const STACK_BYTES: usize = 512 * 1024;
 
 fn start() -> io::Result<&'static Engine> {
     let poll = Poll::new()?;
+    fd::note_own(poll.as_raw_fd());
     let waker = Waker::new(poll.registry(), WAKER)?;
     let watch = {
         let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
@@ -185,6 +203,7 @@ fn start() -> io::Result<&'static Engine> {
         next_id: AtomicU64::new(1),
         poisoned: AtomicBool::new(false),
         sleeping: AtomicBool::new(false),
+        exit: AtomicU32::new(0),
     }));
     let engine: &'static Engine = engine;
     let mut reactor = Reactor::new(engine, poll, inbox);
@@ -446,8 +465,14 @@ impl Reactor {
             if !self.late_passes.is_empty() {
                 self.look_at_late_passes();
             }
+            if self.engine.exit.load(Ordering::SeqCst) == EXIT_ASKED && self.draining.is_none() {
+                let (done, _nobody) = crossbeam_channel::bounded(1);
+                self.drain(done);
+            }
             if self.is_drained() {
                 self.draining = None;
+                // A drain that exit(3) asked for is one for `_exit` too.
+                self.engine.exit.store(EXIT_DONE, Ordering::SeqCst);
             }
         }
     }

@@ -6,8 +6,8 @@
 
 use std::sync::OnceLock;
 
-use libc::{c_int, c_void, epoll_event, nfds_t, pollfd, sigset_t, size_t, socklen_t, ssize_t};
 use libc::timespec;
+use libc::{c_int, c_void, epoll_event, nfds_t, pollfd, sigset_t, size_t, socklen_t, ssize_t};
 
 /// Definitions of libc's functions. Those that sleep may be unwound by a cancellation.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +28,8 @@ pub struct Calls {
     pub getsockopt:
         unsafe extern "C-unwind" fn(c_int, c_int, c_int, *mut c_void, *mut socklen_t) -> c_int,
     /// ppoll(2).
-    pub ppoll: unsafe extern "C-unwind" fn(
-        *mut pollfd,
-        nfds_t,
-        *const timespec,
-        *const sigset_t,
-    ) -> c_int,
+    pub ppoll:
+        unsafe extern "C-unwind" fn(*mut pollfd, nfds_t, *const timespec, *const sigset_t) -> c_int,
     /// recv(2).
     pub recv: unsafe extern "C-unwind" fn(c_int, *mut c_void, size_t, c_int) -> ssize_t,
     /// setsockopt(2).
@@ -42,14 +38,18 @@ pub struct Calls {
 }
 
 mod own {
-    use super::{c_int, c_void, epoll_event, nfds_t, pollfd, sigset_t, size_t, socklen_t, ssize_t};
     use super::timespec;
+    use super::{c_int, c_void, epoll_event, nfds_t, pollfd, sigset_t, size_t, socklen_t, ssize_t};
 
     // As the libc crate has them, but that they may unwind.
     unsafe extern "C-unwind" {
         pub(super) fn close(fd: c_int) -> c_int;
-        pub(super) fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event)
-        -> c_int;
+        pub(super) fn epoll_ctl(
+            epfd: c_int,
+            op: c_int,
+            fd: c_int,
+            event: *mut epoll_event,
+        ) -> c_int;
         pub(super) fn epoll_pwait(
             epfd: c_int,
             events: *mut epoll_event,

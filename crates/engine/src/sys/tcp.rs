@@ -161,7 +161,13 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
 pub(crate) fn set_option(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: `value` is readable for its length.
     let result = unsafe {
-        (calls().setsockopt)(number, level, name, value.as_ptr().cast(), value.len() as libc::socklen_t)
+        (calls().setsockopt)(
+            number,
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

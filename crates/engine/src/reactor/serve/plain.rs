@@ -32,8 +32,7 @@ impl Reactor {
     /// read; if not, it waits, is the program's, or is gone.
     pub(super) fn is_ours(&mut self, token: usize, raw: i32) -> bool {
         let Some(handshake) = self.handshakes.get(&token) else { return false };
-        let undecided =
-            matches!(handshake.stage, Stage::First) && handshake.reader.is_untouched();
+        let undecided = matches!(handshake.stage, Stage::First) && handshake.reader.is_untouched();
         if !undecided || self.takes_plain(handshake.listener).is_none() {
             return true;
         }
@@ -49,15 +48,14 @@ impl Reactor {
     /// A client has said nothing for [`SILENCE`].
     pub(super) fn silent_client(&mut self, token: usize) {
         let Some(handshake) = self.handshakes.get(&token) else { return };
-        let waits = self
-            .takes_plain(handshake.listener)
-            .is_some_and(|config| config.server_speaks_first)
-            && matches!(handshake.stage, Stage::First)
-            && handshake.reader.is_untouched()
-            && handshake
-                .fd
-                .as_ref()
-                .is_some_and(|fd| matches!(first_bytes(fd.as_raw_fd()), First::Nothing));
+        let waits =
+            self.takes_plain(handshake.listener).is_some_and(|config| config.server_speaks_first)
+                && matches!(handshake.stage, Stage::First)
+                && handshake.reader.is_untouched()
+                && handshake
+                    .fd
+                    .as_ref()
+                    .is_some_and(|fd| matches!(first_bytes(fd.as_raw_fd()), First::Nothing));
         if waits {
             self.plain(token);
         }
