@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
@@ -130,6 +130,11 @@ impl Program {
     pub(crate) fn port(&mut self) -> u16 {
         let line = self.line();
         line.parse().unwrap_or_else(|_| panic!("no port: {line:?}; {}", self.end().2))
+    }
+
+    /// Its standard input, if that was piped.
+    pub(crate) fn stdin(&mut self) -> &mut ChildStdin {
+        self.child.stdin.as_mut().unwrap()
     }
 
     pub(crate) fn id(&self) -> u32 {
