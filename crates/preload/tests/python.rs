@@ -172,3 +172,106 @@ fn a_server_that_speaks_first_serves_plain_clients_that_wait_for_it() {
         assert_eq!(client.succeed("client"), "answered\n");
     }
 }
+
+#[test]
+fn a_rule_with_a_name_holds_for_the_addresses_that_the_program_looked_up() {
+    let named = "[[connect]]\nhost = \"localhost\"\nmode = \"require\"\n";
+    let mut server = Program::start(preload(&mut talk(&["server", "blocking", "8"]), ALL));
+    let proxy = proxy_to(server.port());
+    let port = proxy.local_addr().port().to_string();
+    let hit = while_cutting(&proxy, MIB, || {
+        let mut command = talk(&["client", "blocking", "8", &port, "localhost"]);
+        Program::start(preload(&mut command, named)).succeed("client");
+        server.succeed("server");
+    });
+    assert!(hit >= 5, "only {hit} cuts");
+}
+
+/// Rules for both sides with one more line.
+fn with(line: &str) -> String {
+    format!("[[connect]]\nmode = \"require\"\n{line}\n[[listen]]\nmode = \"require\"\n{line}\n")
+}
+
+fn file(name: &str, text: &str) -> std::path::PathBuf {
+    let path = common::out_dir().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn only_those_with_the_key_are_served() {
+    let right = with(&format!("key = {:?}", file("right.key", &"0f".repeat(32))));
+    let wrong = with(&format!("key = {:?}", file("wrong.key", &"f0".repeat(32))));
+    let mut server = Program::start(preload(&mut talk(&["server", "blocking", "8"]), &right));
+    let proxy = proxy_to(server.port());
+    let port = proxy.local_addr().port().to_string();
+    for rules in [&wrong, ALL] {
+        let mut stranger = talk(&["client", "blocking", "8", &port]);
+        let (status, _, errors) = Program::start(preload(&mut stranger, rules)).end();
+        assert!(!status.success() && errors.contains("PermissionError"), "{errors}");
+    }
+    while_cutting(&proxy, MIB, || {
+        let mut client = talk(&["client", "blocking", "8", &port]);
+        Program::start(preload(&mut client, &right)).succeed("client");
+        server.succeed("server");
+    });
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_said_and_nothing_is_virtual() {
+    let rules = with("key = \"/nonexistent/key\"");
+    let mut server = Program::start(preload(&mut talk(&["server", "blocking", "1"]), &rules));
+    let port = server.port().to_string();
+    Program::start(&mut talk(&["client", "blocking", "1", &port])).succeed("client");
+    let (status, _, errors) = server.end();
+    assert!(status.success() && errors.contains("/nonexistent/key: the key cannot be read"));
+}
+
+#[test]
+fn a_command_is_told_of_each_fault_and_may_decide_by_its_exit_status() {
+    let told = common::out_dir().join("told");
+    for (policy, exit, goes_on) in [("auto", 1, true), ("ask", 0, true), ("ask", 1, false)] {
+        let _old = std::fs::remove_file(&told);
+        let command = format!("echo \"$EVS_EPOCH $EVS_PEER\" >> {}; exit {exit}", told.display());
+        let rules = with(&format!("policy = {policy:?}\non-fault = {command:?}"));
+        let mut server = Program::start(preload(&mut talk(&["server", "blocking", "8"]), &rules));
+        let proxy = proxy_to(server.port());
+        let addr = proxy.local_addr();
+        while_cutting(&proxy, 2 * MIB, || {
+            let port = addr.port().to_string();
+            let mut command = talk(&["client", "blocking", "8", &port]);
+            let mut client = Program::start(preload(&mut command, &rules));
+            assert_eq!(client.end().0.success(), goes_on, "{policy}, exit {exit}");
+            assert_eq!(server.end().0.success(), goes_on, "{policy}, exit {exit}");
+        });
+        let told = std::fs::read_to_string(&told).unwrap();
+        assert!(told.contains(&format!("1 {addr}\n")), "{told:?}");
+    }
+}
+
+#[test]
+fn connections_killed_in_the_kernel_are_survived() {
+    let mut server = Program::start(preload(&mut talk(&["server", "edge", "64"]), ALL));
+    let port = server.port().to_string();
+    let mut client = Program::start(preload(&mut talk(&["client", "poll", "64", &port]), ALL));
+    let mut killed = 0;
+    while client.is_running() {
+        let filter = format!("dport = {port}");
+        let mut ss = Command::new("ss");
+        ss.args(["-H", "-t", "-K", "dst", "127.0.0.1", &filter]);
+        let output = ss.env("PATH", path()).output().unwrap();
+        killed += output.stdout.iter().filter(|&&byte| byte == b'\n').count();
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    client.succeed("client");
+    server.succeed("server");
+    if killed == 0 {
+        // SOCK_DESTROY needs root and a kernel that has it.
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "ss -K killed nothing");
+        eprintln!("SKIPPED: ss -K kills nothing here");
+    }
+}
+
+fn path() -> String {
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap())
+}

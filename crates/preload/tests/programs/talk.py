@@ -1,7 +1,7 @@
 """One end of a conversation: sends its bytes, ends that direction, and checks what comes.
 
 talk.py server HOW MIB           prints its port, serves one client
-talk.py client HOW MIB PORT      connects
+talk.py client HOW MIB PORT [HOST]   connects
 HOW: blocking, files, select, poll, epoll, edge, asyncio
 """
 
@@ -14,6 +14,7 @@ import threading
 
 ROLE, HOW, MIB = sys.argv[1], sys.argv[2], int(sys.argv[3])
 LENGTH = MIB << 20
+HOST = sys.argv[5] if len(sys.argv) > 5 else "127.0.0.1"
 MINE, THEIRS = (b"server", b"client") if ROLE == "server" else (b"client", b"server")
 
 
@@ -30,7 +31,7 @@ def listen():
 def open_blocking():
     if ROLE == "server":
         return listen().accept()[0]
-    return socket.create_connection(("127.0.0.1", int(sys.argv[4])))
+    return socket.create_connection((HOST, int(sys.argv[4])))
 
 
 def blocking():
@@ -155,7 +156,7 @@ async def converse(reader, writer):
 
 async def by_asyncio():
     if ROLE == "client":
-        return await converse(*await asyncio.open_connection("127.0.0.1", int(sys.argv[4])))
+        return await converse(*await asyncio.open_connection(HOST, int(sys.argv[4])))
     done = asyncio.get_running_loop().create_future()
 
     async def serve(reader, writer):
