@@ -1,5 +1,6 @@
 /* forks: an echo server with a child per connection; prints its port. It runs until it is killed.
- * With an argument it echoes nothing and prints how many bytes each client has sent. */
+ * With an argument it echoes nothing and prints how many bytes each client has sent before its
+ * end, or "broken" if there was no end. */
 #include "waits.h"
 #include <signal.h>
 
@@ -25,10 +26,12 @@ int main(int argc, char **argv) {
                     done += m;
                 }
             }
-            if (argc > 1) {
+            if (argc > 1 && n == 0) {
                 printf("%zu\n", total);
-                fflush(stdout);
+            } else if (argc > 1) {
+                printf("broken\n");
             }
+            fflush(stdout);
             close(fd);
             _exit(n == 0 ? 0 : 1);
         }
