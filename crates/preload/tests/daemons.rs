@@ -2,6 +2,7 @@
 //!
 //! `.ci/run` installs nginx-light, curl, wget, socat and netcat-openbsd; elsewhere what is missing
 //! is left out, loudly.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{ALL, NONE, Program, have, out_dir, preload, proxy_to, while_cutting};
+use common::{ALL, NONE, Program, free_port, have, out_dir, preload, proxy_to, random_file};
+use common::{wait_listening, while_cutting};
 use eversock_chaos::Proxy;
 
 const MIB: u64 = 1024 * 1024;
@@ -22,25 +24,12 @@ fn folder(name: &str, mib: usize) -> (PathBuf, PathBuf) {
     let _old = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join("content");
-    let mut bytes = vec![0u8; mib << 20];
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    for word in bytes.chunks_exact_mut(8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        word.copy_from_slice(&state.to_le_bytes());
-    }
-    fs::write(&file, bytes).unwrap();
+    random_file(&file, mib);
     (folder, file)
 }
 
 fn same(a: &Path, b: &Path) -> bool {
     fs::read(a).unwrap() == fs::read(b).unwrap()
-}
-
-/// A port that is free now.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until something listens there; what it accepts is nothing that it must answer.
@@ -241,15 +230,5 @@ fn netcat_and_socat_pass_a_file_through_cuts() {
         });
         assert!(same(&got, &file), "{}: the bytes differ", server[0]);
         assert!(hit >= 5, "{}: only {hit} cuts", server[0]);
-    }
-}
-
-/// Waits until something listens there, without connecting: these servers take one client.
-fn wait_listening(port: u16, server: &mut Program) {
-    let wanted = format!(":{port:04X} 00000000:0000 0A");
-    let until = Instant::now() + Duration::from_secs(20);
-    while !fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted) {
-        assert!(server.is_running() && Instant::now() < until, "it does not listen");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,4 +1,5 @@
 //! Python programs on both ends, as they are, in every way in which Python waits.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 

@@ -221,3 +221,31 @@ impl Drop for Stop<'_> {
         self.0.store(true, Ordering::Relaxed);
     }
 }
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until something listens there, without connecting: these servers take one client.
+pub(crate) fn wait_listening(port: u16, server: &mut Program) {
+    let wanted = format!(":{port:04X} 00000000:0000 0A");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted) {
+        assert!(server.is_running() && Instant::now() < until, "it does not listen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A file of so many MiB that differ at every offset.
+pub(crate) fn random_file(path: &Path, mib: usize) {
+    let mut bytes = vec![0u8; mib << 20];
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    for word in bytes.chunks_exact_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        word.copy_from_slice(&state.to_le_bytes());
+    }
+    std::fs::write(path, bytes).unwrap();
+}
