@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{ALL, NONE, Program, free_port, have, out_dir, preload, proxy_to, random_file};
-use common::{wait_listening, while_cutting};
+use common::{ALL, NONE, Program, cutting, free_port, have, out_dir, preload, random_file};
+use common::{cuts, wait_listening};
 use eversock_chaos::Proxy;
 
 const MIB: u64 = 1024 * 1024;
@@ -86,9 +86,9 @@ fn curl_gets_a_file_from_nginx_through_cuts() {
     }
     let (folder, file) = folder("download", 64);
     let (_server, port) = nginx(&folder, 2, Some(ALL));
-    let proxy = proxy_to(port);
+    let proxy = cutting(port, 8 * MIB);
     let got = folder.join("got");
-    let hit = while_cutting(&proxy, 8 * MIB, || {
+    let hit = cuts(&proxy, || {
         let mut command = Command::new("curl");
         command.args(["-sS", "-o"]).arg(&got).arg(url(&proxy, "content"));
         Program::start(preload(&mut command, ALL)).succeed("curl");
@@ -104,8 +104,8 @@ fn without_eversock_curl_fails_at_the_first_cut() {
     }
     let (folder, _) = folder("control", 64);
     let (_server, port) = nginx(&folder, 1, None);
-    let proxy = proxy_to(port);
-    while_cutting(&proxy, 8 * MIB, || {
+    let proxy = cutting(port, 8 * MIB);
+    cuts(&proxy, || {
         let mut command = Command::new("curl");
         command.args(["-sS", "-o", "/dev/null"]).arg(url(&proxy, "content"));
         assert!(!Program::start(&mut command).end().0.success(), "the cut did nothing");
@@ -119,8 +119,8 @@ fn wget_and_curl_reuse_connections_to_nginx_through_cuts() {
     }
     let (folder, file) = folder("keepalive", 8);
     let (_server, port) = nginx(&folder, 2, Some(ALL));
-    let proxy = proxy_to(port);
-    let hit = while_cutting(&proxy, 2 * MIB, || {
+    let proxy = cutting(port, 2 * MIB);
+    let hit = cuts(&proxy, || {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--write-out", "%{num_connects} "]);
         for at in 0..3 {
@@ -146,8 +146,8 @@ fn curl_puts_a_file_through_nginx_to_another_server_through_cuts() {
     // nginx is a client too here: it registers its sockets before it connects them.
     let (folder, file) = folder("upload", 32);
     let (_server, port) = nginx(&folder, 1, Some(ALL));
-    let proxy = proxy_to(port);
-    let hit = while_cutting(&proxy, 4 * MIB, || {
+    let proxy = cutting(port, 4 * MIB);
+    let hit = cuts(&proxy, || {
         let mut command = Command::new("curl");
         command.args(["-sS", "-T"]).arg(&file).arg(url(&proxy, "up/x"));
         let mut curl = Program::start(preload(&mut command, ALL));
@@ -221,8 +221,8 @@ fn netcat_and_socat_pass_a_file_through_cuts() {
         shell.args(["-c", &line, "sh"]).arg(listening.get_program()).args(listening.get_args());
         let mut listening = Program::start(preload(&mut shell, ALL));
         wait_listening(port, &mut listening);
-        let proxy = proxy_to(port);
-        let hit = while_cutting(&proxy, 2 * MIB, || {
+        let proxy = cutting(port, 2 * MIB);
+        let hit = cuts(&proxy, || {
             let mut command = with_port(client, proxy.local_addr().port());
             command.stdin(Stdio::from(fs::File::open(&file).unwrap()));
             Program::start(preload(&mut command, ALL)).succeed(client[0]);

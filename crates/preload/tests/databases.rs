@@ -11,8 +11,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{ALL, Program, free_port, have, library, out_dir, preload, proxy_to, random_file};
-use common::{wait_listening, while_cutting};
+use common::{ALL, Program, cutting, free_port, have, library, out_dir, preload, random_file};
+use common::{cuts, wait_listening};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -31,13 +31,13 @@ fn redis_keeps_its_clients_through_cuts() {
     command.args(["--port", &port.to_string()]);
     let mut server = Program::start(preload(&mut command, ALL));
     wait_listening(port, &mut server);
-    let proxy = proxy_to(port);
+    let proxy = cutting(port, 2 * MIB);
     let client = |name: &str, arguments: &[&str], input: Stdio| {
         let mut command = Command::new(name);
         command.args(["-p", &proxy.local_addr().port().to_string()]).args(arguments).stdin(input);
         Program::start(preload(&mut command, ALL)).succeed(name)
     };
-    let hit = while_cutting(&proxy, 2 * MIB, || {
+    let hit = cuts(&proxy, || {
         let input = Stdio::from(fs::File::open(&file).unwrap());
         assert_eq!(client("redis-cli", &["-x", "set", "content"], input), "OK\n");
         let digest = "return redis.sha1hex(redis.call('get','content'))";
@@ -105,7 +105,7 @@ fn postgresql_keeps_sessions_and_transactions_through_cuts() {
     command.args(["-c", "listen_addresses=127.0.0.1", "-k"]).arg(&folder);
     let mut server = Program::start(preload(&mut command, &rules).env("LD_PRELOAD", &library_copy));
     wait_listening(port, &mut server);
-    let proxy = proxy_to(port);
+    let proxy = cutting(port, 2 * MIB);
     let client = |name: &str, arguments: &[&str]| {
         let mut command = Command::new(programs.join(name));
         let port = proxy.local_addr().port().to_string();
@@ -113,7 +113,7 @@ fn postgresql_keeps_sessions_and_transactions_through_cuts() {
         Program::start(preload(&mut command, ALL)).succeed(name)
     };
     let rows = "select g, md5(g::text) from generate_series(1, 500000) g";
-    let hit = while_cutting(&proxy, 2 * MIB, || {
+    let hit = cuts(&proxy, || {
         client("pgbench", &["-i", "-s", "1", "-q", "postgres"]);
         client("pgbench", &["-c", "4", "-j", "2", "-t", "250", "postgres"]);
         let balance = "select sum(abalance) = (select sum(tbalance) from pgbench_tellers) \

@@ -6,7 +6,7 @@ mod common;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{ALL, NONE, Program, here, preload, proxy_to, while_cutting};
+use common::{ALL, NONE, Program, cuts, cutting, here, preload};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -19,9 +19,9 @@ fn talk(arguments: &[&str]) -> Command {
 /// Lets two Pythons talk through a path that is cut every MiB.
 fn through_cuts(how: &str) {
     let mut server = Program::start(preload(&mut talk(&["server", how, "8"]), ALL));
-    let proxy = proxy_to(server.port());
+    let proxy = cutting(server.port(), MIB);
     let port = proxy.local_addr().port().to_string();
-    let hit = while_cutting(&proxy, MIB, || {
+    let hit = cuts(&proxy, || {
         let mut client = Program::start(preload(&mut talk(&["client", how, "8", &port]), ALL));
         client.succeed("client");
         server.succeed("server");
@@ -67,9 +67,9 @@ fn asyncio_exchanges_every_byte_through_cuts() {
 #[test]
 fn without_eversock_the_first_cut_ends_the_conversation() {
     let mut server = Program::start(&mut talk(&["server", "blocking", "8"]));
-    let proxy = proxy_to(server.port());
+    let proxy = cutting(server.port(), MIB);
     let port = proxy.local_addr().port().to_string();
-    while_cutting(&proxy, MIB, || {
+    cuts(&proxy, || {
         let mut client = Program::start(&mut talk(&["client", "blocking", "8", &port]));
         assert!(!client.end().0.success(), "the cut did nothing");
         assert!(!server.end().0.success(), "the cut did nothing");
@@ -150,10 +150,10 @@ fn a_client_in_auto_mode_falls_back_to_a_plain_connection_and_remembers_it() {
 fn a_client_in_auto_mode_is_resilient_where_the_server_is() {
     let auto = "[[connect]]\nmode = \"auto\"\n";
     let mut server = Program::start(preload(&mut talk(&["server", "epoll", "8"]), ALL));
-    let proxy = proxy_to(server.port());
+    let proxy = cutting(server.port(), MIB);
     let port = proxy.local_addr().port().to_string();
     // The handshake is small: no cut comes before a MiB has passed.
-    let hit = while_cutting(&proxy, MIB, || {
+    let hit = cuts(&proxy, || {
         let mut client = Program::start(preload(&mut talk(&["client", "epoll", "8", &port]), auto));
         client.succeed("client");
         server.succeed("server");
@@ -178,9 +178,9 @@ fn a_server_that_speaks_first_serves_plain_clients_that_wait_for_it() {
 fn a_rule_with_a_name_holds_for_the_addresses_that_the_program_looked_up() {
     let named = "[[connect]]\nhost = \"localhost\"\nmode = \"require\"\n";
     let mut server = Program::start(preload(&mut talk(&["server", "blocking", "8"]), ALL));
-    let proxy = proxy_to(server.port());
+    let proxy = cutting(server.port(), MIB);
     let port = proxy.local_addr().port().to_string();
-    let hit = while_cutting(&proxy, MIB, || {
+    let hit = cuts(&proxy, || {
         let mut command = talk(&["client", "blocking", "8", &port, "localhost"]);
         Program::start(preload(&mut command, named)).succeed("client");
         server.succeed("server");
@@ -204,14 +204,14 @@ fn only_those_with_the_key_are_served() {
     let right = with(&format!("key = {:?}", file("right.key", &"0f".repeat(32))));
     let wrong = with(&format!("key = {:?}", file("wrong.key", &"f0".repeat(32))));
     let mut server = Program::start(preload(&mut talk(&["server", "blocking", "8"]), &right));
-    let proxy = proxy_to(server.port());
+    let proxy = cutting(server.port(), MIB);
     let port = proxy.local_addr().port().to_string();
     for rules in [&wrong, ALL] {
         let mut stranger = talk(&["client", "blocking", "8", &port]);
         let (status, _, errors) = Program::start(preload(&mut stranger, rules)).end();
         assert!(!status.success() && errors.contains("PermissionError"), "{errors}");
     }
-    while_cutting(&proxy, MIB, || {
+    cuts(&proxy, || {
         let mut client = talk(&["client", "blocking", "8", &port]);
         Program::start(preload(&mut client, &right)).succeed("client");
         server.succeed("server");
@@ -236,9 +236,9 @@ fn a_command_is_told_of_each_fault_and_may_decide_by_its_exit_status() {
         let command = format!("echo \"$EVS_EPOCH $EVS_PEER\" >> {}; exit {exit}", told.display());
         let rules = with(&format!("policy = {policy:?}\non-fault = {command:?}"));
         let mut server = Program::start(preload(&mut talk(&["server", "blocking", "8"]), &rules));
-        let proxy = proxy_to(server.port());
+        let proxy = cutting(server.port(), 2 * MIB);
         let addr = proxy.local_addr();
-        while_cutting(&proxy, 2 * MIB, || {
+        cuts(&proxy, || {
             let port = addr.port().to_string();
             let mut command = talk(&["client", "blocking", "8", &port]);
             let mut client = Program::start(preload(&mut command, &rules));

@@ -10,11 +10,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use eversock_chaos::{Config, Fault, Proxy, Target};
+use eversock_chaos::{Config, Plan, Proxy};
 
 /// How long one program may run.
 const RUN_MAX: Duration = Duration::from_secs(90);
@@ -190,36 +189,19 @@ pub(crate) fn proxy_to(port: u16) -> Proxy {
     Proxy::spawn(Config::new(local, SocketAddr::from(([127, 0, 0, 1], port)))).unwrap()
 }
 
-/// Resets all connections whenever so many more bytes have passed, while `work` runs; gives how
-/// many were hit.
-pub(crate) fn while_cutting(proxy: &Proxy, every: u64, work: impl FnOnce()) -> usize {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let cutter = scope.spawn(|| {
-            let (mut hit, mut last) = (0, 0);
-            while !stop.load(Ordering::Relaxed) {
-                let summary = proxy.stats().summary;
-                if summary.up + summary.down >= last + every {
-                    last = summary.up + summary.down;
-                    hit += proxy.inject(Fault::Reset, Target::Open).unwrap();
-                }
-                sleep(Duration::from_micros(200));
-            }
-            hit
-        });
-        let _stop = Stop(&stop);
-        work();
-        stop.store(true, Ordering::Relaxed);
-        cutter.join().unwrap()
-    })
+/// A proxy that resets the connection that carried the byte whenever so many more have passed.
+pub(crate) fn cutting(port: u16, every: u64) -> Proxy {
+    let upstream = SocketAddr::from(([127, 0, 0, 1], port));
+    let plan = Plan::parse(&format!("every {every} reset")).unwrap();
+    let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), upstream);
+    Proxy::spawn(config.with_plan(plan)).unwrap()
 }
 
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// How many connections were cut during `work`.
+pub(crate) fn cuts(proxy: &Proxy, work: impl FnOnce()) -> u64 {
+    let before = proxy.stats().summary.cuts;
+    work();
+    proxy.stats().summary.cuts - before
 }
 
 /// A port that is free now.
