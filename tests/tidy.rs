@@ -33,6 +33,8 @@ const GENERATED: &[&str] = &["Cargo.lock"];
 const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-proto", Some(&[])),
     ("eversock-engine", Some(&["eversock-proto"])),
+    ("eversock-rules", Some(&[])),
+    ("eversock-preload", Some(&["eversock-engine", "eversock-rules"])),
     ("eversock-chaos", Some(&[])),
     ("eversock", Some(&["eversock-engine"])),
     ("eversock-cli", None),
@@ -40,7 +42,7 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
 ];
 
 /// The only folders that may define symbols under plain names.
-const SYMBOL_FOLDERS: &[&str] = &["src/ffi/"];
+const SYMBOL_FOLDERS: &[&str] = &["src/ffi/", "crates/preload/src/"];
 
 /// What the code of `proto` must not name: a path (with everything below it) or a crate.
 const IMPURE: &[&str] = &[

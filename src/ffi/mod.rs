@@ -6,9 +6,9 @@
 //!
 //! Not here: any decision about sockets or sessions, which is the engine's.
 
-mod addr;
 mod guard;
-mod memory;
+
+use eversock_engine::cabi::{addr, memory};
 
 // One line between them keeps rustfmt from sorting them: this is the header's table of contents.
 pub mod version;

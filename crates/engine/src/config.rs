@@ -98,6 +98,18 @@ pub enum Mode {
     Pumped,
 }
 
+/// Which peers a socket takes (DESIGN 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Peers {
+    /// Those that speak eversock; others are refused.
+    #[default]
+    Eversock,
+    /// Others too: with them it is a plain connection, which is not virtual. A listener looks at a
+    /// client's first bytes. A client that finds such a peer dials it again, says nothing, and
+    /// remembers the peer for a minute.
+    Any,
+}
+
 /// What can be set about sessions. Cheap to clone; a change affects sockets made afterwards.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -124,6 +136,11 @@ pub struct Config {
     pub peer_addrs: Vec<SocketAddr>,
     /// Other addresses of this side, announced to the peer. Default: none.
     pub own_addrs: Vec<SocketAddr>,
+    /// What becomes of peers that do not speak eversock. Default: they are refused.
+    pub peers: Peers,
+    /// With [`Peers::Any`], a listener's: a client that says nothing for half a second is a plain
+    /// one that waits for the server to speak. Default: no.
+    pub server_speaks_first: bool,
     /// Both ends need this key to open a session. Default: none.
     pub key: Option<PresharedKey>,
     /// Credit given at first, in bytes; 16 KiB to 256 MiB. Default: 256 KiB.
@@ -153,6 +170,8 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             peer_addrs: Vec::new(),
             own_addrs: Vec::new(),
+            peers: Peers::Eversock,
+            server_speaks_first: false,
             key: None,
             window: WINDOW_INITIAL_BYTES,
             window_max: WINDOW_MAX_DEFAULT_BYTES,
@@ -200,6 +219,8 @@ impl Config {
             linger,
             keepalive,
             probe_after,
+            peers,
+            server_speaks_first,
         } = self;
         let same_policy = match (policy, &other.policy) {
             (RecoveryPolicy::Ask(ours), RecoveryPolicy::Ask(theirs)) => Arc::ptr_eq(ours, theirs),
@@ -229,6 +250,8 @@ impl Config {
             && *linger == other.linger
             && *keepalive == other.keepalive
             && *probe_after == other.probe_after
+            && *peers == other.peers
+            && *server_speaks_first == other.server_speaks_first
     }
 }
 

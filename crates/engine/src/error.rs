@@ -22,6 +22,18 @@ pub(crate) fn would_block(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAGAIN)
 }
 
+/// Runs what might panic: then the call fails with ENOTRECOVERABLE, and the host lives. Never
+/// around a sleep: the cancellation of a thread unwinds it, and an unwinding that is no panic must
+/// not be caught.
+pub(crate) fn guarded<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+        // What was thrown may throw again when it is dropped.
+        let _again = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+        Err(poisoned())
+    })
+}
+
 /// What a lock gives when its holder panicked: the engine is poisoned, the host lives.
 pub(crate) fn poisoned() -> io::Error {
     errno(libc::ENOTRECOVERABLE)

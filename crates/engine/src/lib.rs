@@ -10,6 +10,7 @@
 //! * `reactor`: the engine's one thread: dialling, handshakes, faults, timers.
 //! * `process`, `family`: who owns a session after a fork, and how relatives share it.
 //! * [`exec`]: what another program inherits.
+//! * [`cabi`]: memory and addresses as callers from C hand them over.
 //! * [`posix`]: the system calls' twins, by descriptor.
 //! * `table`: from descriptor to virtual socket.
 //! * `sys`: system calls, and with the table and the fork hooks the unsafe code.
@@ -17,6 +18,7 @@
 //! Architecture: no `#[no_mangle]` here; no lock but a socket's own direction lock is held across a
 //! system call that moves data; no lock is held while a thread sleeps.
 
+pub mod cabi;
 mod clock;
 pub mod config;
 mod error;
@@ -35,8 +37,9 @@ mod table;
 mod wait;
 
 pub use config::{
-    Answer, BackOff, Config, FaultReport, LineUp, Mode, PresharedKey, RecoveryPolicy,
+    Answer, BackOff, Config, FaultReport, LineUp, Mode, Peers, PresharedKey, RecoveryPolicy,
 };
 pub use event::{Event, EventKind};
 pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};
-pub use reactor::{network_changed, poisoned, set_log_cap, shutdown};
+pub use reactor::{network_changed, poisoned, set_log_cap, shutdown, shutdown_from_exit};
+pub use sys::calls::{Calls, set_calls};

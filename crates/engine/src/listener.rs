@@ -13,7 +13,7 @@ use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
 use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 
 use crate::config::{Config, Mode};
-use crate::error::{errno, fail};
+use crate::error::{errno, fail, would_block};
 use crate::options::read_timeval;
 use crate::process::ServerWord;
 use crate::reactor::{self, Command};
@@ -46,6 +46,9 @@ pub(crate) struct Listener {
     heir: AtomicU64,
 }
 
+/// The epoch of a birth that is none: a plain connection.
+pub(crate) const PLAIN: u64 = 0;
+
 /// The taker of a session that could not be taken after all.
 pub(crate) const NOBODY: u64 = 0;
 /// Said in the taker's place when its session has ended; no process has this number, as those of
@@ -59,7 +62,8 @@ pub(crate) struct Birth {
     pub(crate) id: SessionId,
     pub(crate) secret: Secret,
     pub(crate) window: u64,
-    /// The connection's number within the session; 1 unless the first died unconfirmed.
+    /// The connection's number within the session; 1 unless the first died unconfirmed. [`PLAIN`]
+    /// if the peer does not speak eversock: then there is no session, and the id only names it.
     pub(crate) epoch: u64,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
@@ -204,7 +208,14 @@ impl Listener {
         self.watch_server()?;
         loop {
             let mut buf = [0; BIRTH_BYTES_MAX];
-            let (n, passed) = sys::pass::recv(number, &mut buf, false)?;
+            let (n, passed) = match sys::pass::recv(number, &mut buf, true) {
+                Err(error) if would_block(&error) => {
+                    // As the number blocks; a cancellation point, which the look above is not.
+                    sys::io::wait_readable(number)?;
+                    continue;
+                }
+                other => other?,
+            };
             if n == 0 {
                 // The engine's end is gone, and with it the listener.
                 return fail(libc::EINVAL);
@@ -236,6 +247,11 @@ impl Listener {
         let cloexec = flags & libc::SOCK_CLOEXEC != 0;
         let nonblocking = flags & libc::SOCK_NONBLOCK != 0;
         let new = real.as_raw_fd();
+        if birth.epoch == PLAIN {
+            set_flags(new, cloexec, nonblocking)?;
+            self.answer_taken(number, id, engine.instance);
+            return Ok((real.into_raw_fd(), birth.peer));
+        }
         let is_pumped = self.config.mode == Mode::Pumped;
         let first = if is_pumped { bits::PUMPED } else { 0 };
         let socket =
@@ -262,11 +278,7 @@ impl Listener {
             control.stands_at(birth.epoch);
         }
         let far = if is_pumped { Some(socket.go_between(new)?) } else { None };
-        rustix::io::fcntl_setfd(
-            sys::borrow(new),
-            if cloexec { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() },
-        )?;
-        fd::set_nonblocking(new, nonblocking)?;
+        set_flags(new, cloexec, nonblocking)?;
         socket.owner.claim(engine.instance, true);
         socket.settle(new, birth.epoch)?;
         if table::set(new, Entry::Stream(Arc::clone(&socket))).is_err() {
@@ -320,6 +332,13 @@ impl Listener {
         }
         result
     }
+}
+
+fn set_flags(number: RawFd, cloexec: bool, nonblocking: bool) -> io::Result<()> {
+    use rustix::io::FdFlags;
+    let flags = if cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() };
+    rustix::io::fcntl_setfd(sys::borrow(number), flags)?;
+    fd::set_nonblocking(number, nonblocking)
 }
 
 /// The errno of calls that make no sense on a listener.

@@ -1,7 +1,8 @@
 //! Socket options as the program set them, to be set again on every real socket.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use eversock_proto::snapshot::{In, Out};
@@ -27,6 +28,47 @@ const REFUSED: [(i32, i32); 5] = [
     (libc::IPPROTO_TCP, libc::TCP_REPAIR),
     (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT),
 ];
+
+/// The options of a socket that can be read as they are set; the others cannot be read back.
+const READ_BACK: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    (libc::SOL_SOCKET, libc::SO_REUSEPORT),
+    (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+    (libc::SOL_SOCKET, libc::SO_BROADCAST),
+    (libc::SOL_SOCKET, libc::SO_DONTROUTE),
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_MARK),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_RCVBUF),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDBUF),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+    (libc::IPPROTO_TCP, libc::TCP_CORK),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+    (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+    (libc::IPPROTO_IP, libc::IP_FREEBIND),
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IP, libc::IP_TTL),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+];
+/// The longest of their values is a name (IFNAMSIZ, TCP_CA_NAME_MAX); a time-out has 16 bytes too.
+const VALUE_BYTES_MAX: usize = 16;
 
 /// What became of an option.
 #[derive(Debug, PartialEq, Eq)]
@@ -120,6 +162,76 @@ impl Options {
             set.push((level.cast_signed(), name.cast_signed(), from.bytes()?.to_vec()));
         }
         Some(Self { set, nodelay, linger })
+    }
+
+    /// What differs from a fresh socket of the same family.
+    pub(crate) fn read_back(number: RawFd) -> io::Result<Self> {
+        let v6 = tcp::local_addr(number).is_some_and(|addr| addr.is_ipv6());
+        let any =
+            if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+        let fresh = tcp::new_socket(&SocketAddr::new(any, 0))?;
+        let mut found = Self::default();
+        for &(level, name) in READ_BACK {
+            let (mut is, mut was) = ([0; VALUE_BYTES_MAX], [0; VALUE_BYTES_MAX]);
+            let Ok(n) = tcp::get_option(number, level, name, &mut is) else { continue };
+            let same = tcp::get_option(fresh.as_raw_fd(), level, name, &mut was)
+                .is_ok_and(|m| is[..n] == was[..m]);
+            if same {
+                continue;
+            }
+            let value = &mut is[..n];
+            match (level, name) {
+                (libc::IPPROTO_TCP, libc::TCP_NODELAY) => {
+                    found.nodelay = read_int(value)? != 0;
+                    continue;
+                }
+                (libc::SOL_SOCKET, libc::SO_LINGER) => {
+                    let (on, seconds) =
+                        (read_int(value)?, read_int(value.get(4..).unwrap_or(&[]))?);
+                    let seconds = u64::try_from(seconds).unwrap_or(0);
+                    found.linger = (on != 0).then(|| Duration::from_secs(seconds));
+                    continue;
+                }
+                // The kernel doubles what it is told (socket(7)).
+                (libc::SOL_SOCKET, libc::SO_RCVBUF | libc::SO_SNDBUF) => {
+                    let half = read_int(value)? / 2;
+                    value.copy_from_slice(&half.to_ne_bytes());
+                }
+                _ => {}
+            }
+            found.set.push((level, name, value.to_vec()));
+        }
+        Ok(found)
+    }
+
+    /// A recorded time-out in microseconds; 0 for none.
+    pub(crate) fn timeout_us(&self, name: i32) -> u64 {
+        let value = self.recorded(libc::SOL_SOCKET, name).map_or(Duration::ZERO, read_timeval);
+        u64::try_from(value.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The recorded value of an option, for when no real socket is there to be asked.
+    pub(crate) fn recorded(&self, level: i32, name: i32) -> Option<&[u8]> {
+        self.set.iter().find(|(l, n, _)| (*l, *n) == (level, name)).map(|(_, _, v)| v.as_slice())
+    }
+
+    /// Sets what the real sockets of a session never carry: for a plain connection.
+    pub(crate) fn apply_own(&self, number: RawFd) {
+        let mut own = vec![(
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            i32::from(self.nodelay).to_ne_bytes().to_vec(),
+        )];
+        if let Some(linger) = self.linger {
+            let seconds = i32::try_from(linger.as_secs()).unwrap_or(i32::MAX);
+            let value = [1i32.to_ne_bytes(), seconds.to_ne_bytes()].concat();
+            own.push((libc::SOL_SOCKET, libc::SO_LINGER, value));
+        }
+        for (level, name, value) in own {
+            if let Err(error) = tcp::set_option(number, level, name, &value) {
+                log::debug!("option {level}/{name} was not taken by a plain connection: {error}");
+            }
+        }
     }
 
     /// Sets everything again on a new real socket. One refusal does not stop the others: the

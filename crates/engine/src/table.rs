@@ -130,6 +130,20 @@ pub(crate) fn take_of(number: i32, socket: &Arc<Socket>) {
     }
 }
 
+/// Calls `visit` with every number that has an entry; by loads alone.
+pub(crate) fn for_each_number(mut visit: impl FnMut(i32)) {
+    for (high, root) in ROOT.iter().enumerate() {
+        let leaf = root.load(Ordering::Acquire);
+        // SAFETY: as in `slot`.
+        let Some(leaf) = (unsafe { leaf.as_ref() }) else { continue };
+        for (low, word) in leaf.iter().enumerate() {
+            if word.load(Ordering::Relaxed) != 0 {
+                visit(i32::try_from(high * LEAF + low).unwrap_or(i32::MAX));
+            }
+        }
+    }
+}
+
 /// In a fork child: a thread that the child does not have may have held a slot's lock.
 pub(crate) fn unlock_all() {
     for root in &ROOT {

@@ -5,6 +5,7 @@
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
 
+mod adopt;
 mod guest;
 mod handle;
 mod number;
@@ -35,6 +36,10 @@ use crate::wait::kick::Bell;
 use crate::wait::{epoll, poll as wait_poll};
 
 pub use crate::inspect::control_dir;
+pub use adopt::{
+    adopt, adopt_listener, adopt_registration, for_each_number, for_each_own_number, is_fresh_tcp,
+    local_addr,
+};
 pub use handle::Handle;
 pub use number::{dup, dup3};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
@@ -103,7 +108,7 @@ pub fn bind(number: RawFd, addr: SocketAddr) -> io::Result<()> {
     if !socket.has(bits::FRESH) {
         return fail(libc::EINVAL);
     }
-    socket2::SockRef::from(&sys::borrow(number)).bind(&addr.into())?;
+    rustix::net::bind(sys::borrow(number), &addr)?;
     Socket::lock(&socket.meta)?.bound = tcp::local_addr(number).map(Box::new);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::net::ToSocketAddrs;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
 use eversock_proto::control::{Control, Offsets, Role};
@@ -20,7 +20,7 @@ use mio::Interest;
 use super::timer::Timer;
 use super::{Command, Owned, Reactor};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Peers};
 use crate::error::{errno, number, would_block};
 use crate::event::EventKind;
 use crate::socket::link::Busy;
@@ -40,6 +40,14 @@ const GONE_AFTER_CLOSE: Duration = Duration::from_secs(1);
 const DIALS_MAX: usize = 256;
 /// Threads that look names up at the same time, at most.
 const RESOLVERS_MAX: usize = 8;
+
+/// With a peer that may be a plain one: how long it may say nothing to our first message, besides
+/// four times what TCP's own handshake took.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How long it is remembered that a peer is a plain one.
+const PLAIN_FOR: Duration = Duration::from_secs(60);
+/// Plain peers that are remembered, at most.
+const PLAIN_MAX: usize = 1024;
 
 /// One session's search for a connection.
 #[derive(Debug)]
@@ -74,6 +82,7 @@ pub(super) struct Attempt {
     addr: SocketAddr,
     stage: Stage,
     reader: HelloReader,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -81,6 +90,8 @@ enum Stage {
     Connecting,
     Opening(OpenClient),
     Resuming(ResumeClient, u64),
+    /// To a peer that does not speak eversock: nothing is said.
+    Plain,
     Done,
 }
 
@@ -217,7 +228,7 @@ impl Reactor {
             let addr = dial.again.front().copied();
             dial.again.rotate_left(1);
             if let Some(addr) = addr {
-                match self.begin_attempt(&socket, addr) {
+                match self.begin_attempt(&socket, addr, Stage::Connecting) {
                     Ok(token) => {
                         if let Some(dial) = self.dials.get_mut(&id) {
                             dial.running.push(token);
@@ -252,9 +263,14 @@ impl Reactor {
                 }
                 return;
             };
-            let more = !dial.queue.is_empty();
+            let (more, is_open) = (!dial.queue.is_empty(), dial.is_open);
             let socket = Arc::clone(&dial.socket);
-            match self.begin_attempt(&socket, addr) {
+            let stage = if is_open && self.is_plain(&socket, addr) {
+                Stage::Plain
+            } else {
+                Stage::Connecting
+            };
+            match self.begin_attempt(&socket, addr, stage) {
                 Ok(token) => {
                     if let Some(dial) = self.dials.get_mut(&id) {
                         dial.running.push(token);
@@ -270,12 +286,23 @@ impl Reactor {
         }
     }
 
-    fn begin_attempt(&mut self, socket: &Arc<Socket>, addr: SocketAddr) -> io::Result<usize> {
+    fn begin_attempt(
+        &mut self,
+        socket: &Arc<Socket>,
+        addr: SocketAddr,
+        stage: Stage,
+    ) -> io::Result<usize> {
         let fd = tcp::new_socket(&addr)?;
         let raw = fd.as_raw_fd();
-        tcp::tune(raw, socket.config.keepalive);
+        let is_plain = matches!(stage, Stage::Plain);
+        if !is_plain {
+            tcp::tune(raw, socket.config.keepalive);
+        }
         {
             let meta = Socket::lock(&socket.meta)?;
+            if is_plain {
+                meta.options.apply_own(raw);
+            }
             // After ours: what the program set counts.
             meta.options.apply(raw);
             if let Some(bound) = meta.bound.as_deref().copied() {
@@ -289,8 +316,9 @@ impl Reactor {
             socket: socket.id,
             fd: Some(fd),
             addr,
-            stage: Stage::Connecting,
+            stage,
             reader: HelloReader::default(),
+            since: clock::now(),
         };
         self.attempts.insert(token, attempt);
         Ok(token)
@@ -303,17 +331,105 @@ impl Reactor {
             let id = attempt.socket;
             match error {
                 DialError::Final(reject) => return self.refused_for_good(id, &reject),
-                DialError::Passing(error) => self.note_failure(id, &error),
+                DialError::Foreign(_) if self.may_be_plain(token) => {
+                    return self.dial_plain(token);
+                }
+                DialError::Foreign(error) | DialError::Passing(error) => {
+                    self.note_failure(id, &error);
+                }
             }
             self.drop_attempt(token);
             self.next_attempt(id);
         }
     }
 
+    /// True when an attempt's peer has answered nothing that only eversock says, and may be plain.
+    fn may_be_plain(&self, token: usize) -> bool {
+        let Some(attempt) = self.attempts.get(&token) else { return false };
+        let dial = self.dials.get(&attempt.socket);
+        matches!(attempt.stage, Stage::Opening(_) | Stage::Done)
+            && dial.is_some_and(|dial| {
+                dial.is_open && dial.won.is_none() && dial.socket.config.peers == Peers::Any
+            })
+    }
+
+    /// An attempt's peer does not speak eversock: it is remembered and dialled again, plainly.
+    fn dial_plain(&mut self, token: usize) {
+        let Some(attempt) = self.attempts.get(&token) else { return };
+        let (id, addr) = (attempt.socket, attempt.addr);
+        log::info!("connect: {addr} does not speak eversock; a plain connection is made");
+        self.drop_attempt(token);
+        let now = clock::now();
+        self.plain_peers.retain(|_, since| now - *since < PLAIN_FOR);
+        if self.plain_peers.len() < PLAIN_MAX {
+            self.plain_peers.insert(addr, now);
+        }
+        if let Some(dial) = self.dials.get_mut(&id) {
+            dial.queue.push_front(addr);
+        }
+        self.next_attempt(id);
+    }
+
+    fn is_plain(&self, socket: &Socket, addr: SocketAddr) -> bool {
+        let since = self.plain_peers.get(&addr);
+        socket.config.peers == Peers::Any
+            && since.is_some_and(|since| clock::now() - *since < PLAIN_FOR)
+    }
+
+    /// A peer that may be plain has had its time to answer.
+    pub(super) fn silent(&mut self, token: usize) {
+        if self.attempts.get(&token).is_some_and(|attempt| matches!(attempt.stage, Stage::Plain)) {
+            // Its turn has come again after a taken lock.
+            return self.attempt_ready(token);
+        }
+        if self.may_be_plain(token)
+            && self.attempts.get(&token).is_some_and(|attempt| attempt.reader.is_untouched())
+        {
+            self.dial_plain(token);
+        }
+    }
+
+    /// A plain connection stands: it is the program's.
+    fn plain_stands(&mut self, token: usize) -> Result<(), DialError> {
+        let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
+        let id = attempt.socket;
+        let Some(raw) = attempt.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
+        let Some(dial) = self.dials.get(&id) else {
+            return Err(errno(libc::ECANCELED).into());
+        };
+        if dial.won.is_some() {
+            return Err(errno(libc::ECANCELED).into());
+        }
+        let socket = Arc::clone(&dial.socket);
+        match socket.become_plain(&mut attempt.fd) {
+            Ok(Err(Busy)) => {
+                self.timers.set(clock::now() + Duration::from_micros(100), Timer::Silent(token));
+                return Ok(());
+            }
+            Ok(Ok(())) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let _gone = self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw));
+        self.end_dial(id);
+        self.owned.remove(&id);
+        self.engine.strike(id);
+        Ok(())
+    }
+
     fn advance(&mut self, token: usize) -> Result<(), DialError> {
         loop {
             let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
             let Some(raw) = attempt.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
+            if matches!(attempt.stage, Stage::Plain) {
+                if let Some(error) = tcp::take_error(raw) {
+                    return Err(error.into());
+                }
+                return if tcp::peer_addr(raw).is_some() {
+                    self.plain_stands(token)
+                } else {
+                    Ok(())
+                };
+            }
             if matches!(attempt.stage, Stage::Connecting) {
                 if let Some(error) = tcp::take_error(raw) {
                     return Err(error.into());
@@ -327,12 +443,15 @@ impl Reactor {
             let mut buf = [0; eversock_proto::limits::HELLO_MAX_BYTES];
             let wants = attempt.reader.wants();
             let n = match sys::io::recv_one(raw, &mut buf[..wants]) {
-                Ok(0) => return Err(errno(libc::ECONNRESET).into()),
+                Ok(0) => return Err(DialError::Foreign(errno(libc::ECONNRESET))),
                 Ok(n) => n,
                 Err(error) if would_block(&error) => return Ok(()),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(DialError::Foreign(error)),
             };
-            let fed = attempt.reader.feed(&buf[..n]).map_err(|error| foreign(&error))?;
+            let fed = attempt
+                .reader
+                .feed(&buf[..n])
+                .map_err(|error| DialError::Foreign(foreign(&error)))?;
             if let Some(message) = fed {
                 return self.answered_hello(token, &message);
             }
@@ -351,6 +470,10 @@ impl Reactor {
             let (client, message) = OpenClient::start(&offer, fd::random())
                 .map_err(|error| io::Error::other(error.to_string()))?;
             attempt.stage = Stage::Opening(client);
+            if socket.config.peers == Peers::Any {
+                let until = clock::now() + SILENCE + 4 * (clock::now() - attempt.since);
+                self.timers.set(until, Timer::Silent(token));
+            }
             message
         } else {
             let receive = socket.shared.receive.load(Ordering::SeqCst);
@@ -382,7 +505,13 @@ impl Reactor {
         let socket = Arc::clone(&dial.socket);
         let (epoch, peer_receive, confirm) = match stage {
             Stage::Opening(client) => {
-                let (opened, confirm) = client.answered(message).map_err(|e| open_failed(&e))?;
+                let (opened, confirm) = client.answered(message).map_err(|error| match error {
+                    OpenError::Key | OpenError::Proof | OpenError::Refused(_) => {
+                        DialError::Passing(open_failed(&error))
+                    }
+                    // One that says our own words back to us, for example.
+                    _ => DialError::Foreign(open_failed(&error)),
+                })?;
                 let session = opened.id;
                 furnish(&socket, Role::Client, opened)?;
                 if let Some(owned) = self.owned.get_mut(&id) {
@@ -404,7 +533,7 @@ impl Reactor {
                     Err(_) => return Err(errno(libc::EPROTO).into()),
                 }
             }
-            Stage::Connecting | Stage::Done => return Ok(()),
+            Stage::Connecting | Stage::Plain | Stage::Done => return Ok(()),
         };
         // START follows at once: one segment is enough for both.
         send_whole(raw, &confirm, true)?;
@@ -669,6 +798,8 @@ impl Reactor {
 enum DialError {
     /// Another try may do better.
     Passing(io::Error),
+    /// The peer has said something else than eversock, or has hung up.
+    Foreign(io::Error),
     /// The session's other end has said so, with proof.
     Final(Reject),
 }

@@ -17,7 +17,7 @@ pub(crate) use dial::furnish;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,7 @@ pub(crate) struct Engine {
     pub(crate) sockets: Mutex<BTreeMap<u64, Weak<Socket>>>,
     poisoned: AtomicBool,
     sleeping: AtomicBool,
+    exit: AtomicU32,
 }
 
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
@@ -187,6 +188,22 @@ fn drain(exits: bool) {
     let _ended = wait.recv();
 }
 
+/// The same for `_exit`, which a signal handler may call: no lock and no allocation here.
+pub fn shutdown_from_exit() {
+    let Some(engine) = engine_if_running() else { return };
+    engine.exit.store(EXIT_ASKED, Ordering::SeqCst);
+    let _full = engine.waker.wake();
+    while engine.exit.load(Ordering::SeqCst) != EXIT_DONE && !engine.poisoned.load(Ordering::SeqCst)
+    {
+        crate::wait::epoll::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The program is about to end and waits for [`EXIT_DONE`].
+const EXIT_ASKED: u32 = 1;
+/// All that was to be delivered before the end has been, or never will be.
+const EXIT_DONE: u32 = 2;
+
 const WAKER: Token = Token(0);
 const WATCH: Token = Token(1);
 const NETLINK: Token = Token(2);
@@ -198,6 +215,7 @@ const STACK_BYTES: usize = 512 * 1024;
 
 fn start() -> io::Result<&'static Engine> {
     let poll = Poll::new()?;
+    fd::note_own(poll.as_raw_fd());
     let waker = Waker::new(poll.registry(), WAKER)?;
     let watch = {
         let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
@@ -218,6 +236,7 @@ fn start() -> io::Result<&'static Engine> {
         sockets: Mutex::default(),
         poisoned: AtomicBool::new(false),
         sleeping: AtomicBool::new(false),
+        exit: AtomicU32::new(0),
     }));
     let engine: &'static Engine = engine;
     let mut reactor = Reactor::new(engine, poll, inbox);
@@ -284,7 +303,9 @@ impl Engine {
     fn watch_control(&self, op: i32, number: RawFd, events: i32, data: u64) {
         let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: data };
         // SAFETY: `event` is valid for the call.
-        let result = unsafe { libc::epoll_ctl(self.watch.as_raw_fd(), op, number, &raw mut event) };
+        let result = unsafe {
+            (sys::calls::calls().epoll_ctl)(self.watch.as_raw_fd(), op, number, &raw mut event)
+        };
         if result != 0 {
             log::debug!("fault watch of {number}: {}", io::Error::last_os_error());
         }
@@ -382,6 +403,8 @@ pub(crate) struct Reactor {
     resolving: usize,
     swept: bool,
     waiting_dials: VecDeque<u64>,
+    /// Peers that do not speak eversock, and since when that is known.
+    plain_peers: HashMap<SocketAddr, Instant>,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
     /// Where the next look for lost numbers begins; `None` while none is planned.
@@ -424,6 +447,7 @@ impl Reactor {
             resolving: 0,
             swept: false,
             waiting_dials: VecDeque::new(),
+            plain_peers: HashMap::new(),
             accept_again: HashSet::new(),
             looks_from: None,
             lines: HashMap::new(),
@@ -502,8 +526,14 @@ impl Reactor {
                 self.obey(command);
             }
             self.expire();
+            if self.engine.exit.load(Ordering::SeqCst) == EXIT_ASKED && self.draining.is_none() {
+                let (done, _nobody) = crossbeam_channel::bounded(1);
+                self.drain(done, true);
+            }
             if self.is_drained() {
                 self.draining = None;
+                // A drain that exit(3) asked for is one for `_exit` too.
+                self.engine.exit.store(EXIT_DONE, Ordering::SeqCst);
             }
         }
     }
@@ -575,6 +605,7 @@ impl Reactor {
                 Timer::Sweep => self.sweep(),
                 Timer::Redial(id) => self.redial_due(id),
                 Timer::Stagger(id) => self.stagger(id),
+                Timer::Silent(token) => self.silent(token),
                 Timer::DialDeadline(id, serial) => self.dial_deadline(id, serial),
                 Timer::DialAgain(id, serial) => self.dial_again(id, serial),
                 Timer::Handshake(token) => self.handshake_deadline(token),

@@ -1,6 +1,8 @@
 //! Listening: accept, shake hands, hand proven sessions to whoever calls `accept`, and take
 //! resumes to their sessions.
 
+mod plain;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
@@ -25,7 +27,7 @@ use super::timer::Timer;
 use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
-use crate::listener::{Birth, ENDED, Listener, NOBODY};
+use crate::listener::{Birth, ENDED, Listener, NOBODY, PLAIN};
 use crate::process::Holder;
 use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
@@ -65,11 +67,14 @@ pub(super) struct Handshake {
     hops: u8,
     reader: HelloReader,
     stage: Stage,
+    since: Instant,
 }
 
 #[derive(Debug)]
 enum Stage {
     First,
+    /// A plain connection that waits for room in the program's backlog.
+    ParkedPlain,
     /// An open that waits for room in the program's backlog.
     Parked(Vec<u8>),
     Opening(Box<OpenServer>),
@@ -127,7 +132,11 @@ impl Reactor {
         let untaken = std::mem::take(&mut served.untaken);
         let ready = std::mem::take(&mut served.ready);
         for (birth, fd) in untaken.into_values().chain(ready) {
-            let Birth { id, secret, window: birth_window, .. } = birth;
+            let Birth { id, secret, window: birth_window, epoch, .. } = birth;
+            if epoch == PLAIN {
+                tcp::discard(fd);
+                continue;
+            }
             // Their clients believe that the session stands, and ask.
             let tombstone = Tombstone { secret, reason: Reason::Reset, offset: 0 };
             self.tombstones.insert(id, tombstone);
@@ -219,9 +228,11 @@ impl Reactor {
             hops: first.map_or(0, |(hops, _)| hops),
             reader: HelloReader::default(),
             stage: Stage::First,
+            since: clock::now(),
         };
         self.handshakes.insert(token, handshake);
         self.timers.set(clock::now() + HANDSHAKE_DEADLINE, Timer::Handshake(token));
+        self.expect_silence(token, listener);
         let mut oldest = None;
         if let Some(served) = listener.and_then(|id| self.listeners.get_mut(&id)) {
             served.handshakes.push_back(token);
@@ -245,7 +256,14 @@ impl Reactor {
             if let Stage::Attaching { .. } = handshake.stage {
                 return self.attach_resumed(token);
             }
+            if matches!(handshake.stage, Stage::ParkedPlain) {
+                return;
+            }
             let Some(raw) = handshake.fd.as_ref().map(AsRawFd::as_raw_fd) else { return };
+            if !self.is_ours(token, raw) {
+                return;
+            }
+            let Some(handshake) = self.handshakes.get_mut(&token) else { return };
             let mut buf = [0; HELLO_MAX_BYTES];
             let wants = handshake.reader.wants();
             let n = match sys::io::recv_one(raw, &mut buf[..wants]) {
@@ -282,7 +300,7 @@ impl Reactor {
             },
             Stage::Resuming(pending, socket) => self.confirmed(token, pending, &socket, message),
             Stage::ResumingOpen(pending, id) => self.confirmed_late(token, &pending, id, message),
-            Stage::Parked(_) | Stage::Attaching { .. } => {}
+            Stage::Parked(_) | Stage::ParkedPlain | Stage::Attaching { .. } => {}
         }
     }
 
@@ -301,11 +319,16 @@ impl Reactor {
         let waiting: Vec<usize> = self
             .handshakes
             .iter()
-            .filter(|(_, h)| h.listener == Some(id) && matches!(h.stage, Stage::Parked(_)))
+            .filter(|(_, h)| h.listener == Some(id))
+            .filter(|(_, h)| matches!(h.stage, Stage::Parked(_) | Stage::ParkedPlain))
             .map(|(&token, _)| token)
             .collect();
         for token in waiting {
             let Some(handshake) = self.handshakes.get_mut(&token) else { continue };
+            if matches!(handshake.stage, Stage::ParkedPlain) {
+                self.plain(token);
+                continue;
+            }
             let Stage::Parked(message) = std::mem::replace(&mut handshake.stage, Stage::First)
             else {
                 continue;
@@ -685,11 +708,12 @@ impl Reactor {
                 Ok((n, _)) if n > 0 => {
                     if let Some((session, taker)) = served.listener.read_taken(&buf[..n]) {
                         let taken = served.untaken.remove(&session);
+                        let is_plain = taken.as_ref().is_some_and(|(b, _)| b.epoch == PLAIN);
                         if taker == NOBODY {
                             served.ready.extend(taken);
                         } else if taker == ENDED {
                             self.foreign.end(session);
-                        } else if taker != self.engine.instance {
+                        } else if taker != self.engine.instance && !is_plain {
                             self.note_foreign(session, taker);
                         }
                     }
@@ -754,6 +778,12 @@ impl Reactor {
         let Some(handshake) = self.handshakes.get(&token) else { return };
         if matches!(handshake.stage, Stage::Attaching { .. }) {
             return self.attach_resumed(token);
+        }
+        if clock::now() - handshake.since < HANDSHAKE_DEADLINE {
+            return self.silent_client(token);
+        }
+        if self.stopped_short(token) {
+            return self.plain(token);
         }
         self.drop_handshake(token);
     }

@@ -27,6 +27,7 @@ pub(super) enum Timer {
     Start(u64, u64),
     Line(usize),
     Master(usize),
+    Silent(usize),
 }
 
 /// Timers far off fire together at whole ticks of this length, so that the deadlines of a thousand

@@ -15,7 +15,7 @@ use eversock_proto::recv::Receiver;
 
 use super::recv::{Read, ReadError};
 use super::{Rx, Socket, bits};
-use crate::error::{fail, number as errno_of};
+use crate::error::{fail, guarded, number as errno_of};
 use crate::process;
 use crate::sys;
 
@@ -72,11 +72,21 @@ impl Socket {
             (ask, Leading { socket: self, epoch: rx.epoch, done: false })
         };
         let came = ask.read(number, buf, cancellation_point);
+        guarded(|| self.finish_leading(leading, &ask, buf, came))
+    }
+
+    fn finish_leading(
+        self: &Arc<Self>,
+        leading: Leading<'_>,
+        ask: &Ask,
+        buf: &mut [u8],
+        came: io::Result<usize>,
+    ) -> io::Result<Led> {
         let epoch = leading.epoch;
         let mut rx = self.lock_rx()?;
         let result = match came {
             Ok(0) => Err(ReadError::Ended),
-            Ok(n) => self.take_led(&mut rx, epoch, &ask, buf, n),
+            Ok(n) => self.take_led(&mut rx, epoch, ask, buf, n),
             Err(error) => Err(ReadError::Kernel(error)),
         };
         leading.end();

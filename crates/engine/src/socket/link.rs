@@ -409,6 +409,38 @@ impl Socket {
         Ok(Ok(replayed))
     }
 
+    /// Puts a plain connection under the socket's numbers, and the socket is virtual no more: the
+    /// peer does not speak eversock.
+    pub(crate) fn become_plain(
+        self: &Arc<Self>,
+        new: &mut Option<Fd>,
+    ) -> io::Result<Result<(), Busy>> {
+        let mut held = match self.hold()? {
+            Ok(held) => held,
+            Err(busy) => return Ok(Err(busy)),
+        };
+        let Some(fd) = new.take() else { return Err(poisoned()) };
+        if !self.has(bits::CONNECTING) || self.has(bits::FAILED | bits::CLOSED | bits::PUMPED) {
+            return Err(crate::error::errno(libc::ECANCELED));
+        }
+        fd::set_nonblocking(fd.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
+        self.put(&mut held.place, fd, true)?;
+        for number in std::mem::take(&mut held.place.numbers) {
+            drop(table::take(number));
+            for set in self.epolls.lock().map_err(|_| poisoned())?.iter() {
+                if let Some(set) = set.upgrade() {
+                    // The kernel's own registration stays; it is all that counts from here on.
+                    set.closed(number);
+                }
+            }
+        }
+        // Who holds the socket still finds one whose numbers are the kernel's affair.
+        self.change(bits::PUMPED | bits::OVER, bits::CONNECTING | bits::FRESH | bits::DETACHED);
+        drop(held);
+        self.kick_for(true);
+        Ok(Ok(()))
+    }
+
     fn begin_epoch(
         self: &Arc<Self>,
         held: &mut Held<'_>,

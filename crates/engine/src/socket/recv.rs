@@ -13,7 +13,7 @@ use eversock_proto::wire::frame::Header;
 
 use super::lead::Led;
 use super::{Rx, Socket, bits};
-use crate::error::{errno, fail, would_block};
+use crate::error::{errno, fail, guarded, would_block};
 use crate::process;
 use crate::sys;
 use crate::wait::kick::Bell;
@@ -89,7 +89,7 @@ impl Socket {
                 }
             }
             let skip = std::mem::take(&mut may_skip);
-            let step = self.recv_step(slices, done, mode, skip, leads);
+            let step = guarded(|| self.recv_step(slices, done, mode, skip, leads));
             if leads {
                 self.stop_leading();
                 leads = false;
@@ -517,7 +517,10 @@ impl Socket {
         };
         // A leader sleeps in the kernel, where no bell is heard.
         let result = if leads {
-            self.lead(number)
+            let mut unwound = Unwound(Some(self));
+            let result = self.lead(number);
+            unwound.0 = None;
+            result
         } else {
             let bell = Bell::new()?;
             self.sleepers.add(&bell);
@@ -688,6 +691,17 @@ fn read_stashing(receiver: &mut Receiver, from: RawFd) -> Result<Read, ReadError
     }
     receiver.feed(&scratch[..n])?;
     Ok(Read { payload: 0, more: n == READ_AHEAD_BYTES })
+}
+
+/// A leader whose thread is cancelled in its sleep leads no more.
+struct Unwound<'a>(Option<&'a Socket>);
+
+impl Drop for Unwound<'_> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0 {
+            socket.stop_leading();
+        }
+    }
 }
 
 impl From<ReadError> for io::Error {

@@ -11,7 +11,7 @@ use eversock_proto::send::{GATHER_SLICES, Sender};
 use eversock_proto::wire::frame::Acks;
 
 use super::{Socket, Tx, bits};
-use crate::error::{errno, fail, number, would_block};
+use crate::error::{errno, fail, guarded, number, would_block};
 use crate::sys::{self, process};
 use crate::wait::kick::Bell;
 
@@ -78,7 +78,7 @@ impl Socket {
             self.read_ahead();
         }
         loop {
-            let step = match self.send_step(slices, done, mode.more, dont_wait) {
+            let step = match guarded(|| self.send_step(slices, done, mode.more, dont_wait)) {
                 Ok(step) => step,
                 // The error stays for the next call when part of this one was taken.
                 Err(_) if done > 0 => return Ok(done),

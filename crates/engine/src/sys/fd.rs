@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::calls::calls;
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::io::{DupFlags, FdFlags};
@@ -32,19 +35,55 @@ pub(crate) fn own(number: RawFd) -> Fd {
 
 /// Duplicates to an internal, close-on-exec number.
 pub(crate) fn dup_internal(number: RawFd) -> io::Result<Fd> {
-    match rustix::io::fcntl_dupfd_cloexec(borrow(number), INTERNAL_FROM) {
-        Ok(fd) => Ok(fd),
+    let fd = match rustix::io::fcntl_dupfd_cloexec(borrow(number), INTERNAL_FROM) {
+        Ok(fd) => fd,
         // A low limit on open files: any number will do.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::MFILE) => {
-            Ok(rustix::io::fcntl_dupfd_cloexec(borrow(number), 3)?)
+            rustix::io::fcntl_dupfd_cloexec(borrow(number), 3)?
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    note_own(fd.as_raw_fd());
+    Ok(fd)
+}
+
+const WORD_BITS: usize = 64;
+const WORDS: usize = 1024;
+
+/// Numbers that were the engine's own when they were made.
+static OWN: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+/// Notes a number as the engine's own, for programs that close all numbers they do not know.
+pub(crate) fn note_own(number: RawFd) {
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = OWN.get(number / WORD_BITS) {
+        word.fetch_or(1 << (number % WORD_BITS), Ordering::Relaxed);
+    }
+}
+
+/// Visits the numbers that are still the engine's own. One that was given back and taken by the
+/// program may be among them if the program closes it on exec.
+pub(crate) fn for_each_own(mut visit: impl FnMut(RawFd)) {
+    for (at, word) in OWN.iter().enumerate() {
+        let mut bits = word.load(Ordering::Relaxed);
+        while bits != 0 {
+            let number = at * WORD_BITS + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
+            if crate::table::get(number).is_none() && is_cloexec(number).unwrap_or(false) {
+                visit(number);
+            }
+        }
     }
 }
 
 /// Moves a descriptor to an internal number.
 pub(crate) fn internal(fd: Fd) -> io::Result<Fd> {
-    if fd.as_raw_fd() >= INTERNAL_FROM { Ok(fd) } else { dup_internal(fd.as_raw_fd()) }
+    if fd.as_raw_fd() < INTERNAL_FROM {
+        return dup_internal(fd.as_raw_fd());
+    }
+    note_own(fd.as_raw_fd());
+    Ok(fd)
 }
 
 /// Puts the file of `from` under `number`, closing what was there.
@@ -65,7 +104,7 @@ pub(crate) fn close(number: RawFd) {
 /// Closes a number as the program asked; its error is the program's.
 pub(crate) fn close_reporting(number: RawFd) -> io::Result<()> {
     // SAFETY: closing a number is memory-safe; the program owns it.
-    if unsafe { libc::close(number) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { (calls().close)(number) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What tells one open file from another: device and inode.

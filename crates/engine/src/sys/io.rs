@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
 
+use super::calls::calls;
 use super::fd::borrow;
 
 /// Sends without blocking and without SIGPIPE.
@@ -47,7 +48,7 @@ pub(crate) fn peek(number: RawFd, buf: &mut [u8]) -> io::Result<usize> {
 pub(crate) fn wait_readable(number: RawFd) -> io::Result<()> {
     let mut byte = 0u8;
     // SAFETY: the buffer is one writable byte.
-    let n = unsafe { libc::recv(number, (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
+    let n = unsafe { (calls().recv)(number, (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
     if n >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn recv_blocking(
     }
     let n = if let [one] = slices {
         // SAFETY: the buffer is writable for its length.
-        unsafe { libc::recv(number, one.as_mut_ptr().cast(), one.len(), 0) }
+        unsafe { (calls().recv)(number, one.as_mut_ptr().cast(), one.len(), 0) }
     } else {
         // SAFETY: msghdr is plain numbers and pointers, for which all zeros is a value.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -76,7 +77,7 @@ pub(crate) fn recv_blocking(
         message.msg_iov = slices.as_mut_ptr().cast();
         message.msg_iovlen = slices.len() as _;
         // SAFETY: the message names the slices, which are writable, and nothing else.
-        unsafe { libc::recvmsg(number, &raw mut message, 0) }
+        unsafe { (calls().recvmsg)(number, &raw mut message, 0) }
     };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
@@ -96,7 +97,7 @@ pub(crate) fn poll_masked(
     let pointer = timespec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `fds` is a valid array of its length; `timespec` outlives the call; the mask is null
     // or the caller's valid one.
-    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, pointer, mask) };
+    let n = unsafe { (calls().ppoll)(fds.as_mut_ptr(), fds.len() as libc::nfds_t, pointer, mask) };
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
 }
 

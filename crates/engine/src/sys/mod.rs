@@ -3,6 +3,7 @@
 //! The data path uses rustix, whose calls reach the kernel without passing through libc names that
 //! another library may have interposed.
 
+pub(crate) mod calls;
 pub(crate) mod fd;
 pub(crate) mod io;
 pub(crate) mod pass;

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::calls::calls;
 use super::fd::{Fd, borrow, internal};
 
 /// A new non-blocking TCP socket with an internal number.
@@ -17,10 +18,11 @@ pub(crate) fn new_socket(addr: &SocketAddr) -> io::Result<Fd> {
 
 /// Begins to connect; `Ok(true)` when it is connected already.
 pub(crate) fn connect(number: RawFd, addr: &SocketAddr) -> io::Result<bool> {
-    match SockRef::from(&borrow(number)).connect(&SockAddr::from(*addr)) {
+    // Not libc's connect, which may be the preload's own: a rule would hold for this one too.
+    match rustix::net::connect(borrow(number), addr) {
         Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
-        Err(error) => Err(error),
+        Err(rustix::io::Errno::INPROGRESS) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -55,44 +57,63 @@ pub(crate) fn shut_both(number: RawFd) {
 
 /// The local address, if it is an IP one.
 pub(crate) fn local_addr(number: RawFd) -> Option<SocketAddr> {
-    SockRef::from(&borrow(number)).local_addr().ok()?.as_socket()
+    rustix::net::getsockname(borrow(number)).ok()?.try_into().ok()
 }
 
 /// The peer's address, if it is an IP one.
 pub(crate) fn peer_addr(number: RawFd) -> Option<SocketAddr> {
-    SockRef::from(&borrow(number)).peer_addr().ok()?.as_socket()
+    rustix::net::getpeername(borrow(number)).ok()??.try_into().ok()
 }
 
 /// A connected pair over loopback; nobody else can have got between. Both ends internal and
 /// non-blocking.
 pub(crate) fn loopback_pair() -> io::Result<(Fd, Fd)> {
-    pair_of(std::net::TcpListener::bind(("127.0.0.1", 0))?)
+    pair_of(&loopback_listener()?)
 }
 
 /// The same with next to no room from the first end to the second, so that little fills it, until
 /// [`enlarge`]. The window must be tiny from the beginning: measured, a pair whose sending buffer
 /// alone was tiny became writable again after 40 ms.
 pub(crate) fn narrow_pair() -> io::Result<(Fd, Fd)> {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let listener = loopback_listener()?;
     let tiny = 1i32.to_ne_bytes();
     set_option(listener.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &tiny)?;
-    let (near, far) = pair_of(listener)?;
+    let (near, far) = pair_of(&listener)?;
     set_option(near.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &tiny)?;
     Ok((near, far))
 }
 
-fn pair_of(listener: std::net::TcpListener) -> io::Result<(Fd, Fd)> {
-    let near = std::net::TcpStream::connect(listener.local_addr()?)?;
-    let ours = near.local_addr()?;
+// Not std's: its connect and listen are the preload's own, for which a rule may hold.
+fn loopback_listener() -> io::Result<Fd> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = blocking_socket()?;
+    rustix::net::bind(&listener, &any)?;
+    rustix::net::listen(&listener, 8)?;
+    Ok(listener)
+}
+
+fn blocking_socket() -> io::Result<Fd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+    let flags = SocketFlags::CLOEXEC;
+    let protocol = Some(ipproto::TCP);
+    Ok(rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, protocol)?)
+}
+
+fn pair_of(listener: &Fd) -> io::Result<(Fd, Fd)> {
+    let raw = listener.as_raw_fd();
+    let lost = || io::Error::from(io::ErrorKind::NotConnected);
+    let near = blocking_socket()?;
+    rustix::net::connect(&near, &local_addr(raw).ok_or_else(lost)?)?;
+    let ours = local_addr(near.as_raw_fd()).ok_or_else(lost)?;
     // Someone else may have connected first; take the one that is us, in bounded tries.
     for _ in 0..64 {
-        let (far, from) = listener.accept()?;
-        if from == ours {
+        let far = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC)?;
+        if peer_addr(far.as_raw_fd()) == Some(ours) {
             for end in [&near, &far] {
-                end.set_nodelay(true)?;
+                rustix::net::sockopt::set_tcp_nodelay(end, true)?;
             }
-            far.set_nonblocking(true)?;
-            return Ok((internal(near.into())?, internal(far.into())?));
+            super::fd::set_nonblocking(far.as_raw_fd(), true)?;
+            return Ok((internal(near)?, internal(far)?));
         }
     }
     Err(io::Error::new(io::ErrorKind::AddrInUse, "strangers flood the loopback listener"))
@@ -127,7 +148,7 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` is writable for `len` bytes.
     let result = unsafe {
-        libc::getsockopt(
+        (calls().getsockopt)(
             number,
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
@@ -207,7 +228,13 @@ fn unconfirmed(number: RawFd) -> Option<u32> {
 pub(crate) fn set_option(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: `value` is readable for its length.
     let result = unsafe {
-        libc::setsockopt(number, level, name, value.as_ptr().cast(), value.len() as libc::socklen_t)
+        (calls().setsockopt)(
+            number,
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -222,7 +249,7 @@ pub(crate) fn get_option(
     let mut len = out.len() as libc::socklen_t;
     // SAFETY: `out` is writable for `len` bytes.
     let result =
-        unsafe { libc::getsockopt(number, level, name, out.as_mut_ptr().cast(), &raw mut len) };
+        unsafe { (calls().getsockopt)(number, level, name, out.as_mut_ptr().cast(), &raw mut len) };
     if result == 0 { Ok(len as usize) } else { Err(io::Error::last_os_error()) }
 }
 

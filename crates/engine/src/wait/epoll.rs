@@ -15,6 +15,7 @@ use crate::clock;
 use crate::error::fail;
 use crate::process;
 use crate::socket::{Socket, bits};
+use crate::sys::calls::calls;
 use crate::sys::{self, Fd, fd};
 use crate::table::{self, Entry};
 
@@ -81,8 +82,14 @@ fn sets() -> MutexGuard<'static, BTreeMap<RawFd, Arc<EpollSet>>> {
     SETS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Sets that hold virtual sockets, or held some: without any a wait costs one load more.
+static KNOWN: AtomicBool = AtomicBool::new(false);
+
 /// The index of a set that holds virtual sockets; forgotten when the number names another file.
 fn find(epfd: RawFd) -> Option<Arc<EpollSet>> {
+    if !KNOWN.load(Ordering::Relaxed) {
+        return None;
+    }
     let mut sets = sets();
     let set = sets.get(&epfd)?;
     set.used.store(true, Ordering::Relaxed);
@@ -131,6 +138,9 @@ impl Drop for Held {
 
 /// The program closed a number that may be an epoll set.
 pub(crate) fn forget(number: RawFd) {
+    if !KNOWN.load(Ordering::Relaxed) {
+        return;
+    }
     let set = sets().remove(&number);
     if let Some(set) = set {
         let mut index = set.index();
@@ -162,6 +172,7 @@ fn find_or_new(epfd: RawFd) -> io::Result<Arc<EpollSet>> {
         used: AtomicBool::new(true),
     });
     control(epfd, libc::EPOLL_CTL_ADD, set.bell.as_raw_fd(), libc::EPOLLIN as u32, set.bell_data)?;
+    KNOWN.store(true, Ordering::SeqCst);
     sets().insert(epfd, Arc::clone(&set));
     Ok(set)
 }
@@ -169,7 +180,7 @@ fn find_or_new(epfd: RawFd) -> io::Result<Arc<EpollSet>> {
 fn control(epfd: RawFd, op: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
     let mut event = libc::epoll_event { events, u64: data };
     // SAFETY: `event` is valid for the call.
-    let result = unsafe { libc::epoll_ctl(epfd, op, number, &raw mut event) };
+    let result = unsafe { (calls().epoll_ctl)(epfd, op, number, &raw mut event) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -202,6 +213,8 @@ pub(crate) fn epoll_ctl(
     let _place = Socket::lock(&socket.place)?;
     let set = match op {
         libc::EPOLL_CTL_ADD => find_or_new(epfd)?,
+        // A registration that is older than the virtual socket.
+        libc::EPOLL_CTL_MOD if socket.has(bits::FRESH) => find_or_new(epfd)?,
         _ => match find(epfd) {
             Some(set) => set,
             None => return control(epfd, op, number, events, data),
@@ -259,8 +272,22 @@ pub(crate) fn epoll_wait(
     if out.is_empty() {
         return fail(libc::EINVAL);
     }
-    let Some(set) = find(epfd) else { return wait_raw(epfd, out, timeout, mask) };
     let until = timeout.and_then(|timeout| clock::now().checked_add(timeout));
+    let set = match find(epfd) {
+        Some(set) => set,
+        None => {
+            let n = wait_raw(epfd, out, timeout, mask)?;
+            // A socket of the set may have become virtual meanwhile, and its events are ours to
+            // judge.
+            let Some(set) = find(epfd).filter(|_| n > 0) else { return Ok(n) };
+            let raw = out[..n].to_vec();
+            let count = set.merge(0, Vec::new(), &raw, out);
+            if count > 0 {
+                return Ok(count);
+            }
+            set
+        }
+    };
     loop {
         // Before the look, not after: what rings from here on is seen by some wait.
         fd::drain_notices(set.bell.as_raw_fd());
@@ -298,7 +325,7 @@ fn wait_raw(
         timeout.map_or(-1, |t| i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
     let capacity = i32::try_from(out.len()).unwrap_or(i32::MAX);
     // SAFETY: `out` is writable for `capacity` events; the mask is null or the caller's.
-    let n = unsafe { libc::epoll_pwait(epfd, out.as_mut_ptr(), capacity, millis, mask) };
+    let n = unsafe { (calls().epoll_pwait)(epfd, out.as_mut_ptr(), capacity, millis, mask) };
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
 }
 

@@ -113,6 +113,10 @@ fn known(socket: &Socket, asked: i16) -> i16 {
 fn for_kernel(socket: &Arc<Socket>, entry: &libc::pollfd) -> (RawFd, i16) {
     let state = socket.bits();
     let mut events = entry.events;
+    if state & bits::PUMPED != 0 {
+        // It has become one, or a plain connection, since the wait began.
+        return (entry.fd, events);
+    }
     if state & (bits::DETACHED | bits::DYING | bits::CONNECTING | bits::FAILED) != 0 {
         return (-1, events);
     }
@@ -129,6 +133,9 @@ fn for_kernel(socket: &Arc<Socket>, entry: &libc::pollfd) -> (RawFd, i16) {
 /// What the program may see of what the kernel said.
 fn visible(socket: &Arc<Socket>, asked: i16, kernel: i16) -> i16 {
     let state = socket.bits();
+    if state & bits::PUMPED != 0 {
+        return kernel;
+    }
     let only_real = libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP | libc::POLLNVAL;
     let mut seen = kernel & !only_real;
     if kernel & libc::POLLNVAL != 0 && state & (bits::DETACHED | bits::CONNECTING) == 0 {

@@ -91,6 +91,11 @@ impl Default for HelloReader {
 }
 
 impl HelloReader {
+    /// True while no byte was fed.
+    pub fn is_untouched(&self) -> bool {
+        self.buf.is_empty()
+    }
+
     /// How many bytes to read next, at most; reading more would eat into what follows the message.
     pub fn wants(&self) -> usize {
         self.need - self.buf.len()

@@ -3,18 +3,18 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use eversock_engine::posix;
+use crate::posix;
 use libc::{c_int, sa_family_t, sockaddr, sockaddr_in, sockaddr_in6, socklen_t};
 
-use crate::ffi::guard::fail;
-use crate::ffi::memory;
+use super::memory;
+use crate::error::fail;
 
 const STORAGE_BYTES: usize = size_of::<libc::sockaddr_storage>();
 /// `sockaddr_in6` without its scope, which Linux takes as well (RFC 2133).
 const IN6_BYTES_MIN: usize = 24;
 
 /// The family that a virtual socket was made for.
-pub(crate) fn family_of(fd: c_int) -> io::Result<c_int> {
+pub fn family_of(fd: c_int) -> io::Result<c_int> {
     let mut out = [0; size_of::<c_int>()];
     posix::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, &mut out)?;
     Ok(c_int::from_ne_bytes(out))
@@ -24,7 +24,7 @@ pub(crate) fn family_of(fd: c_int) -> io::Result<c_int> {
 ///
 /// # Safety
 /// `addr` is NULL or readable for `len` bytes.
-pub(crate) unsafe fn read(
+pub unsafe fn read(
     addr: *const sockaddr,
     len: socklen_t,
     family: Option<c_int>,
@@ -67,7 +67,7 @@ fn read_v6(bytes: &[u8]) -> SocketAddrV6 {
 }
 
 /// An address as C has it, and its length.
-pub(crate) fn encode(addr: &SocketAddr) -> ([u8; STORAGE_BYTES], usize) {
+pub fn encode(addr: &SocketAddr) -> ([u8; STORAGE_BYTES], usize) {
     let mut out = [0; STORAGE_BYTES];
     out[2..4].copy_from_slice(&addr.port().to_be_bytes());
     let (family, len) = match addr {
@@ -92,7 +92,7 @@ pub(crate) fn encode(addr: &SocketAddr) -> ([u8; STORAGE_BYTES], usize) {
 ///
 /// # Safety
 /// `len` is NULL or valid; `addr` is NULL or writable for `*len` bytes.
-pub(crate) unsafe fn write(
+pub unsafe fn write(
     found: Option<SocketAddr>,
     addr: *mut sockaddr,
     len: *mut socklen_t,
@@ -111,7 +111,7 @@ pub(crate) unsafe fn write(
 ///
 /// # Safety
 /// `len` is NULL or readable.
-pub(crate) unsafe fn room(len: *const socklen_t) -> io::Result<usize> {
+pub unsafe fn room(len: *const socklen_t) -> io::Result<usize> {
     // SAFETY: the caller's word.
     let len = unsafe { memory::read(len)? };
     memory::not_negative(len.cast_signed())

@@ -5,12 +5,12 @@ use std::io::{self, IoSlice, IoSliceMut};
 
 use libc::{c_int, c_void, iovec};
 
-use crate::ffi::guard::fail;
+use crate::error::fail;
 
 /// The kernel moves at most this many bytes in one call (read(2)), and so do the twins.
-pub(crate) const RW_MAX: usize = 0x7fff_f000;
+pub const RW_MAX: usize = 0x7fff_f000;
 /// IOV_MAX.
-pub(crate) const IOV_MAX: usize = 1024;
+pub const IOV_MAX: usize = 1024;
 /// No program has memory below this address.
 const FIRST_PAGE: usize = 4096;
 
@@ -23,7 +23,7 @@ fn check(address: usize, len: usize) -> io::Result<()> {
 ///
 /// # Safety
 /// `data` is NULL or readable for `len` bytes, which nobody changes, for as long as `'a`.
-pub(crate) unsafe fn bytes<'a>(data: *const c_void, len: usize) -> io::Result<&'a [u8]> {
+pub unsafe fn bytes<'a>(data: *const c_void, len: usize) -> io::Result<&'a [u8]> {
     let len = len.min(RW_MAX);
     check(data as usize, len)?;
     if len == 0 {
@@ -37,7 +37,7 @@ pub(crate) unsafe fn bytes<'a>(data: *const c_void, len: usize) -> io::Result<&'
 ///
 /// # Safety
 /// `data` is NULL or writable for `len` bytes, which nobody else uses, for as long as `'a`.
-pub(crate) unsafe fn bytes_mut<'a>(data: *mut c_void, len: usize) -> io::Result<&'a mut [u8]> {
+pub unsafe fn bytes_mut<'a>(data: *mut c_void, len: usize) -> io::Result<&'a mut [u8]> {
     let len = len.min(RW_MAX);
     check(data as usize, len)?;
     if len == 0 {
@@ -51,7 +51,7 @@ pub(crate) unsafe fn bytes_mut<'a>(data: *mut c_void, len: usize) -> io::Result<
 ///
 /// # Safety
 /// `data` is NULL or valid for `len` elements, which nobody else uses, for as long as `'a`.
-pub(crate) unsafe fn array_mut<'a, T: Copy>(data: *mut T, len: usize) -> io::Result<&'a mut [T]> {
+pub unsafe fn array_mut<'a, T: Copy>(data: *mut T, len: usize) -> io::Result<&'a mut [T]> {
     let Some(size) = len.checked_mul(size_of::<T>()) else { return fail(libc::EFAULT) };
     check(data as usize, size)?;
     if len == 0 {
@@ -68,7 +68,7 @@ pub(crate) unsafe fn array_mut<'a, T: Copy>(data: *mut T, len: usize) -> io::Res
 ///
 /// # Safety
 /// `from` is NULL or readable; any bytes are a valid `T`.
-pub(crate) unsafe fn read<T: Copy>(from: *const T) -> io::Result<T> {
+pub unsafe fn read<T: Copy>(from: *const T) -> io::Result<T> {
     check(from as usize, size_of::<T>())?;
     // SAFETY: checked for NULL; the rest is the caller's word.
     Ok(unsafe { from.read_unaligned() })
@@ -78,7 +78,7 @@ pub(crate) unsafe fn read<T: Copy>(from: *const T) -> io::Result<T> {
 ///
 /// # Safety
 /// `to` is NULL or writable.
-pub(crate) unsafe fn write<T: Copy>(to: *mut T, value: T) -> io::Result<()> {
+pub unsafe fn write<T: Copy>(to: *mut T, value: T) -> io::Result<()> {
     check(to as usize, size_of::<T>())?;
     // SAFETY: checked for NULL; the rest is the caller's word.
     unsafe { to.write_unaligned(value) };
@@ -120,7 +120,7 @@ unsafe fn parts(
 ///
 /// # Safety
 /// `vectors` is NULL or an array of `count`, each of which fulfils [`bytes`].
-pub(crate) unsafe fn gather<'a>(
+pub unsafe fn gather<'a>(
     vectors: *const iovec,
     count: usize,
     too_many: c_int,
@@ -139,7 +139,7 @@ pub(crate) unsafe fn gather<'a>(
 /// # Safety
 /// `vectors` is NULL or an array of `count`, each of which fulfils [`bytes_mut`]; they do not
 /// overlap.
-pub(crate) unsafe fn scatter<'a>(
+pub unsafe fn scatter<'a>(
     vectors: *const iovec,
     count: usize,
     too_many: c_int,
@@ -154,6 +154,6 @@ pub(crate) unsafe fn scatter<'a>(
 }
 
 /// A C count that must not be negative.
-pub(crate) fn not_negative(count: c_int) -> io::Result<usize> {
+pub fn not_negative(count: c_int) -> io::Result<usize> {
     usize::try_from(count).or_else(|_| fail(libc::EINVAL))
 }

@@ -1,0 +1,103 @@
+//! The edge between a program's call and the engine: results, errno, panics, and children that must
+//! not come in.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use eversock_engine::posix;
+use libc::c_int;
+
+use crate::next::Absent;
+
+// A panic must be catchable, or it would end the host program.
+const _: () = assert!(cfg!(panic = "unwind"));
+
+/// True once a socket of this process, or of one that it was forked from, has become virtual.
+static USED: AtomicBool = AtomicBool::new(false);
+/// The process whose memory this is; 0 before the first virtual socket.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// False while no descriptor can be virtual: one load.
+#[inline]
+pub(crate) fn is_used() -> bool {
+    USED.load(Ordering::Relaxed)
+}
+
+/// True when a call on this number is the engine's.
+#[inline]
+pub(crate) fn is_ours(number: c_int) -> bool {
+    posix::is_virtual(number)
+}
+
+/// From here on descriptors may be virtual.
+pub(crate) fn begin_use() -> io::Result<()> {
+    if !USED.load(Ordering::Relaxed) {
+        PROCESS.store(process(), Ordering::Relaxed);
+        // SAFETY: a function of ours that stays for the life of the program.
+        let result = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        if result != 0 {
+            return Err(io::Error::from_raw_os_error(result));
+        }
+        USED.store(true, Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+extern "C" fn in_child() {
+    PROCESS.store(process(), Ordering::Relaxed);
+}
+
+fn process() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// True in a child that shares its parent's memory (vfork), or that was made round our fork hooks:
+/// it makes raw calls only, and writes no state. A system call, so only those ask whose calls such
+/// a child may make.
+pub(crate) fn is_guest() -> bool {
+    PROCESS.load(Ordering::Relaxed) != process()
+}
+
+pub(crate) fn errno() -> c_int {
+    // SAFETY: the location is this thread's own and always valid.
+    unsafe { *libc::__errno_location() }
+}
+
+pub(crate) fn set_errno(number: c_int) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = number };
+}
+
+/// Runs what does not sleep: -1 and errno on failure, errno as it was on success; a panic gives
+/// ENOTRECOVERABLE.
+pub(crate) fn awake<T: Absent>(body: impl FnOnce() -> io::Result<T>) -> T {
+    sleeping(|| {
+        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+            // What was thrown may throw again when it is dropped.
+            let _again = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+            fail(libc::ENOTRECOVERABLE)
+        })
+    })
+}
+
+/// The same for what may sleep and so be unwound by a cancellation, which must not be caught.
+pub(crate) fn sleeping<T: Absent>(body: impl FnOnce() -> io::Result<T>) -> T {
+    let before = errno();
+    let (value, after) = match body() {
+        Ok(value) => (value, before),
+        Err(error) => (T::VALUE, posix::error_number(&error)),
+    };
+    set_errno(after);
+    value
+}
+
+/// `Err` of an errno.
+pub(crate) fn fail<T>(number: c_int) -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(number))
+}
+
+/// A count as `ssize_t`.
+pub(crate) fn count(count: usize) -> isize {
+    isize::try_from(count).unwrap_or(isize::MAX)
+}

@@ -1,0 +1,409 @@
+//! Bytes out and bytes in.
+
+use std::io::{self, IoSlice, IoSliceMut};
+
+use eversock_engine::cabi::{addr, memory};
+use eversock_engine::posix;
+use libc::{
+    c_int, c_uint, c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t,
+    timespec,
+};
+
+use super::life::connect_if_ours;
+use crate::edge::{self, count, fail, sleeping};
+use crate::next::{alias, hook};
+
+/// # Safety
+/// `data` is readable for `len` bytes.
+unsafe fn send_ours(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+    sleeping(|| {
+        // SAFETY: the caller's word.
+        let data = unsafe { memory::bytes(data, len)? };
+        posix::send(fd, &[IoSlice::new(data)], flags).map(count)
+    })
+}
+
+/// # Safety
+/// `data` is writable for `len` bytes.
+unsafe fn recv_ours(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+    sleeping(|| {
+        // SAFETY: the caller's word.
+        let data = unsafe { memory::bytes_mut(data, len)? };
+        posix::recv(fd, &mut [IoSliceMut::new(data)], flags).map(count)
+    })
+}
+
+hook! { next = fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+    if edge::is_ours(fd) {
+        // SAFETY: the caller's word.
+        return unsafe { send_ours(fd, data, len, flags) };
+    }
+    next(fd, data, len, flags)
+} }
+
+hook! { next = fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+    if edge::is_ours(fd) {
+        // SAFETY: the caller's word.
+        return unsafe { recv_ours(fd, data, len, flags) };
+    }
+    next(fd, data, len, flags)
+} }
+
+hook! { next = fn sendto(
+    fd: c_int,
+    data: *const c_void,
+    len: size_t,
+    flags: c_int,
+    addr: *const sockaddr,
+    addr_len: socklen_t,
+) -> ssize_t {
+    // SAFETY: the caller's word.
+    if flags & libc::MSG_FASTOPEN != 0 && unsafe { opened_fast(fd, addr, addr_len) } {
+        // SAFETY: as above.
+        return unsafe { send_ours(fd, data, len, flags & !libc::MSG_FASTOPEN) };
+    }
+    if edge::is_ours(fd) {
+        // As TCP does, the address is ignored.
+        // SAFETY: as above.
+        return unsafe { send_ours(fd, data, len, flags) };
+    }
+    next(fd, data, len, flags, addr, addr_len)
+} }
+
+/// MSG_FASTOPEN is connect(2) and a send in one. True when the socket is ours from then on, and the
+/// send says what became of it.
+///
+/// # Safety
+/// `addr` is NULL or readable for `len` bytes.
+unsafe fn opened_fast(fd: c_int, addr: *const sockaddr, len: socklen_t) -> bool {
+    // SAFETY: the caller's word.
+    !addr.is_null() && unsafe { connect_if_ours(fd, addr, len) }.is_some() && edge::is_ours(fd)
+}
+
+/// # Safety
+/// That of recvfrom(2).
+unsafe fn recv_from_ours(
+    fd: c_int,
+    data: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    addr: *mut sockaddr,
+    addr_len: *mut socklen_t,
+) -> ssize_t {
+    // SAFETY: the caller's word.
+    let received = unsafe { recv_ours(fd, data, len, flags) };
+    if received >= 0 && !addr.is_null() && !addr_len.is_null() {
+        // As TCP does: no address.
+        // SAFETY: not NULL, so valid by the caller's word.
+        unsafe { addr_len.write_unaligned(0) };
+    }
+    received
+}
+
+hook! { next = fn recvfrom(
+    fd: c_int,
+    data: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    addr: *mut sockaddr,
+    addr_len: *mut socklen_t,
+) -> ssize_t {
+    if edge::is_ours(fd) {
+        // SAFETY: the caller's word.
+        return unsafe { recv_from_ours(fd, data, len, flags, addr, addr_len) };
+    }
+    next(fd, data, len, flags, addr, addr_len)
+} }
+
+/// # Safety
+/// `message` is readable, and its parts are what it says.
+unsafe fn send_message(fd: c_int, message: *const msghdr, flags: c_int) -> io::Result<ssize_t> {
+    // SAFETY: the caller's word; any bytes are a `msghdr`.
+    let header = unsafe { memory::read(message)? };
+    let parts = header.msg_iovlen as usize;
+    // SAFETY: as above.
+    let slices = unsafe { memory::gather(header.msg_iov, parts, libc::EMSGSIZE)? };
+    posix::send(fd, &slices, flags).map(count)
+}
+
+/// # Safety
+/// `message` is writable, and its parts are what it says.
+unsafe fn recv_message(fd: c_int, message: *mut msghdr, flags: c_int) -> io::Result<ssize_t> {
+    // SAFETY: the caller's word; any bytes are a `msghdr`.
+    let mut header = unsafe { memory::read(message)? };
+    let parts = header.msg_iovlen as usize;
+    // SAFETY: as above.
+    let mut slices = unsafe { memory::scatter(header.msg_iov, parts, libc::EMSGSIZE)? };
+    let received = posix::recv(fd, &mut slices, flags)?;
+    if !header.msg_name.is_null() {
+        header.msg_namelen = 0;
+    }
+    header.msg_controllen = 0;
+    header.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: as above.
+    unsafe { memory::write(message, header)? };
+    Ok(count(received))
+}
+
+hook! { next = fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+    if flags & libc::MSG_FASTOPEN != 0 && !message.is_null() {
+        // SAFETY: the caller's word.
+        let header = unsafe { message.read_unaligned() };
+        // SAFETY: as above.
+        if unsafe { opened_fast(fd, header.msg_name.cast(), header.msg_namelen) } {
+            // SAFETY: as above.
+            return sleeping(|| unsafe {
+                send_message(fd, message, flags & !libc::MSG_FASTOPEN)
+            });
+        }
+    }
+    if edge::is_ours(fd) {
+        // SAFETY: the caller's word.
+        return sleeping(|| unsafe { send_message(fd, message, flags) });
+    }
+    next(fd, message, flags)
+} }
+
+hook! { next = fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+    if edge::is_ours(fd) {
+        // SAFETY: the caller's word.
+        return sleeping(|| unsafe { recv_message(fd, message, flags) });
+    }
+    next(fd, message, flags)
+} }
+
+hook! { next = fn sendmmsg(
+    fd: c_int,
+    messages: *mut mmsghdr,
+    message_count: c_uint,
+    flags: c_int,
+) -> c_int {
+    if !edge::is_ours(fd) {
+        return next(fd, messages, message_count, flags);
+    }
+    sleeping(|| {
+        let mut done = 0;
+        while done < message_count.min(memory::IOV_MAX as c_uint) {
+            // SAFETY: the caller's word that there are so many.
+            let message = unsafe { messages.add(done as usize) };
+            // SAFETY: as above.
+            match unsafe { send_message(fd, &raw const (*message).msg_hdr, flags) } {
+                // SAFETY: as above.
+                Ok(n) => unsafe { (*message).msg_len = n as c_uint },
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            done += 1;
+        }
+        Ok(done.cast_signed())
+    })
+} }
+
+hook! { next = fn recvmmsg(
+    fd: c_int,
+    messages: *mut mmsghdr,
+    message_count: c_uint,
+    flags: c_int,
+    timeout: *mut timespec,
+) -> c_int {
+    if !edge::is_ours(fd) {
+        return next(fd, messages, message_count, flags, timeout);
+    }
+    sleeping(|| {
+        let (mut done, mut flags) = (0, flags & !libc::MSG_WAITFORONE);
+        while done < message_count.min(memory::IOV_MAX as c_uint) {
+            // SAFETY: the caller's word that there are so many.
+            let message = unsafe { messages.add(done as usize) };
+            // SAFETY: as above.
+            match unsafe { recv_message(fd, &raw mut (*message).msg_hdr, flags) } {
+                // SAFETY: as above.
+                Ok(n) => unsafe { (*message).msg_len = n as c_uint },
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            done += 1;
+            // On a stream a second message is only what has come already: nobody waits for it.
+            flags |= libc::MSG_DONTWAIT;
+        }
+        Ok(done.cast_signed())
+    })
+} }
+
+hook! { next = fn read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t {
+    if !edge::is_ours(fd) {
+        return next(fd, data, len);
+    }
+    if len == 0 {
+        // read(2) of nothing is nothing at once; recv(2) of nothing waits.
+        return 0;
+    }
+    // SAFETY: the caller's word.
+    unsafe { recv_ours(fd, data, len, 0) }
+} }
+
+hook! { next = fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
+    if !edge::is_ours(fd) {
+        return next(fd, data, len);
+    }
+    // SAFETY: the caller's word.
+    unsafe { send_ours(fd, data, len, 0) }
+} }
+
+/// # Safety
+/// That of readv(2).
+unsafe fn read_parts(fd: c_int, vectors: *const iovec, parts: c_int, flags: c_int) -> ssize_t {
+    sleeping(|| {
+        let parts = memory::not_negative(parts)?;
+        // SAFETY: the caller's word.
+        let mut slices = unsafe { memory::scatter(vectors, parts, libc::EINVAL)? };
+        if slices.is_empty() {
+            return Ok(0);
+        }
+        posix::recv(fd, &mut slices, flags).map(count)
+    })
+}
+
+/// # Safety
+/// That of writev(2).
+unsafe fn write_parts(fd: c_int, vectors: *const iovec, parts: c_int, flags: c_int) -> ssize_t {
+    sleeping(|| {
+        let parts = memory::not_negative(parts)?;
+        // SAFETY: the caller's word.
+        let slices = unsafe { memory::gather(vectors, parts, libc::EINVAL)? };
+        if slices.is_empty() {
+            return Ok(0);
+        }
+        posix::send(fd, &slices, flags).map(count)
+    })
+}
+
+hook! { next = fn readv(fd: c_int, vectors: *const iovec, parts: c_int) -> ssize_t {
+    if edge::is_ours(fd) {
+        // SAFETY: the caller's word.
+        return unsafe { read_parts(fd, vectors, parts, 0) };
+    }
+    next(fd, vectors, parts)
+} }
+
+hook! { next = fn writev(fd: c_int, vectors: *const iovec, parts: c_int) -> ssize_t {
+    if edge::is_ours(fd) {
+        // SAFETY: the caller's word.
+        return unsafe { write_parts(fd, vectors, parts, 0) };
+    }
+    next(fd, vectors, parts)
+} }
+
+/// What the flags of preadv2(2) mean on a stream: its offset must be -1, and RWF_NOWAIT is
+/// MSG_DONTWAIT.
+fn stream_flags(offset: off_t, flags: c_int) -> io::Result<c_int> {
+    if offset != -1 {
+        return fail(libc::ESPIPE);
+    }
+    match flags {
+        0 => Ok(0),
+        libc::RWF_NOWAIT => Ok(libc::MSG_DONTWAIT),
+        _ => fail(libc::EOPNOTSUPP),
+    }
+}
+
+macro_rules! at_offset {
+    ($($name:ident => $of:ident;)*) => {$(
+        hook! { next = fn $name(
+            fd: c_int,
+            vectors: *const iovec,
+            parts: c_int,
+            offset: off_t,
+            flags: c_int,
+        ) -> ssize_t {
+            if !edge::is_ours(fd) {
+                return next(fd, vectors, parts, offset, flags);
+            }
+            match stream_flags(offset, flags) {
+                // SAFETY: the caller's word.
+                Ok(flags) => unsafe { $of(fd, vectors, parts, flags) },
+                Err(error) => sleeping(|| Err(error)),
+            }
+        } }
+    )*};
+}
+
+at_offset! {
+    preadv2 => read_parts;
+    preadv64v2 => read_parts;
+    pwritev2 => write_parts;
+    pwritev64v2 => write_parts;
+}
+
+hook! { next = fn __read_chk(fd: c_int, data: *mut c_void, len: size_t, room: size_t) -> ssize_t {
+    if edge::is_ours(fd) && len <= room {
+        // SAFETY: the caller's word.
+        return unsafe { read(fd, data, len) };
+    }
+    next(fd, data, len, room)
+} }
+
+hook! { next = fn __recv_chk(
+    fd: c_int,
+    data: *mut c_void,
+    len: size_t,
+    room: size_t,
+    flags: c_int,
+) -> ssize_t {
+    if edge::is_ours(fd) && len <= room {
+        // SAFETY: the caller's word.
+        return unsafe { recv_ours(fd, data, len, flags) };
+    }
+    next(fd, data, len, room, flags)
+} }
+
+hook! { next = fn __recvfrom_chk(
+    fd: c_int,
+    data: *mut c_void,
+    len: size_t,
+    room: size_t,
+    flags: c_int,
+    addr: *mut sockaddr,
+    addr_len: *mut socklen_t,
+) -> ssize_t {
+    if edge::is_ours(fd) && len <= room {
+        // SAFETY: the caller's word.
+        return unsafe { recv_from_ours(fd, data, len, flags, addr, addr_len) };
+    }
+    next(fd, data, len, room, flags, addr, addr_len)
+} }
+
+hook! { next = fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if !edge::is_ours(fd) {
+        return next(fd, addr, len);
+    }
+    edge::awake(|| {
+        let local = posix::getsockname(fd)?;
+        // SAFETY: the caller's word.
+        unsafe { addr::write(local, addr, len)? };
+        Ok(0)
+    })
+} }
+
+hook! { next = fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if !edge::is_ours(fd) {
+        return next(fd, addr, len);
+    }
+    edge::awake(|| {
+        let peer = posix::getpeername(fd)?;
+        // SAFETY: the caller's word.
+        unsafe { addr::write(peer, addr, len)? };
+        Ok(0)
+    })
+} }
+
+alias! {
+    __read = read, (fd: c_int, data: *mut c_void, len: size_t) -> ssize_t;
+    __write = write, (fd: c_int, data: *const c_void, len: size_t) -> ssize_t;
+    __send = send, (fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t;
+    __sendmmsg = sendmmsg, (
+        fd: c_int,
+        messages: *mut mmsghdr,
+        message_count: c_uint,
+        flags: c_int
+    ) -> c_int;
+}

@@ -1,0 +1,10 @@
+//! libc's names. Each passes on what is not virtual, and calls the engine's twin for what is.
+
+mod data;
+mod file;
+mod life;
+mod number;
+mod option;
+mod process;
+mod raw;
+mod wait;

@@ -1,0 +1,68 @@
+//! What the library itself has to say, on the standard error output: a wrong rule always, the
+//! engine's log at the level that `EVERSOCK_LOG` names. Written with one raw call per line, never
+//! through std's or stdio's streams, which the program may be using at this moment.
+
+use std::fmt::{self, Write};
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+/// A line has at most this many bytes; the rest is cut off.
+const LINE_BYTES: usize = 512;
+
+struct Line {
+    bytes: [u8; LINE_BYTES],
+    len: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // One byte stays for the end of the line.
+        let room = &mut self.bytes[self.len..LINE_BYTES - 1];
+        let n = text.len().min(room.len());
+        room[..n].copy_from_slice(&text.as_bytes()[..n]);
+        self.len += n;
+        Ok(())
+    }
+}
+
+/// Writes one line.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    let mut line = Line { bytes: [0; LINE_BYTES], len: 0 };
+    // A full line is no failure.
+    let _cut = write!(line, "eversock: {text}");
+    line.bytes[line.len] = b'\n';
+    // SAFETY: a number that the program may have closed or reused, as its own writes would find it;
+    // by convention it is the standard error output.
+    let stderr = unsafe { rustix::fd::BorrowedFd::borrow_raw(libc::STDERR_FILENO) };
+    if !crate::edge::is_ours(libc::STDERR_FILENO) {
+        let _gone = rustix::io::write(stderr, &line.bytes[..=line.len]);
+    }
+}
+
+struct Voice;
+
+impl Log for Voice {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            say(format_args!("{}: {}", record.level(), record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+static VOICE: Voice = Voice;
+
+/// Starts the log if `EVERSOCK_LOG` asks for it.
+pub(crate) fn begin() {
+    let level = std::env::var("EVERSOCK_LOG").ok().and_then(|level| level.parse().ok());
+    if let Some(level) = level.filter(|level| *level != LevelFilter::Off)
+        && log::set_logger(&VOICE).is_ok()
+    {
+        log::set_max_level(level);
+    }
+}

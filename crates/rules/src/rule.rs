@@ -1,0 +1,385 @@
+//! One rule, as it is written and as it matches.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use toml::{Table, Value};
+
+use crate::net::{Block, Ports, Span};
+
+/// What becomes of a connection whose peer does not speak eversock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It is refused.
+    Require,
+    /// It is a plain connection.
+    Auto,
+    /// The rule exempts what it matches: all of it is plain.
+    Off,
+}
+
+/// Whether a session whose connection died is recovered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Without asking.
+    #[default]
+    Auto,
+    /// `on-fault` decides by its exit status, or else `evs answer`.
+    Ask,
+    /// Never.
+    Never,
+}
+
+/// Which peers or local addresses a rule means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// All.
+    Any,
+    /// Those in a block.
+    Block(Block),
+    /// Those that a name had when it was looked up.
+    Name(String),
+}
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(de::Error::custom)
+    }
+}
+
+impl Host {
+    /// Reads an address, a block of addresses or a name.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str =
+            "expected an address, a block as \"10.0.0.0/8\", a host name, or \"*\" for any";
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let numeric = |c: char| c.is_ascii_digit() || matches!(c, '.' | '/');
+        if text.contains([':', '/']) || !text.is_empty() && text.chars().all(numeric) {
+            let block = text.parse().map_err(|error| format!("{error}; {EXPECTED}"));
+            return block.map(Self::Block);
+        }
+        let is_name = text.len() <= 253
+            && text.split('.').all(|label| {
+                let fits = (1..=63).contains(&label.len());
+                fits && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+            });
+        if is_name {
+            Ok(Self::Name(text.to_ascii_lowercase()))
+        } else {
+            Err(format!("`{text}` is no host; {EXPECTED}"))
+        }
+    }
+}
+
+/// What is decided for the connections that match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Peers of a connect rule, local addresses of a listen rule.
+    pub host: Host,
+    /// The addresses that a name in `host` is known to have.
+    pub addresses: Vec<IpAddr>,
+    /// The peer's port, or the local one; `None` for any.
+    pub ports: Option<Ports>,
+    /// What becomes of peers that do not speak eversock.
+    pub mode: Mode,
+    /// A file with the key that both ends need.
+    pub key: Option<PathBuf>,
+    /// Whether to recover.
+    pub policy: Policy,
+    /// How long a client redials, and a server waits for it.
+    pub grace: Option<Duration>,
+    /// Redials without progress before the session is given up; 0 for no limit but the grace.
+    pub redial_limit: Option<u32>,
+    /// A command that is run when a connection has died.
+    pub on_fault: Option<String>,
+    /// A command that is run before each redial.
+    pub line_up: Option<String>,
+    /// A listen rule: a client that says nothing is a plain one that waits for the server.
+    pub server_speaks_first: bool,
+}
+
+/// A rule as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    host: Option<Host>,
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
+    #[serde(default)]
+    port: Option<Ports>,
+    #[serde(default)]
+    mode: Option<Mode>,
+    #[serde(default)]
+    key: Option<PathBuf>,
+    #[serde(default)]
+    policy: Policy,
+    #[serde(default)]
+    grace: Option<Span>,
+    #[serde(default)]
+    redial_limit: Option<u32>,
+    #[serde(default)]
+    on_fault: Option<String>,
+    #[serde(default)]
+    line_up: Option<String>,
+    #[serde(default)]
+    server_speaks_first: bool,
+}
+
+impl TryFrom<Written> for Rule {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        if written.key.is_some() && written.mode == Some(Mode::Auto) {
+            return Err("a key needs mode = \"require\": with \"auto\" a stranger could have the \
+                        connection without the key"
+                .to_owned());
+        }
+        let host = written.host.unwrap_or(Host::Any);
+        if !written.addresses.is_empty() && !matches!(host, Host::Name(_)) {
+            return Err("`addresses` belong to a rule whose `host` is a name".to_owned());
+        }
+        let default = if written.key.is_some() { Mode::Require } else { Mode::Auto };
+        Ok(Self {
+            host,
+            addresses: written.addresses,
+            ports: written.port,
+            mode: written.mode.unwrap_or(default),
+            key: written.key,
+            policy: written.policy,
+            grace: written.grace.map(|span| span.0),
+            redial_limit: written.redial_limit,
+            on_fault: written.on_fault,
+            line_up: written.line_up,
+            server_speaks_first: written.server_speaks_first,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Written::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
+    }
+}
+
+impl Rule {
+    /// True when the rule is for this address.
+    pub fn matches(&self, addr: SocketAddr) -> bool {
+        if self.ports.is_some_and(|ports| !ports.contains(addr.port())) {
+            return false;
+        }
+        let ip = addr.ip().to_canonical();
+        match &self.host {
+            Host::Any => true,
+            Host::Block(block) => block.contains(ip),
+            Host::Name(_) => self.addresses.iter().any(|known| known.to_canonical() == ip),
+        }
+    }
+
+    /// The name to look up again at a redial.
+    pub fn name(&self) -> Option<&str> {
+        match &self.host {
+            Host::Name(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// All rules of a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    /// For connections that the program makes.
+    #[serde(default)]
+    pub connect: Vec<Rule>,
+    /// For addresses on which it listens.
+    #[serde(default)]
+    pub listen: Vec<Rule>,
+}
+
+impl Rules {
+    /// True when nothing can match.
+    pub fn is_empty(&self) -> bool {
+        self.connect.is_empty() && self.listen.is_empty()
+    }
+
+    /// The rule for a connection to `peer`; `None` when it stays plain.
+    pub fn for_connect(&self, peer: SocketAddr) -> Option<&Rule> {
+        first(&self.connect, peer)
+    }
+
+    /// The rule for a listener at `local`; `None` when it stays plain.
+    pub fn for_listen(&self, local: SocketAddr) -> Option<&Rule> {
+        first(&self.listen, local)
+    }
+
+    /// The names that rules wait to be told the addresses of.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.connect.iter().chain(&self.listen).filter_map(Rule::name)
+    }
+
+    /// Remembers the addresses of a name in all rules that name it.
+    pub fn learn(&mut self, name: &str, found: &[IpAddr]) {
+        for rule in self.connect.iter_mut().chain(&mut self.listen) {
+            if rule.name().is_some_and(|own| own.eq_ignore_ascii_case(name)) {
+                for addr in found {
+                    if !rule.addresses.contains(addr) && rule.addresses.len() < ADDRESSES_MAX {
+                        rule.addresses.push(*addr);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rules as TOML, in the form that [`crate::from_text`] reads: for the environment of a
+    /// child.
+    pub fn to_toml(&self) -> String {
+        let tables = |rules: &[Rule]| -> Vec<Table> { rules.iter().map(Rule::to_table).collect() };
+        let mut all = Table::new();
+        all.insert("connect".to_owned(), tables(&self.connect).into());
+        all.insert("listen".to_owned(), tables(&self.listen).into());
+        all.to_string()
+    }
+}
+
+/// The addresses that are remembered for one name, at most.
+const ADDRESSES_MAX: usize = 64;
+
+fn first(rules: &[Rule], addr: SocketAddr) -> Option<&Rule> {
+    rules.iter().find(|rule| rule.matches(addr)).filter(|rule| rule.mode != Mode::Off)
+}
+
+impl Rule {
+    fn to_table(&self) -> Table {
+        let mut table = Table::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                table.insert(name.to_owned(), value);
+            }
+        };
+        let text = |text: &Option<String>| text.clone().map(Value::from);
+        put(
+            "host",
+            match &self.host {
+                Host::Any => None,
+                Host::Block(block) => Some(block.to_string().into()),
+                Host::Name(name) => Some(name.clone().into()),
+            },
+        );
+        let addresses: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+        put("addresses", (!addresses.is_empty()).then(|| addresses.into()));
+        put("port", self.ports.map(|ports| ports.to_string().into()));
+        put("mode", Some(self.mode.name().into()));
+        put("key", self.key.as_ref().map(|path| path.display().to_string().into()));
+        put("policy", Some(self.policy.name().into()));
+        let millis = |span: Duration| format!("{}ms", span.as_millis()).into();
+        put("grace", self.grace.map(millis));
+        put("redial-limit", self.redial_limit.map(|limit| i64::from(limit).into()));
+        put("on-fault", text(&self.on_fault));
+        put("line-up", text(&self.line_up));
+        put("server-speaks-first", self.server_speaks_first.then(|| true.into()));
+        table
+    }
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl Policy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ask => "ask",
+            Self::Never => "never",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(text: &str) -> Rules {
+        crate::from_text(text, "test").unwrap()
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_virtual_without_a_rule() {
+        let none = rules("");
+        assert!(none.is_empty());
+        assert_eq!(none.for_connect(at("10.0.0.1:80")), None);
+        assert_eq!(none.for_listen(at("0.0.0.0:80")), None);
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let rules = rules(
+            "[[connect]]\nhost = \"10.0.0.1\"\nmode = \"off\"\n\
+             [[connect]]\nhost = \"10.0.0.0/8\"\nport = 80\nmode = \"require\"\n\
+             [[connect]]\nport = \"8000-8100\"\n",
+        );
+        assert_eq!(rules.for_connect(at("10.0.0.1:80")), None);
+        assert_eq!(rules.for_connect(at("10.0.0.1:8000")), None);
+        let mode = |addr| rules.for_connect(at(addr)).map(|rule| rule.mode);
+        assert_eq!(mode("10.0.0.2:80"), Some(Mode::Require));
+        assert_eq!(mode("[::ffff:10.0.0.2]:80"), Some(Mode::Require));
+        assert_eq!(mode("10.0.0.2:81"), None);
+        assert_eq!(mode("[2001:db8::1]:8100"), Some(Mode::Auto));
+        assert_eq!(rules.for_listen(at("10.0.0.2:80")), None);
+    }
+
+    #[test]
+    fn a_key_implies_require_and_contradicts_auto() {
+        let with_key = rules("[[listen]]\nport = 1\nkey = \"/k\"\n");
+        assert_eq!(with_key.listen[0].mode, Mode::Require);
+        let error = crate::from_text("[[listen]]\nkey = \"/k\"\nmode = \"auto\"\n", "test");
+        assert!(error.unwrap_err().to_string().contains("a key needs mode = \"require\""));
+    }
+
+    #[test]
+    fn a_name_matches_the_addresses_that_were_learnt_for_it() {
+        let mut rules = rules("[[connect]]\nhost = \"Db.Example\"\nport = 5432\n");
+        assert_eq!(rules.for_connect(at("192.0.2.1:5432")), None);
+        assert_eq!(rules.names().collect::<Vec<_>>(), ["db.example"]);
+        rules.learn("db.example", &["192.0.2.1".parse().unwrap()]);
+        rules.learn("other.example", &["192.0.2.9".parse().unwrap()]);
+        assert!(rules.for_connect(at("192.0.2.1:5432")).is_some());
+        assert_eq!(rules.for_connect(at("192.0.2.9:5432")), None);
+        assert_eq!(rules.for_connect(at("192.0.2.1:5433")), None);
+    }
+
+    #[test]
+    fn rules_written_out_and_read_again_are_the_same() {
+        let text = "[[connect]]\nhost = \"db\"\naddresses = [\"192.0.2.1\", \"::1\"]\n\
+                    port = \"1-9\"\n\
+                    mode = \"require\"\nkey = \"/a \\\"b\\\"\"\npolicy = \"ask\"\ngrace = \"90s\"\n\
+                    redial-limit = 7\non-fault = \"echo 'x' # \\\\\"\nline-up = \"true\"\n\
+                    [[connect]]\nhost = \"10.0.0.0/8\"\n\
+                    [[listen]]\nport = 22\nserver-speaks-first = true\n";
+        let once = rules(text);
+        assert_eq!(rules(&once.to_toml()), once);
+        assert_eq!(rules(&Rules::default().to_toml()), Rules::default());
+    }
+}
