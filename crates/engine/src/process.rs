@@ -332,6 +332,9 @@ fn freeze<T>(mutex: &Mutex<T>) -> MutexGuard<'static, T> {
 
 extern "C" fn prepare() {
     let Some(engine) = engine_if_running() else { return };
+    // Before anything is given up: an engine that looks at the time and then waits for a lock must
+    // not claim when it gets it.
+    FORKED_AT.store(crate::clock::millis().max(1), Ordering::SeqCst);
     let books = freeze(&engine.sockets);
     let sockets: Vec<_> = books.values().filter_map(Weak::upgrade).collect();
     let mut locks = Vec::with_capacity(sockets.len());
@@ -397,7 +400,7 @@ fn thaw() -> Option<Box<Frozen>> {
 }
 
 extern "C" fn in_parent() {
-    // Before the locks are let go, so that the engine cannot have looked.
+    // Again, as the fork took its time; before the locks are let go.
     FORKED_AT.store(crate::clock::millis().max(1), Ordering::SeqCst);
     drop(thaw());
 }
