@@ -352,7 +352,6 @@ extern "C" fn prepare() {
         // where the engine is, and a child that wants it asks.
         let busy = bits::FRESH
             | bits::CONNECTING
-            | bits::DETACHED
             | bits::FAILED
             | bits::PUMPED
             | bits::CLOSED
