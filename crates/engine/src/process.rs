@@ -335,6 +335,9 @@ fn freeze_guard<T>(guard: MutexGuard<'_, T>) -> MutexGuard<'static, T> {
 
 extern "C" fn prepare() {
     let Some(engine) = engine_if_running() else { return };
+    // Before anything is given up: an engine that looks at the time and then waits for a lock must
+    // not claim when it gets it.
+    FORKED_AT.store(crate::clock::millis().max(1), Ordering::SeqCst);
     let books = freeze(&engine.sockets);
     let sockets: Vec<_> = books.values().filter_map(Weak::upgrade).collect();
     let mut locks = Vec::with_capacity(sockets.len());
@@ -352,7 +355,6 @@ extern "C" fn prepare() {
         // where the engine is, and a child that wants it asks.
         let busy = bits::FRESH
             | bits::CONNECTING
-            | bits::DETACHED
             | bits::FAILED
             | bits::PUMPED
             | bits::CLOSED
@@ -401,7 +403,7 @@ fn thaw() -> Option<Box<Frozen>> {
 }
 
 extern "C" fn in_parent() {
-    // Before the locks are let go, so that the engine cannot have looked.
+    // Again, as the fork took its time; before the locks are let go.
     FORKED_AT.store(crate::clock::millis().max(1), Ordering::SeqCst);
     drop(thaw());
 }

@@ -564,7 +564,7 @@ impl Reactor {
     fn attach_won(&mut self, id: u64) {
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let socket = Arc::clone(&dial.socket);
-        if !socket.owner.is(self.engine.instance) && !self.claim_unclaimed(&socket) {
+        if !socket.owner.is(self.engine.instance) && !self.claim_later(&socket) {
             // A relative's since a fork: it dials itself.
             return self.end_dial(id);
         }

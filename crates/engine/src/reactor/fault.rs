@@ -128,7 +128,7 @@ impl Reactor {
     }
 
     /// The same, but not so soon after a fork that a parent may still be about to close its number.
-    fn claim_later(&mut self, socket: &Arc<Socket>) -> bool {
+    pub(super) fn claim_later(&mut self, socket: &Arc<Socket>) -> bool {
         if self.is_nobodys(socket)
             && let Some(wait) = crate::process::time_to_claim()
         {
@@ -143,7 +143,11 @@ impl Reactor {
         let Some(owned) = self.owned.get(&id) else { return };
         let socket = Arc::clone(&owned.socket);
         // Nobody's still, so its connection is still the dead one.
-        if self.is_nobodys(&socket) {
+        if self.is_nobodys(&socket) && socket.has(bits::DETACHED) {
+            if self.claim_unclaimed(&socket) {
+                self.plan_redial(&socket);
+            }
+        } else if self.is_nobodys(&socket) {
             self.watched_one(&socket, libc::EPOLLRDHUP);
         }
     }
@@ -158,7 +162,9 @@ impl Reactor {
 
     /// A connection is dead: away with it, and recover if that is wanted.
     pub(super) fn fault(&mut self, socket: Arc<Socket>, epoch: u64, cause: String) {
-        if !socket.owner.is(self.engine.instance) && !self.claim_unclaimed(&socket) {
+        // Not so soon after a fork: a parent that claimed it and then closes its number would end
+        // the session which its child is about to use.
+        if !socket.owner.is(self.engine.instance) && !self.claim_later(&socket) {
             return;
         }
         match socket.take_down(epoch) {
