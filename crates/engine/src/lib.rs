@@ -41,5 +41,7 @@ pub use config::{
 };
 pub use event::{Event, EventKind};
 pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};
-pub use reactor::{network_changed, poisoned, set_log_cap, shutdown, shutdown_from_exit};
+pub use reactor::{
+    network_changed, on_engine_thread, poisoned, set_log_cap, shutdown, shutdown_from_exit,
+};
 pub use sys::calls::{Calls, set_calls};

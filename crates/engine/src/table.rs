@@ -69,6 +69,12 @@ fn lock(slot: &AtomicUsize) -> Option<usize> {
     }
 }
 
+/// True when a number has an entry; one load.
+#[inline]
+pub(crate) fn has(number: i32) -> bool {
+    slot(number).is_some_and(|slot| slot.load(Ordering::Relaxed) != 0)
+}
+
 /// The virtual socket at a number, if there is one.
 #[inline]
 pub(crate) fn get(number: i32) -> Option<Entry> {

@@ -27,7 +27,8 @@ pub(crate) fn is_used() -> bool {
 /// True when a call on this number is the engine's.
 #[inline]
 pub(crate) fn is_ours(number: c_int) -> bool {
-    posix::is_virtual(number)
+    // What the engine's thread calls by libc's names concerns the real sockets.
+    posix::is_virtual(number) && !eversock_engine::on_engine_thread()
 }
 
 /// From here on descriptors may be virtual.

@@ -44,10 +44,10 @@ pub use handle::Handle;
 pub use number::{dup, dup3};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
 
-/// True when the number is a virtual socket or listener. One load when it is not.
+/// True when the number is a virtual socket or listener. One load.
 #[inline]
 pub fn is_virtual(number: RawFd) -> bool {
-    table::get(number).is_some()
+    table::has(number)
 }
 
 /// True when waits on the number must go through [`poll`], [`select`] or [`epoll_wait`].

@@ -14,6 +14,7 @@ mod serve;
 mod timer;
 
 pub(crate) use dial::furnish;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -99,6 +100,17 @@ pub(crate) struct Engine {
     poisoned: AtomicBool,
     sleeping: AtomicBool,
     exit: AtomicU32,
+}
+
+thread_local! {
+    // Without a destructor, so that it may be asked at any time.
+    static ON_ENGINE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True in the engine's own thread, whose calls are never the program's.
+#[inline]
+pub fn on_engine_thread() -> bool {
+    ON_ENGINE.get()
 }
 
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
@@ -243,6 +255,7 @@ fn start() -> io::Result<&'static Engine> {
     reactor.open_channels();
     std::thread::Builder::new().name("eversock".to_owned()).stack_size(STACK_BYTES).spawn(
         move || {
+            ON_ENGINE.set(true);
             sys::process::block_signals();
             let run = std::panic::AssertUnwindSafe(|| reactor.run());
             if std::panic::catch_unwind(run).is_err() {

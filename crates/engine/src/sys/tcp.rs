@@ -28,7 +28,12 @@ pub(crate) fn connect(number: RawFd, addr: &SocketAddr) -> io::Result<bool> {
 
 /// The pending error of a socket, which this takes.
 pub(crate) fn take_error(number: RawFd) -> Option<io::Error> {
-    SockRef::from(&borrow(number)).take_error().unwrap_or_else(Some)
+    // Not libc's getsockopt, which may be the preload's own: the program's error is another.
+    match rustix::net::sockopt::socket_error(borrow(number)) {
+        Ok(Ok(())) => None,
+        Ok(Err(pending)) => Some(pending.into()),
+        Err(error) => Some(error.into()),
+    }
 }
 
 /// What every real socket needs (DESIGN 4: an ACK frame under Nagle cost 44 ms).
@@ -218,10 +223,13 @@ fn counts(number: RawFd) -> Option<Counts> {
 
 /// Bytes that the peer's kernel has not confirmed (SIOCOUTQ).
 fn unconfirmed(number: RawFd) -> Option<u32> {
-    let mut unsent: libc::c_int = 0;
+    // Not libc's ioctl, which may be the preload's own and takes the socket's locks.
     // SAFETY: SIOCOUTQ writes one int.
-    let result = unsafe { libc::ioctl(number, libc::TIOCOUTQ, &raw mut unsent) };
-    (result == 0).then_some(unsent.unsigned_abs())
+    let unsent: rustix::io::Result<libc::c_int> = unsafe {
+        let getter = rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, _>::new();
+        rustix::ioctl::ioctl(borrow(number), getter)
+    };
+    unsent.ok().map(i32::unsigned_abs)
 }
 
 /// setsockopt(2) with raw bytes.
