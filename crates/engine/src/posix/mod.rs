@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use core::net::SocketAddr;
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, Peers};
 use crate::error::{errno, fail};
 use crate::event::Event;
 use crate::inspect::{SessionInfo, describe};
@@ -300,6 +300,10 @@ pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usi
         && !socket.nonblocking.load(Ordering::Relaxed)
     {
         wait_connected(&socket, Socket::deadline(&socket.send_timeout_us), libc::EAGAIN)?;
+        if socket.has(bits::PUMPED) {
+            // The peer does not speak eversock: it has become a plain connection.
+            return send_pumped(&socket, number, slices, flags);
+        }
     }
     socket.send(slices, mode)
 }
@@ -342,6 +346,16 @@ pub fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>], flags: i32) -> io::Res
     }
     if !socket.has(bits::FRESH | bits::FAILED) {
         process::claim(&socket)?;
+    }
+    if socket.has(bits::CONNECTING)
+        && socket.config.peers == Peers::Any
+        && flags & libc::MSG_DONTWAIT == 0
+        && !socket.nonblocking.load(Ordering::Relaxed)
+    {
+        wait_connected(&socket, Socket::deadline(&socket.recv_timeout_us), libc::EAGAIN)?;
+        if socket.has(bits::PUMPED) {
+            return recv_pumped(&socket, number, slices, flags);
+        }
     }
     let mode = RecvMode {
         dont_wait: flags & libc::MSG_DONTWAIT != 0,
