@@ -79,8 +79,8 @@ macro_rules! hook {
                     $crate::edge::set_errno(libc::ENOSYS);
                     return <$ret as $crate::next::Absent>::VALUE;
                 }
-                // SAFETY: the symbol of this name has this signature (libc's own headers).
                 let next: unsafe extern "C-unwind" fn($($ty),*) -> $ret =
+                    // SAFETY: the symbol of this name has this signature (libc's own headers).
                     unsafe { std::mem::transmute(found) };
                 // SAFETY: the caller's word, which is that of the function of this name.
                 unsafe { next($($arg),*) }

@@ -215,7 +215,7 @@ pub(crate) fn wait_listening(port: u16, server: &mut Program) {
     let until = Instant::now() + Duration::from_secs(20);
     while !std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted) {
         assert!(server.is_running() && Instant::now() < until, "it does not listen");
-        std::thread::sleep(Duration::from_millis(2));
+        sleep(Duration::from_millis(2));
     }
 }
 
