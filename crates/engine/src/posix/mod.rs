@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use core::net::SocketAddr;
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, Peers};
 use crate::error::{errno, fail};
 use crate::event::Event;
 use crate::inspect::{SessionInfo, describe};
@@ -336,6 +336,10 @@ fn send_on(
             && !socket.nonblocking.load(Ordering::Relaxed)
         {
             wait_connected(socket, Socket::deadline(&socket.send_timeout_us), libc::EAGAIN)?;
+            if socket.has(bits::PUMPED) {
+                // The peer does not speak eversock: it has become a plain connection.
+                continue;
+            }
         }
         match socket.send(slices, mode) {
             Err(error) if is_moved(&error) => {}
@@ -393,6 +397,13 @@ fn recv_on(
     }
     if flags & !RECV_FLAGS != 0 {
         return fail(libc::EOPNOTSUPP);
+    }
+    if socket.has(bits::CONNECTING)
+        && socket.config.peers == Peers::Any
+        && flags & libc::MSG_DONTWAIT == 0
+        && !socket.nonblocking.load(Ordering::Relaxed)
+    {
+        wait_connected(socket, Socket::deadline(&socket.recv_timeout_us), libc::EAGAIN)?;
     }
     let mode = RecvMode {
         dont_wait: flags & libc::MSG_DONTWAIT != 0,

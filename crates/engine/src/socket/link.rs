@@ -425,19 +425,22 @@ impl Socket {
         }
         fd::set_nonblocking(fd.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
         self.put(&mut held.place, fd, true)?;
-        for number in std::mem::take(&mut held.place.numbers) {
+        let numbers = std::mem::take(&mut held.place.numbers);
+        // Before the bits, as a connect that sleeps returns with them.
+        for &number in &numbers {
             drop(table::take(number));
-            for set in self.epolls.lock().map_err(|_| poisoned())?.iter() {
-                if let Some(set) = set.upgrade() {
-                    // The kernel's own registration stays; it is all that counts from here on.
-                    set.closed(number);
-                }
-            }
         }
         // Who holds the socket still finds one whose numbers are the kernel's affair.
         self.change(bits::PUMPED | bits::OVER, bits::CONNECTING | bits::FRESH | bits::DETACHED);
+        for number in numbers {
+            for set in self.epolls.lock().map_err(|_| poisoned())?.iter() {
+                if let Some(set) = set.upgrade() {
+                    set.hand_over(number);
+                }
+            }
+        }
         drop(held);
-        self.kick_for(true);
+        self.kick();
         Ok(Ok(()))
     }
 

@@ -406,6 +406,17 @@ impl EpollSet {
         self.index().remove(number);
     }
 
+    /// The number is a plain one from here on: its registration is the kernel's alone. An edge that
+    /// was not passed on while our bits still said "connecting" is given again.
+    pub(crate) fn hand_over(&self, number: RawFd) {
+        let mut index = self.index();
+        let again = index.registrations.get(&number).map(|r| (r.fired, r.events, r.data));
+        index.remove(number);
+        if let Some((false, events, data)) = again {
+            let _gone = control(self.number, libc::EPOLL_CTL_MOD, number, events, data);
+        }
+    }
+
     /// Takes the registrations of these numbers off the old file.
     pub(crate) fn suspend(&self, numbers: &[RawFd]) {
         if !self.used.load(Ordering::Relaxed) {
