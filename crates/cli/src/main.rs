@@ -10,8 +10,10 @@ mod chaos;
 mod control;
 mod demo;
 mod failure;
+mod gateway;
 mod hold;
 mod info;
+mod key;
 mod kill;
 mod lines;
 mod ls;
@@ -37,6 +39,7 @@ struct Evs {
 enum Command {
     Demo(demo::Demo),
     Chaos(chaos::Chaos),
+    Gateway(gateway::Gateway),
     Ls(ls::Ls),
     Info(info::Info),
     Top(top::Top),
@@ -50,10 +53,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
-    let done = match Evs::parse().command {
+    let command = Evs::parse().command;
+    begin_log(&command);
+    let done = match command {
         Command::Demo(command) => command.run(),
         Command::Chaos(command) => command.run(),
+        Command::Gateway(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Top(command) => command.run(),
@@ -64,4 +69,15 @@ fn main() -> ExitCode {
         Command::Hold(command) => command.run(),
     };
     failure::exit_code(done)
+}
+
+/// `RUST_LOG` says what is logged; a gateway, which runs unattended, else tells of refused peers
+/// and of sessions that failed.
+fn begin_log(command: &Command) {
+    let default = match command {
+        Command::Gateway(_) => "warn,eversock_engine::reactor::serve=debug",
+        _ => "error",
+    };
+    let from = env_logger::Env::default().default_filter_or(default);
+    env_logger::Builder::from_env(from).init();
 }

@@ -49,6 +49,11 @@ impl Place {
         self.dir.join("eversock")
     }
 
+    /// A file of the test's own.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_evs"));
         command.args(args).env("XDG_RUNTIME_DIR", &self.dir).env_remove("RUST_LOG");
@@ -63,7 +68,11 @@ impl Place {
 
     /// Starts a command that goes on until its input is closed.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
-        let mut command = self.command(args);
+        self.start_command(self.command(args))
+    }
+
+    /// The same for a command that was prepared otherwise.
+    pub(crate) fn start_command(&self, mut command: Command) -> Running {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let output = child.stdout.take().unwrap();
