@@ -17,6 +17,9 @@ use super::target::Target;
 
 const EVENTS_PER_WAIT: usize = 256;
 const ACCEPTS_PER_TURN: usize = 64;
+/// So many connects go on at one time; further clients wait to be accepted. The other end bounds
+/// the handshakes that it has under way (256 at a listener) and drops the oldest beyond that.
+const DIALS_MAX: usize = 64;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const INTEREST: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
@@ -98,6 +101,8 @@ pub(super) struct Relay {
     slots: Vec<Slot>,
     free: Vec<usize>,
     count: usize,
+    /// Those among them whose connect is under way.
+    dialling: usize,
     work: VecDeque<usize>,
     /// Connects that may take too long, oldest first: all have the same time.
     dials: VecDeque<(Instant, usize, u32)>,
@@ -137,6 +142,7 @@ impl Relay {
             slots: Vec::new(),
             free: Vec::new(),
             count: 0,
+            dialling: 0,
             work: VecDeque::new(),
             dials: VecDeque::new(),
             pool: Pool::default(),
@@ -226,9 +232,13 @@ impl Relay {
 
     fn turn(&mut self, index: usize) {
         let Some(conn) = self.slots[index].conn.as_mut() else { return };
-        let before = conn.moved();
+        let (before, was_dialling) = (conn.moved(), conn.is_dialling());
         let turn = conn.turn(&mut self.pool);
-        let after = conn.moved();
+        let (after, is_dialling) = (conn.moved(), conn.is_dialling());
+        if was_dialling && !is_dialling {
+            self.dialling -= 1;
+            self.watch_listener();
+        }
         self.totals.bytes_to_session += after[PLAIN] - before[PLAIN];
         self.totals.bytes_to_plain += after[SESSION] - before[SESSION];
         match turn {
@@ -252,6 +262,7 @@ impl Relay {
         slot.untried.clear();
         self.free.push(index);
         self.count -= 1;
+        self.dialling -= usize::from(conn.is_dialling());
         self.watch_listener();
         Some(conn)
     }
@@ -268,6 +279,9 @@ impl Relay {
     /// Accepts while there is room; a client that finds none waits in the kernel's queue.
     fn accept(&mut self, at_most: usize) {
         for _ in 0..at_most {
+            if self.dialling >= DIALS_MAX {
+                break;
+            }
             if self.count >= self.orders.max_connections {
                 let most = self.orders.max_connections;
                 self.notes.say(&format!(
@@ -294,7 +308,9 @@ impl Relay {
     /// Watches the listener, or does not while nobody could be accepted.
     fn watch_listener(&mut self) {
         let Some(listener) = &self.listener else { return };
-        let has_room = self.count < self.orders.max_connections && self.accept_again_at.is_none();
+        let has_room = self.count < self.orders.max_connections
+            && self.dialling < DIALS_MAX
+            && self.accept_again_at.is_none();
         if has_room != self.is_accepting {
             let events = if has_room { libc::EPOLLIN } else { 0 };
             match self.epoll.modify(listener, events, LISTEN) {
@@ -321,6 +337,7 @@ impl Relay {
         });
         let generation = self.slots[index].generation;
         self.count += 1;
+        self.dialling += 1;
         let watched = [PLAIN, SESSION].into_iter().try_for_each(|side| {
             self.epoll.add(conn.wire(side), INTEREST, token(index, generation, side))
         });
