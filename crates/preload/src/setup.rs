@@ -1,7 +1,6 @@
 //! The rules of this process, and what they mean to the engine.
 
 use std::ffi::CStr;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -50,6 +49,13 @@ fn load() -> &'static Setup {
     let before = edge::errno();
     voice::begin();
     let rules = if is_set(OFF) { Ok(Rules::default()) } else { read_rules() };
+    let rules = rules.and_then(|rules| {
+        // Before any call can lead into the engine, which would lead back here.
+        if rules.is_empty() || divert_engine() {
+            return Ok(rules);
+        }
+        Err("this libc lacks a call that eversock needs".to_owned())
+    });
     let setup = rules.and_then(Setup::new).unwrap_or_else(|problem| {
         voice::say(format_args!("{problem}"));
         voice::say(format_args!("nothing is virtual in this process until that is mended"));
@@ -217,11 +223,8 @@ const ON_FAULT_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked at.
 const ON_FAULT_TICK: Duration = Duration::from_millis(20);
 
-/// Before the first virtual socket: the engine's own calls are to pass us by.
-pub(crate) fn begin() -> io::Result<()> {
-    if edge::is_used() {
-        return Ok(());
-    }
+/// Makes the engine's own calls pass us by. False if this libc lacks one.
+fn divert_engine() -> bool {
     use libc::{
         c_void, epoll_event, nfds_t, pollfd, sigset_t, size_t, socklen_t, ssize_t, timespec,
     };
@@ -284,10 +287,10 @@ pub(crate) fn begin() -> io::Result<()> {
         Some(setsockopt),
     ) = found
     else {
-        return edge::fail(libc::ENOSYS);
+        return false;
     };
     let calls = Calls { close, epoll_ctl, epoll_pwait, getsockopt, ppoll, recv, setsockopt };
     // SAFETY: the next definitions of just these names.
     unsafe { eversock_engine::set_calls(calls) };
-    edge::begin_use()
+    true
 }

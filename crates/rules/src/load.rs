@@ -154,7 +154,7 @@ mod tests {
             })
         };
         let etc = PathBuf::from("/etc/eversock/eversock.toml");
-        assert_eq!(with(&[]), [etc.clone()]);
+        assert_eq!(with(&[]), std::slice::from_ref(&etc));
         assert_eq!(
             with(&[("HOME", "/h")]),
             [PathBuf::from("/h/.config/eversock/eversock.toml"), etc.clone()]

@@ -301,7 +301,7 @@ impl Reactor {
     fn may_be_plain(&self, token: usize) -> bool {
         let Some(attempt) = self.attempts.get(&token) else { return false };
         let dial = self.dials.get(&attempt.socket);
-        matches!(attempt.stage, Stage::Opening(_))
+        matches!(attempt.stage, Stage::Opening(_) | Stage::Done)
             && dial.is_some_and(|dial| {
                 dial.is_open && dial.won.is_none() && dial.socket.config.peers == Peers::Any
             })
@@ -459,7 +459,13 @@ impl Reactor {
         let socket = Arc::clone(&dial.socket);
         let (epoch, peer_receive, confirm) = match stage {
             Stage::Opening(client) => {
-                let (opened, confirm) = client.answered(message).map_err(|e| open_failed(&e))?;
+                let (opened, confirm) = client.answered(message).map_err(|error| match error {
+                    OpenError::Key | OpenError::Proof | OpenError::Refused(_) => {
+                        DialError::Passing(open_failed(&error))
+                    }
+                    // One that says our own words back to us, for example.
+                    _ => DialError::Foreign(open_failed(&error)),
+                })?;
                 let session = opened.id;
                 furnish(&socket, Role::Client, opened)?;
                 if let Some(owned) = self.owned.get_mut(&id) {

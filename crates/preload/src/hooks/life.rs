@@ -35,7 +35,7 @@ unsafe fn rule_for_connect(
 
 /// Makes the socket virtual, with what is known of it.
 fn adopt(fd: c_int, config: Arc<Config>) -> io::Result<()> {
-    setup::begin()?;
+    edge::begin_use()?;
     posix::adopt(fd, config)?;
     if let Some((set, event)) = early::registration(fd) {
         early::forget(fd);
@@ -111,7 +111,7 @@ fn config_for_listen(fd: c_int) -> Option<Arc<Config>> {
 }
 
 fn begin_listening(fd: c_int, backlog: c_int, config: Arc<Config>) -> io::Result<()> {
-    setup::begin()?;
+    edge::begin_use()?;
     let registration = early::registration(fd);
     if let Some((set, _)) = registration {
         // It would stay on the real listener, which is the engine's from here on.

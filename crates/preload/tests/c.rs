@@ -1,0 +1,145 @@
+//! Small C programs, each doing one thing that breaks where a preload is not careful.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use common::{ALL, NONE, Program, compiled, preload, proxy_to};
+use eversock_chaos::{Fault, Target};
+
+fn server() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| compiled("forks"))
+}
+
+fn client() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| compiled("client"))
+}
+
+/// Runs one part of `client.c` against an echo server that forks for each connection, with all
+/// connections reset whenever the program asks for it.
+fn does(what: &str, rules: &str) {
+    let mut server = Program::start(preload(&mut Command::new(server()), rules));
+    let proxy = proxy_to(server.port());
+    let port = proxy.local_addr().port().to_string();
+    let mut command = Command::new(client());
+    command.args([what, &port]).stdin(Stdio::piped());
+    let mut client = Program::start(preload(&mut command, rules));
+    loop {
+        match client.line().as_str() {
+            "cut" => {
+                assert!(proxy.inject(Fault::Reset, Target::Open).unwrap() > 0);
+                client.stdin().write_all(b"x").unwrap();
+            }
+            "done" => break,
+            other => panic!("{what}: {other:?}; {:?}", client.end()),
+        }
+    }
+    client.succeed(what);
+}
+
+#[test]
+fn a_cancelled_reader_leaves_the_socket_as_it_was() {
+    does("cancel", ALL);
+}
+
+#[test]
+fn a_child_between_vfork_and_exec_changes_nothing_in_its_parent() {
+    does("vforked", ALL);
+}
+
+#[test]
+fn duplicates_share_a_session_until_the_last_is_closed_or_replaced() {
+    does("numbers", ALL);
+}
+
+#[test]
+fn a_read_time_out_set_before_the_connect_holds_across_a_cut() {
+    does("timed", ALL);
+}
+
+#[test]
+fn options_set_before_the_connect_hold_on_every_connection() {
+    does("options", ALL);
+}
+
+#[test]
+fn a_refused_connect_says_so_once() {
+    does("refused", ALL);
+}
+
+#[test]
+fn a_signal_handler_writes_to_the_descriptor_whose_reader_it_interrupts() {
+    does("handler", ALL);
+}
+
+#[test]
+fn a_signal_without_restart_ends_a_read_and_a_poll() {
+    does("eintr", ALL);
+}
+
+#[test]
+fn a_program_that_closes_all_it_does_not_know_keeps_its_session() {
+    does("close_all", ALL);
+}
+
+#[test]
+fn stdio_over_a_socket_reads_and_writes_through_a_cut() {
+    does("stream", ALL);
+}
+
+#[test]
+fn sendfile_splice_and_many_messages_at_once_carry_their_bytes() {
+    does("files", ALL);
+}
+
+#[test]
+fn a_registration_older_than_the_connect_is_kept_through_connect_and_cut() {
+    does("early", ALL);
+}
+
+#[test]
+fn select_works_up_to_its_last_descriptor() {
+    does("high", ALL);
+}
+
+#[test]
+fn errno_is_kept_and_other_descriptors_are_left_alone() {
+    does("foreign", ALL);
+}
+
+#[test]
+fn a_spawned_child_does_not_inherit_the_middle_of_a_session() {
+    does("spawned", ALL);
+}
+
+#[test]
+fn programs_without_a_matching_rule_do_the_same_as_without_the_library() {
+    for what in ["numbers", "timed", "options", "refused", "handler", "eintr", "stream", "files"] {
+        let mut server = Program::start(preload(&mut Command::new(server()), NONE));
+        let port = server.port().to_string();
+        let mut command = Command::new(client());
+        command.args([what, &port]).stdin(Stdio::piped());
+        let mut client = Program::start(preload(&mut command, NONE));
+        // Nothing is cut, as nothing would save it.
+        client.stdin().write_all(b"xxx").unwrap();
+        assert!(client.succeed(what).ends_with("done\n"));
+    }
+}
+
+#[test]
+fn what_was_written_before_an_abrupt_exit_arrives() {
+    let mut command = Command::new(server());
+    let mut server = Program::start(preload(command.arg("count"), ALL));
+    let proxy = proxy_to(server.port());
+    let port = proxy.local_addr().port().to_string();
+    let mut command = Command::new(client());
+    let mut client = Program::start(preload(command.args(["quick_end", &port]), ALL));
+    client.succeed("quick_end");
+    assert_eq!(server.line(), (32 * 65536).to_string());
+}

@@ -1,0 +1,233 @@
+//! What the tests of the preload share: the library, programs under it, a bad network.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+#![allow(dead_code, reason = "each test target uses its own part")]
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use eversock_chaos::{Config, Plan, Proxy};
+
+/// How long one program may run.
+const RUN_MAX: Duration = Duration::from_secs(90);
+
+/// Rules under which all connections and listeners of a program are virtual.
+pub(crate) const ALL: &str = "[[connect]]\nmode = \"require\"\n[[listen]]\nmode = \"require\"\n";
+/// Rules that match nothing that a test does.
+pub(crate) const NONE: &str =
+    "[[connect]]\nhost = \"192.0.2.1\"\n[[listen]]\nhost = \"192.0.2.1\"\n";
+
+/// The directory of this crate.
+pub(crate) fn here() -> PathBuf {
+    env::var_os("CARGO_MANIFEST_DIR").unwrap().into()
+}
+
+fn profile_dir() -> PathBuf {
+    let exe = env::current_exe().unwrap();
+    // <target>/<profile>/deps/<test>
+    exe.parent().and_then(Path::parent).unwrap().to_path_buf()
+}
+
+/// A directory for what the tests make.
+pub(crate) fn out_dir() -> PathBuf {
+    let dir =
+        profile_dir().join("preload-tests").join(env::current_exe().unwrap().file_stem().unwrap());
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// The library, built with the target directory and profile of the running test, once. A library
+/// that only defines libc's names is nothing that cargo would link a test with, or build for it.
+pub(crate) fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let profile = profile_dir();
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["build", "--quiet", "-p", "eversock-preload", "--lib"]);
+        match profile.file_name().and_then(OsStr::to_str) {
+            Some("debug") | None => {}
+            Some(name) => {
+                command.args(["--profile", name]);
+            }
+        }
+        command.current_dir(here()).env("CARGO_TARGET_DIR", profile.parent().unwrap());
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "the library cannot be built:\n{text}");
+        profile.join("libeversock_preload.so")
+    })
+}
+
+/// A C program of `programs/`, compiled with warnings as errors.
+pub(crate) fn compiled(name: &str) -> PathBuf {
+    let source = here().join("tests/programs").join(format!("{name}.c"));
+    let to = out_dir().join(name);
+    let mut command = Command::new("cc");
+    command.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"]);
+    let output = command.arg(&to).arg(source).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{name}.c cannot be compiled:\n{text}");
+    to
+}
+
+/// Whether a program is there. With CI=true a missing one is a failure, else the test says that it
+/// leaves something out.
+pub(crate) fn have(program: &str) -> bool {
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    if env::split_paths(&paths).chain(more).any(|dir| dir.join(program).is_file()) {
+        return true;
+    }
+    assert!(env::var("CI").as_deref() != Ok("true"), "{program} is missing, and this is CI");
+    eprintln!("SKIPPED in part: {program} is not installed");
+    false
+}
+
+/// Makes a program run under the library with these rules.
+pub(crate) fn preload<'a>(command: &'a mut Command, rules: &str) -> &'a mut Command {
+    command.env("LD_PRELOAD", library()).env("EVERSOCK_RULES", rules)
+}
+
+/// A running program; killed with its children when dropped.
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) out: BufReader<ChildStdout>,
+    errors: Option<JoinHandle<String>>,
+    until: Instant,
+}
+
+impl Program {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        // A group of its own, so that children go with it.
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut stderr = child.stderr.take().unwrap();
+        let errors = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _cut = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { child, out, errors: Some(errors), until: Instant::now() + RUN_MAX }
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        let _ended = self.out.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// The port that it prints.
+    pub(crate) fn port(&mut self) -> u16 {
+        let line = self.line();
+        line.parse().unwrap_or_else(|_| panic!("no port: {line:?}; {}", self.end().2))
+    }
+
+    /// Its standard input, if that was piped.
+    pub(crate) fn stdin(&mut self) -> &mut ChildStdin {
+        self.child.stdin.as_mut().unwrap()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end: how it ended, what else it printed, what it complained of.
+    pub(crate) fn end(&mut self) -> (ExitStatus, String, String) {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > self.until {
+                self.kill();
+                let errors = self.errors.take().map(JoinHandle::join);
+                panic!("it does not end; it said: {errors:?}");
+            }
+            sleep(Duration::from_millis(2));
+        };
+        let mut out = String::new();
+        self.out.read_to_string(&mut out).unwrap();
+        let errors = self.errors.take().map_or_else(String::new, |errors| errors.join().unwrap());
+        (status, out, errors)
+    }
+
+    /// Waits for its end, which must be a good one; gives what it printed.
+    pub(crate) fn succeed(&mut self, name: &str) -> String {
+        let (status, out, errors) = self.end();
+        assert!(status.success(), "{name}: {status}; printed {out:?}, said {errors}");
+        out
+    }
+
+    fn kill(&mut self) {
+        let group = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: a group that we have made and not yet waited for.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(crate) fn proxy_to(port: u16) -> Proxy {
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    Proxy::spawn(Config::new(local, SocketAddr::from(([127, 0, 0, 1], port)))).unwrap()
+}
+
+/// A proxy that resets the connection that carried the byte whenever so many more have passed.
+pub(crate) fn cutting(port: u16, every: u64) -> Proxy {
+    let upstream = SocketAddr::from(([127, 0, 0, 1], port));
+    let plan = Plan::parse(&format!("every {every} reset")).unwrap();
+    let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), upstream);
+    Proxy::spawn(config.with_plan(plan)).unwrap()
+}
+
+/// How many connections were cut during `work`.
+pub(crate) fn cuts(proxy: &Proxy, work: impl FnOnce()) -> u64 {
+    let before = proxy.stats().summary.cuts;
+    work();
+    proxy.stats().summary.cuts - before
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until something listens there, without connecting: these servers take one client.
+pub(crate) fn wait_listening(port: u16, server: &mut Program) {
+    let wanted = format!(":{port:04X} 00000000:0000 0A");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted) {
+        assert!(server.is_running() && Instant::now() < until, "it does not listen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A file of so many MiB that differ at every offset.
+pub(crate) fn random_file(path: &Path, mib: usize) {
+    let mut bytes = vec![0u8; mib << 20];
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    for word in bytes.chunks_exact_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        word.copy_from_slice(&state.to_le_bytes());
+    }
+    std::fs::write(path, bytes).unwrap();
+}

@@ -1,0 +1,450 @@
+/* client WHAT PORT: one thing that programs do with a connection to an echo server. */
+#define _GNU_SOURCE
+#include "waits.h"
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+extern char **environ;
+static int fd, port;
+
+static _Atomic int reader;
+
+static void *read_for_ever(void *unused) {
+    char buf[16];
+    (void)unused;
+    reader = (int)syscall(SYS_gettid);
+    for (;;) {
+        CHECK(read(fd, buf, sizeof buf) >= 0);
+    }
+    return NULL;
+}
+
+/* Waits until the reader sleeps in the kernel for input. */
+static void wait_asleep(void) {
+    char path[64];
+    long call = -1;
+    for (int tries = 0; call != SYS_recvfrom; tries++) {
+        CHECK(tries < 20000);
+        usleep(1000);
+        snprintf(path, sizeof path, "/proc/self/task/%d/syscall", reader);
+        FILE *file = fopen(path, "r");
+        if (file == NULL || fscanf(file, "%ld", &call) != 1) {
+            call = -1;
+        }
+        if (file != NULL) {
+            fclose(file);
+        }
+    }
+}
+
+/* A blocked reader is cancelled, and the socket is as good as before. */
+static void cancel(void) {
+    pthread_t thread;
+    void *result;
+    fd = connected(port);
+    for (int i = 0; i < 3; i++) {
+        CHECK(pthread_create(&thread, NULL, read_for_ever, NULL) == 0);
+        CHECK(pthread_cancel(thread) == 0);
+        CHECK(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+    }
+    /* Once more while it sleeps for certain. */
+    reader = 0;
+    CHECK(pthread_create(&thread, NULL, read_for_ever, NULL) == 0);
+    wait_asleep();
+    CHECK(pthread_cancel(thread) == 0);
+    CHECK(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+    put(fd, "still there");
+    expect(fd, "still there");
+    cut();
+    put(fd, "and again");
+    expect(fd, "and again");
+}
+
+/* A child that shares our memory closes and duplicates; nothing changes here. */
+static void vforked(void) {
+    fd = connected(port);
+    put(fd, "before");
+    expect(fd, "before");
+    for (int i = 0; i < 3; i++) {
+        pid_t child = vfork();
+        if (child == 0) {
+            dup2(fd, 20);
+            close(fd);
+            close_range(3, ~0U, 0);
+            execl("/bin/true", "true", (char *)NULL);
+            _exit(127);
+        }
+        int status;
+        CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    }
+    CHECK(fcntl(20, F_GETFD) < 0 && errno == EBADF);
+    put(fd, "after");
+    expect(fd, "after");
+    cut();
+    put(fd, "and again");
+    expect(fd, "and again");
+}
+
+/* dup, dup2 over a live socket, fcntl: one session under several numbers, ended by the last. */
+static void numbers(void) {
+    fd = connected(port);
+    int second = dup(fd), third = fcntl(fd, F_DUPFD_CLOEXEC, 50);
+    CHECK(second >= 0 && third >= 50 && fcntl(third, F_GETFD) == FD_CLOEXEC);
+    int other = connected(port);
+    CHECK(dup2(fd, other) == other && dup2(fd, fd) == fd);
+    CHECK(close(fd) == 0);
+    cut();
+    put(second, "one");
+    expect(third, "one");
+    put(other, "two");
+    expect(second, "two");
+    CHECK(close(second) == 0 && close(other) == 0);
+    CHECK(dup3(third, third, 0) == -1 && errno == EINVAL);
+    put(third, "three");
+    expect(third, "three");
+    int null = open("/dev/null", O_RDWR);
+    CHECK(dup2(null, third) == third && write(third, "x", 1) == 1);
+    CHECK(send(third, "x", 1, 0) == -1 && errno == ENOTSOCK);
+}
+
+/* A read time-out is one, although the connection is cut meanwhile. */
+static void timed(void) {
+    struct timeval quarter = {.tv_usec = 250000}, got;
+    socklen_t len = sizeof got;
+    char byte;
+    /* Set before the connect: read back. */
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &quarter, sizeof quarter) == 0);
+    struct sockaddr_in addr = loopback(port);
+    CHECK(connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0);
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &got, &len) == 0 && got.tv_usec / 10000 == 25);
+    CHECK(read(fd, &byte, 1) == -1 && errno == EAGAIN);
+    cut();
+    CHECK(read(fd, &byte, 1) == -1 && errno == EAGAIN);
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &got, &len) == 0 && got.tv_usec / 10000 == 25);
+    put(fd, "text");
+    expect(fd, "text");
+}
+
+/* Options that were set before the connect hold on every later connection. */
+static void options(void) {
+    int on = 1, got = 0;
+    socklen_t len = sizeof got;
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0);
+    CHECK(setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){7}, sizeof(int)) == 0);
+    CHECK(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0);
+    CHECK(ioctl(fd, FIONBIO, &on) == 0);
+    struct sockaddr_in addr = loopback(port);
+    CHECK(connect(fd, (struct sockaddr *)&addr, sizeof addr) == -1 && errno == EINPROGRESS);
+    struct pollfd waits = {.fd = fd, .events = POLLOUT};
+    CHECK(poll(&waits, 1, 20000) == 1 && waits.revents == POLLOUT);
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &got, &len) == 0 && got == 0);
+    for (int round = 0; round < 2; round++) {
+        CHECK(getsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &got, &len) == 0 && got == 7);
+        CHECK(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &got, &len) == 0 && got == 1);
+        CHECK(getsockopt(fd, SOL_SOCKET, SO_TYPE, &got, &len) == 0 && got == SOCK_STREAM);
+        CHECK((fcntl(fd, F_GETFL) & O_NONBLOCK) != 0);
+        char byte;
+        CHECK(read(fd, &byte, 1) == -1 && errno == EAGAIN);
+        if (round == 0) {
+            cut();
+        }
+    }
+    int off = 0;
+    CHECK(ioctl(fd, FIONBIO, &off) == 0);
+    put(fd, "text");
+    CHECK(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 20000) == 1);
+    CHECK(ioctl(fd, FIONREAD, &got) == 0 && got >= 1 && got <= 4);
+    expect(fd, "text");
+}
+
+/* A refused connect tells so once, in the ways of a non-blocking program. */
+static void refused(void) {
+    int got = 0;
+    socklen_t len = sizeof got;
+    /* A port that nobody listens on: bound, and not listening. */
+    int holder = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in addr = loopback(0);
+    socklen_t addr_len = sizeof addr;
+    CHECK(bind(holder, (struct sockaddr *)&addr, sizeof addr) == 0);
+    CHECK(getsockname(holder, (struct sockaddr *)&addr, &addr_len) == 0);
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(fd, (struct sockaddr *)&addr, sizeof addr) == -1 && errno == ECONNREFUSED);
+    close(fd);
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    CHECK(connect(fd, (struct sockaddr *)&addr, sizeof addr) == -1 && errno == EINPROGRESS);
+    struct pollfd waits = {.fd = fd, .events = POLLOUT};
+    CHECK(poll(&waits, 1, 20000) == 1 && (waits.revents & POLLERR) != 0);
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &got, &len) == 0 && got == ECONNREFUSED);
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &got, &len) == 0 && got == 0);
+    close(fd);
+}
+
+static volatile int interrupted;
+
+static void on_alarm(int signal) {
+    int before = errno;
+    (void)signal;
+    /* The main program is inside read() of this very descriptor. */
+    CHECK(write(fd, "from the handler", 16) == 16);
+    interrupted = 1;
+    errno = before;
+}
+
+/* A signal handler writes to the descriptor whose reader it interrupts. */
+static void handler(void) {
+    fd = connected(port);
+    struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    struct itimerval soon = {.it_value.tv_usec = 50000};
+    CHECK(setitimer(ITIMER_REAL, &soon, NULL) == 0);
+    expect(fd, "from the handler");
+    CHECK(interrupted);
+    cut();
+    put(fd, "text");
+    expect(fd, "text");
+}
+
+static void nothing(int signal) { (void)signal; }
+
+static void eintr(void) {
+    char byte;
+    fd = connected(port);
+    struct sigaction action = {.sa_handler = nothing};
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    struct itimerval soon = {.it_value.tv_usec = 50000};
+    CHECK(setitimer(ITIMER_REAL, &soon, NULL) == 0);
+    CHECK(read(fd, &byte, 1) == -1 && errno == EINTR);
+    CHECK(setitimer(ITIMER_REAL, &soon, NULL) == 0);
+    CHECK(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1) == -1 && errno == EINTR);
+}
+
+/* A close-all loop of a daemon takes nothing that the library needs. */
+static void close_all(void) {
+    int keep = connected(port);
+    put(keep, "before");
+    expect(keep, "before");
+    fd = dup2(keep, 3) == 3 ? 3 : -1;
+    CHECK(fd == 3 || keep == 3);
+    fd = 3;
+    if (keep != 3) {
+        close(keep);
+    }
+    CHECK(close_range(4, ~0U, 0) == 0);
+    put(fd, "after");
+    expect(fd, "after");
+    cut();
+    put(fd, "and again");
+    expect(fd, "and again");
+}
+
+/* stdio over a socket. */
+static void stream(void) {
+    char line[64];
+    fd = connected(port);
+    FILE *file = fdopen(fd, "r+");
+    CHECK(file != NULL && fileno(file) == fd);
+    CHECK(setvbuf(file, NULL, _IOLBF, BUFSIZ) == 0);
+    for (int round = 0; round < 3; round++) {
+        CHECK(fprintf(file, "line %d\n", round) == 7 && fflush(file) == 0);
+        CHECK(fgets(line, sizeof line, file) != NULL && line[5] == '0' + round);
+        if (round == 1) {
+            cut();
+        }
+    }
+    CHECK(fclose(file) == 0);
+    CHECK(fcntl(fd, F_GETFD) == -1 && errno == EBADF);
+}
+
+/* sendfile, splice both ways, and messages by the dozen. */
+static void files(void) {
+    char path[] = "/tmp/eversock-test-XXXXXX", back[64];
+    int file = mkstemp(path), pipes[2], rounds = 0;
+    CHECK(file >= 0 && unlink(path) == 0 && write(file, "0123456789", 10) == 10);
+    CHECK(pipe(pipes) == 0);
+    fd = connected(port);
+    do {
+        off_t offset = 2;
+        CHECK(sendfile(fd, file, &offset, 5) == 5 && offset == 7);
+        expect(fd, "23456");
+        CHECK(lseek(file, 7, SEEK_SET) == 7);
+        CHECK(sendfile(fd, file, NULL, 100) == 3 && lseek(file, 0, SEEK_CUR) == 10);
+        expect(fd, "789");
+        CHECK(write(pipes[1], "through a pipe", 14) == 14);
+        CHECK(splice(pipes[0], NULL, fd, NULL, 100, 0) == 14);
+        CHECK(splice(fd, NULL, pipes[1], NULL, 14, 0) > 0);
+        CHECK(read(pipes[0], back, 1) == 1 && back[0] == 't');
+        ssize_t rest = read(pipes[0], back, sizeof back);
+        CHECK(rest >= 0);
+        for (ssize_t got = rest + 1; got < 14; got++) {
+            CHECK(read(fd, back, 1) == 1);
+        }
+        struct iovec parts[2] = {{"one", 3}, {"two", 3}};
+        struct mmsghdr messages[2] = {
+            {.msg_hdr = {.msg_iov = parts, .msg_iovlen = 1}},
+            {.msg_hdr = {.msg_iov = parts + 1, .msg_iovlen = 1}},
+        };
+        CHECK(sendmmsg(fd, messages, 2, 0) == 2 && messages[1].msg_len == 3);
+        expect(fd, "onetwo");
+        CHECK(writev(fd, parts, 2) == 6);
+        expect(fd, "onetwo");
+        CHECK(syscall(SYS_write, fd, "raw", 3) == 3);
+        expect(fd, "raw");
+        if (rounds == 0) {
+            cut();
+        }
+    } while (rounds++ == 0);
+    CHECK(syscall(SYS_close, fd) == 0 && close(fd) == -1 && errno == EBADF);
+}
+
+/* Edge-triggered epoll that was set up before the connect; nested; across a cut. */
+static void early(void) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET | EPOLLRDHUP};
+    struct epoll_event nest = {.events = EPOLLIN}, out;
+    int set = epoll_create1(0), outer = epoll_create1(0);
+    event.data.u64 = 0xdeadbeefcafeULL;
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    CHECK(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) == 0);
+    nest.data.fd = set;
+    CHECK(epoll_ctl(outer, EPOLL_CTL_ADD, set, &nest) == 0);
+    /* An unconnected socket hangs; that was told, and is over. */
+    CHECK(epoll_wait(set, &out, 1, 0) == 1 && (out.events & EPOLLHUP) != 0);
+    struct sockaddr_in addr = loopback(port);
+    CHECK(connect(fd, (struct sockaddr *)&addr, sizeof addr) == -1 && errno == EINPROGRESS);
+    do {
+        CHECK(epoll_wait(set, &out, 1, 20000) == 1);
+        CHECK(out.data.u64 == 0xdeadbeefcafeULL && (out.events & (EPOLLHUP | EPOLLERR)) == 0);
+    } while ((out.events & EPOLLOUT) == 0);
+    for (int round = 0; round < 2; round++) {
+        char byte;
+        ssize_t n;
+        put(fd, "e");
+        /* What carries no payload for us may make it readable too. */
+        do {
+            CHECK(epoll_wait(outer, &out, 1, 20000) == 1 && out.data.fd == set);
+            CHECK(epoll_wait(set, &out, 1, 20000) >= 0);
+            CHECK(out.data.u64 == 0xdeadbeefcafeULL && (out.events & (EPOLLHUP | EPOLLERR)) == 0);
+            n = read(fd, &byte, 1);
+            CHECK(n == 1 || (n == -1 && errno == EAGAIN));
+        } while (n < 1);
+        CHECK(byte == 'e');
+        if (round == 0) {
+            cut();
+        }
+    }
+    CHECK(epoll_ctl(set, EPOLL_CTL_DEL, fd, NULL) == 0);
+    CHECK(epoll_ctl(set, EPOLL_CTL_DEL, fd, NULL) == -1 && errno == ENOENT);
+}
+
+/* A descriptor just below FD_SETSIZE, with select. */
+static void high(void) {
+    int low = connected(port);
+    fd = dup2(low, 1023);
+    CHECK(fd == 1023);
+    close(low);
+    for (int round = 0; round < 2; round++) {
+        fd_set in, out;
+        struct timeval limit = {.tv_sec = 20};
+        FD_ZERO(&in);
+        FD_ZERO(&out);
+        FD_SET(fd, &out);
+        CHECK(select(1024, NULL, &out, NULL, &limit) == 1 && FD_ISSET(fd, &out));
+        put(fd, "high");
+        FD_SET(fd, &in);
+        CHECK(select(1024, &in, NULL, NULL, &limit) == 1 && FD_ISSET(fd, &in));
+        CHECK(limit.tv_sec < 20);
+        expect(fd, "high");
+        if (round == 0) {
+            cut();
+        }
+    }
+}
+
+/* errno is kept by calls that succeed, and nothing is ours that has no rule. */
+static void foreign(void) {
+    int pair[2];
+    char byte;
+    fd = connected(port);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    errno = 4711;
+    put(fd, "x");
+    expect(fd, "x");
+    CHECK(write(pair[0], "y", 1) == 1 && read(pair[1], &byte, 1) == 1 && byte == 'y');
+    CHECK(errno == 4711);
+    CHECK(close(pair[0]) == 0 && errno == 4711);
+    CHECK(read(pair[1], &byte, 1) == 0);
+    CHECK(syscall(SYS_getpid) == getpid());
+    CHECK(syscall(SYS_io_uring_setup, 8, NULL) == -1 && errno == ENOSYS);
+}
+
+/* A child made by posix_spawn does not get the middle of a session for a descriptor. */
+static void spawned(void) {
+    pid_t child;
+    int status;
+    char check[64];
+    fd = connected(port);
+    put(fd, "before");
+    expect(fd, "before");
+    snprintf(check, sizeof check, "test ! -e /proc/self/fd/%d", fd);
+    char *argv[] = {"sh", "-c", check, NULL};
+    CHECK(posix_spawn(&child, "/bin/sh", NULL, NULL, argv, environ) == 0);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(fcntl(fd, F_GETFD) == 0);
+    char *wrong[] = {"nothing", NULL};
+    CHECK(execv("/nonexistent/program", wrong) == -1 && errno == ENOENT);
+    CHECK(fcntl(fd, F_GETFD) == 0);
+    put(fd, "after");
+    expect(fd, "after");
+}
+
+/* What was written arrives although the program ends by _exit at once. */
+static void quick_end(void) {
+    char block[65536];
+    memset(block, 'x', sizeof block);
+    fd = connected(port);
+    for (int i = 0; i < 32; i++) {
+        for (size_t done = 0; done < sizeof block;) {
+            ssize_t n = write(fd, block + done, sizeof block - done);
+            CHECK(n > 0);
+            done += (size_t)n;
+        }
+    }
+    _exit(0);
+}
+
+int main(int argc, char **argv) {
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } all[] = {
+        {"cancel", cancel},     {"vforked", vforked}, {"numbers", numbers}, {"timed", timed},
+        {"options", options},   {"refused", refused}, {"handler", handler}, {"eintr", eintr},
+        {"close_all", close_all}, {"stream", stream}, {"files", files},     {"early", early},
+        {"high", high},         {"foreign", foreign}, {"spawned", spawned},
+        {"quick_end", quick_end},
+    };
+    CHECK(argc == 3);
+    port = atoi(argv[2]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (strcmp(argv[1], all[i].name) == 0) {
+            all[i].run();
+            printf("done\n");
+            return 0;
+        }
+    }
+    fprintf(stderr, "no such thing: %s\n", argv[1]);
+    return 2;
+}
