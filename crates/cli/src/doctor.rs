@@ -11,7 +11,8 @@ use crate::program::{self, Report, Weight};
 
 /// Tell whether a program's connections can be made to survive by `evs run`.
 ///
-/// Nothing of the program is run. Exit status 0: it works; 1: with limits; 2: it cannot work.
+/// Nothing of the program is run, and what it loads later is not seen. Exit status 0: it works;
+/// 1: with limits; 2: it cannot work.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// The program, by name or path.
@@ -21,13 +22,17 @@ pub(crate) struct Doctor {
     json: bool,
 }
 
+/// The exit status for what cannot work.
+const CANNOT_WORK: u8 = 2;
+
 impl Doctor {
     pub(crate) fn run(self) -> Result<bool, Failure> {
-        let report = program::examine(&self.program)?;
+        let report = program::examine(&self.program)
+            .map_err(|error| Failure::with_status(CANNOT_WORK, error))?;
         let (verdict, done) = match report.weight() {
             Weight::Note => ("works", Ok(true)),
             Weight::Limit => ("works with limits", Ok(false)),
-            Weight::Obstacle => ("cannot work", Err(Failure::silent(2))),
+            Weight::Obstacle => ("cannot work", Err(Failure::silent(CANNOT_WORK))),
         };
         if self.json {
             let line = json!({ "verdict": verdict, "report": report });

@@ -6,12 +6,13 @@ mod common;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::RwLock;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use common::{PATIENCE, Place, Running, wait_for};
+use common::{PATIENCE, Place, Running, have, wait_for};
 use eversock_chaos::{Config, Fault, Plan, Proxy, Target};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -480,6 +481,54 @@ fn a_client_beyond_the_most_connections_waits_for_its_turn() {
     let mut heard = [0; 6];
     patient(chain.server.accept().unwrap().0).read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"me too");
+}
+
+/// A server from the distribution; it is ended with the value.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+#[test]
+fn redis_and_its_clients_lose_no_command_through_two_gateways_and_cuts() {
+    if !have("redis-server") || !have("redis-benchmark") || !have("redis-cli") {
+        return;
+    }
+    let place = Place::new();
+    // It listens on a path as well as on a port, so that nobody needs to guess when it is ready.
+    let path = place.file("redis.socket");
+    let free = TcpListener::bind(ANY).unwrap().local_addr().unwrap().port().to_string();
+    let mut redis = Command::new("redis-server");
+    redis.args(["--save", "", "--bind", "127.0.0.1", "--port", &free, "--unixsocket"]).arg(&path);
+    redis.current_dir(place.file("")).stdout(Stdio::null()).stdin(Stdio::null());
+    let _server = Server(redis.spawn().unwrap());
+    wait_for("redis listens", || path.exists().then_some(()));
+
+    let to = format!("127.0.0.1:{free}");
+    let far = Gate::new(&place, "far", &["--resilient-listen", ANY, "--plain-to", &to]);
+    let plan = Plan::parse("every 2MiB reset").unwrap();
+    let config = Config::new(ANY.parse().unwrap(), far.addr).with_plan(plan);
+    let proxy = Proxy::spawn(config).unwrap();
+    let to = proxy.local_addr().to_string();
+    let near = Gate::new(&place, "near", &["--plain", ANY, "--resilient", &to]);
+    let port = near.addr.port().to_string();
+    let run = |program: &str, args: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.args(["60", program, "-p", &port]).args(args).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // It waits for every reply: one that is lost would stop it for ever.
+    run("redis-benchmark", &["-n", "100000", "-c", "50", "-P", "16", "-t", "incr", "-q"]);
+    let counter = run("redis-cli", &["get", "counter:__rand_int__"]);
+    assert_eq!(counter.trim(), "100000", "a command was lost, or came twice");
+    let cuts = proxy.stats().summary.cuts;
+    assert!(cuts >= 3, "only {cuts} cuts");
 }
 
 #[test]

@@ -135,6 +135,18 @@ impl From<Output> for Done {
     }
 }
 
+/// Whether a program is there. With CI=true a missing one is a failure, else the test says that it
+/// is left out.
+pub(crate) fn have(program: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&folders).any(|folder| folder.join(program).is_file()) {
+        return true;
+    }
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} is missing, and this is CI");
+    eprintln!("SKIPPED: {program} is not installed");
+    false
+}
+
 /// A command that runs; it is ended with the value.
 #[derive(Debug)]
 pub(crate) struct Running {
