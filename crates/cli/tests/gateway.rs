@@ -510,7 +510,7 @@ fn redis_and_its_clients_lose_no_command_through_two_gateways_and_cuts() {
 
     let to = format!("127.0.0.1:{free}");
     let far = Gate::new(&place, "far", &["--resilient-listen", ANY, "--plain-to", &to]);
-    let plan = Plan::parse("every 2MiB reset").unwrap();
+    let plan = Plan::parse("every 256KiB reset").unwrap();
     let config = Config::new(ANY.parse().unwrap(), far.addr).with_plan(plan);
     let proxy = Proxy::spawn(config).unwrap();
     let to = proxy.local_addr().to_string();
@@ -528,7 +528,7 @@ fn redis_and_its_clients_lose_no_command_through_two_gateways_and_cuts() {
     let counter = run("redis-cli", &["get", "counter:__rand_int__"]);
     assert_eq!(counter.trim(), "100000", "a command was lost, or came twice");
     let cuts = proxy.stats().summary.cuts;
-    assert!(cuts >= 3, "only {cuts} cuts");
+    assert!(cuts >= 10, "only {cuts} cuts");
 }
 
 #[test]
