@@ -16,7 +16,7 @@ pub(crate) fn find() -> Result<PathBuf, String> {
     }
     let own = env::current_exe()
         .map_err(|error| format!("where evs itself is cannot be found: {error}"))?;
-    let folder = own.parent().unwrap_or(Path::new("/"));
+    let folder = own.parent().unwrap_or_else(|| Path::new("/"));
     let places = [folder.join(NAME), folder.join("../lib/eversock").join(NAME)];
     match places.iter().find(|place| place.is_file()) {
         Some(place) => checked(place.canonicalize().unwrap_or_else(|_| place.clone())),
