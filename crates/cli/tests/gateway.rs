@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{PATIENCE, Place, Running, have, wait_for};
-use eversock_chaos::{Config, Fault, Plan, Proxy, Target};
+use eversock_chaos::{Config, Direction, Fault, Plan, Proxy, Target};
 use rustix::process::{Pid, Signal, kill_process};
 
 const ANY: &str = "127.0.0.1:0";
@@ -465,6 +465,35 @@ fn a_second_signal_does_not_wait() {
     chain.near.terminate();
     assert!(is_reset(&client) && is_reset(&server));
     assert_eq!(chain.near.running.wait().0, Some(1));
+}
+
+#[test]
+fn a_third_signal_does_not_even_wait_for_what_a_dead_path_holds_up() {
+    let mut chain = Chain::new();
+    let (client, server) = chain.pair();
+    // The server's direction ends, then the path dies, then the client's ends: nobody confirms.
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((&client).read(&mut [0]).unwrap(), 0);
+    let dead = Fault::Blackhole { direction: Direction::Both, lasting: None, then_reset: false };
+    chain.proxy.inject(dead, Target::All).unwrap();
+    (&client).write_all(b"lost, unless the path comes back").unwrap();
+    drop(client);
+    let pid = chain.near.running.child.id();
+    wait_for("the session lingers", || {
+        let sessions = chain.place.sessions();
+        sessions.iter().any(|s| s["pid"] == pid && s["state"] == "lingering").then_some(())
+    });
+    chain.near.terminate();
+    chain.near.running.json("draining");
+    let gone = || {
+        chain.near.terminate();
+        chain.near.running.child.try_wait().unwrap()
+    };
+    let status = wait_for("the gateway ends", gone);
+    assert_eq!(status.code(), Some(1));
+    // It did not come to its last line, which waits for what is held up.
+    let (_, lines) = chain.near.running.wait();
+    assert_eq!(lines, Vec::<String>::new());
 }
 
 #[test]

@@ -38,7 +38,7 @@ use crate::{key, signals, units};
 /// Two gateways make any TCP service survive: one beside the clients, `--plain ADDR --resilient
 /// HOST:PORT`, and one beside the server, `--resilient-listen ADDR --plain-to HOST:PORT`. SIGINT or
 /// SIGTERM ends it: it takes no more connections and lets those that it has finish, up to --drain;
-/// a second signal does not wait. Exit status 0 if none had to be cut off.
+/// a second signal does not wait for them, a third for nothing. Exit status 0 if none had to be cut off.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Gateway {
@@ -97,6 +97,9 @@ Example: PostgreSQL on db.example, reached from a laptop
 const DESCRIPTORS_PER_CONNECTION: u64 = 4;
 /// What the rest of the process needs.
 const DESCRIPTORS_BESIDES: u64 = 64;
+/// The first signal ends the accepting, the second the connections; a third does not wait for what
+/// is still being delivered.
+const SIGNALS_HEEDED: u32 = 2;
 /// A status line more often is no use to anybody.
 const STATUS_MIN: Duration = Duration::from_millis(100);
 
@@ -113,8 +116,16 @@ impl Gateway {
         });
         let (wake, waker) = UnixStream::pair()
             .map_err(|error| Failure::new(format!("cannot make a pair of sockets: {error}")))?;
-        // A full pair has been written to often enough.
-        signals::on_each(move |_| drop((&waker).write(&[1])))
+        let mut left = SIGNALS_HEEDED;
+        let on_signal = move |_| {
+            if left == 0 {
+                signals::leave_now(1);
+            }
+            left -= 1;
+            // The relay may be gone, and what it sent last is being delivered.
+            let _gone = (&waker).write(&[1]);
+        };
+        signals::on_each(on_signal)
             .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let target = Target::new(to).map_err(Failure::usage)?;
         let mut notes = Notes::new(self.json);
