@@ -38,7 +38,8 @@ use crate::{key, signals, units};
 /// Two gateways make any TCP service survive: one beside the clients, `--plain ADDR --resilient
 /// HOST:PORT`, and one beside the server, `--resilient-listen ADDR --plain-to HOST:PORT`. SIGINT or
 /// SIGTERM ends it: it takes no more connections and lets those that it has finish, up to --drain;
-/// a second signal does not wait for them, a third for nothing. Exit status 0 if none had to be cut off.
+/// a second signal does not wait for them, a third for nothing. Exit status 0 if none had to be cut
+/// off.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Gateway {
