@@ -19,6 +19,10 @@ enum Kind {
     Usage,
     /// Nobody reads our output any more; no reason to complain.
     NoReader,
+    /// An exit status that the command itself has given a meaning.
+    Status(u8),
+    /// The same, and the command has said already what there is to say.
+    Silent(u8),
 }
 
 impl Failure {
@@ -30,6 +34,16 @@ impl Failure {
     /// The arguments make no sense together.
     pub(crate) fn usage(what: impl fmt::Display) -> Self {
         Self { what: what.to_string(), kind: Kind::Usage }
+    }
+
+    /// Ends with this exit status.
+    pub(crate) fn with_status(status: u8, what: impl fmt::Display) -> Self {
+        Self { what: what.to_string(), kind: Kind::Status(status) }
+    }
+
+    /// Ends with this exit status and says no more.
+    pub(crate) fn silent(status: u8) -> Self {
+        Self { what: String::new(), kind: Kind::Silent(status) }
     }
 
     /// Writing to standard output failed.
@@ -54,11 +68,12 @@ pub(crate) fn exit_code(done: Result<bool, Failure>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
-            if failure.kind != Kind::NoReader {
+            if !matches!(failure.kind, Kind::NoReader | Kind::Silent(_)) {
                 eprintln!("evs: {failure}");
             }
             match failure.kind {
                 Kind::Usage => ExitCode::from(2),
+                Kind::Status(status) | Kind::Silent(status) => ExitCode::from(status),
                 Kind::Failed | Kind::NoReader => ExitCode::FAILURE,
             }
         }

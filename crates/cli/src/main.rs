@@ -1,22 +1,28 @@
-//! The program `evs`: shows what eversock does (`demo`), breaks connections on purpose (`chaos`),
-//! and looks into the sessions of running programs (`ls`, `info`, `top`, `kill`, `redial`,
-//! `answer`).
+//! The program `evs`: makes the connections of other programs survive (`run`, `doctor`,
+//! `gateway`), shows what eversock does (`demo`), breaks connections on purpose (`chaos`), and
+//! looks into the sessions of running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
 //!
-//! One file per command. Each has its arguments as a struct with a method `run`, which gives
-//! whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage.
+//! One file or folder per command. Each has its arguments as a struct with a method `run`, which
+//! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the
+//! command says otherwise.
 
 mod answer;
 mod chaos;
 mod control;
 mod demo;
+mod doctor;
 mod failure;
+mod gateway;
 mod hold;
 mod info;
+mod key;
 mod kill;
 mod lines;
 mod ls;
 mod output;
+mod program;
 mod redial;
+mod run;
 mod signals;
 mod top;
 mod units;
@@ -25,7 +31,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Sockets that outlive their connections: a demo, a fault proxy, and a look into running sessions.
+/// Sockets that outlive their connections: under programs as they are, by a gateway, and a look
+/// into running sessions.
 #[derive(Debug, Parser)]
 #[command(name = "evs", version, max_term_width = 100)]
 struct Evs {
@@ -37,6 +44,9 @@ struct Evs {
 enum Command {
     Demo(demo::Demo),
     Chaos(chaos::Chaos),
+    Run(run::Run),
+    Doctor(doctor::Doctor),
+    Gateway(gateway::Gateway),
     Ls(ls::Ls),
     Info(info::Info),
     Top(top::Top),
@@ -50,10 +60,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
-    let done = match Evs::parse().command {
+    let command = Evs::parse().command;
+    begin_log(&command);
+    let done = match command {
         Command::Demo(command) => command.run(),
         Command::Chaos(command) => command.run(),
+        Command::Run(command) => command.run(),
+        Command::Doctor(command) => command.run(),
+        Command::Gateway(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Top(command) => command.run(),
@@ -64,4 +78,15 @@ fn main() -> ExitCode {
         Command::Hold(command) => command.run(),
     };
     failure::exit_code(done)
+}
+
+/// `RUST_LOG` says what is logged; a gateway, which runs unattended, else tells of refused peers
+/// and of sessions that failed.
+fn begin_log(command: &Command) {
+    let default = match command {
+        Command::Gateway(_) => "warn,eversock_engine::reactor::serve=debug",
+        _ => "error",
+    };
+    let from = env_logger::Env::default().default_filter_or(default);
+    env_logger::Builder::from_env(from).init();
 }

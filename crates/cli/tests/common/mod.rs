@@ -49,6 +49,11 @@ impl Place {
         self.dir.join("eversock")
     }
 
+    /// A file of the test's own.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_evs"));
         command.args(args).env("XDG_RUNTIME_DIR", &self.dir).env_remove("RUST_LOG");
@@ -63,7 +68,11 @@ impl Place {
 
     /// Starts a command that goes on until its input is closed.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
-        let mut command = self.command(args);
+        self.start_command(self.command(args))
+    }
+
+    /// The same for a command that was prepared otherwise.
+    pub(crate) fn start_command(&self, mut command: Command) -> Running {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let output = child.stdout.take().unwrap();
@@ -124,6 +133,18 @@ impl From<Output> for Done {
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
+}
+
+/// Whether a program is there. With CI=true a missing one is a failure, else the test says that it
+/// is left out.
+pub(crate) fn have(program: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&folders).any(|folder| folder.join(program).is_file()) {
+        return true;
+    }
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} is missing, and this is CI");
+    eprintln!("SKIPPED: {program} is not installed");
+    false
 }
 
 /// A command that runs; it is ended with the value.
