@@ -1,0 +1,264 @@
+//! Resumes: of sessions that are here, that are elsewhere, and that nobody has confirmed yet.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::*;
+
+impl Reactor {
+    pub(super) fn hello_resume(&mut self, token: usize, raw: i32, message: &[u8]) {
+        let Ok(id) = hello::resume_session(message) else { return self.drop_handshake(token) };
+        let Some(local) = self.by_session.get(&id).copied() else {
+            return self.resume_elsewhere(token, raw, id, message);
+        };
+        let Some(owned) = self.owned.get(&local) else { return self.drop_handshake(token) };
+        let socket = Arc::clone(&owned.socket);
+        match socket.owner.holder(self.engine.instance) {
+            Holder::Mine => {}
+            // It is answered all the same; nobody owns it before the CONFIRM has proven something.
+            Holder::Nobody if self.may_claim(&socket) => {}
+            Holder::Nobody => {
+                return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY));
+            }
+            Holder::Other(owner) => return self.pass_on(token, raw, owner, id, message),
+        }
+        let receive = socket.shared.receive.load(Ordering::SeqCst);
+        let answered = {
+            let Ok(meta) = socket.meta.lock() else { return self.drop_handshake(token) };
+            let Some(control) = meta.control.as_ref() else { return self.drop_handshake(token) };
+            match control.answer(message, receive, fd::random()) {
+                Err(ResumeError::OldEpoch { .. }) => {
+                    Err(Some(Reject::proven(Reason::OldEpoch, 0, &control.secret, message)))
+                }
+                Err(error) => {
+                    log::warn!("a resume was refused: {error}");
+                    Err(None)
+                }
+                Ok(ok) => Ok(ok),
+            }
+        };
+        match answered {
+            Ok((pending, answer)) => {
+                if let Some(handshake) = self.handshakes.get_mut(&token) {
+                    handshake.stage = Stage::Resuming(Some(pending), socket);
+                }
+                if send_whole(raw, &answer, false).is_err() {
+                    self.drop_handshake(token);
+                }
+            }
+            Err(Some(reject)) => self.reject(token, raw, &reject),
+            Err(None) => self.drop_handshake(token),
+        }
+    }
+
+    /// Answers the resume of a session whose CONFIRM has not come; false if there is none.
+    fn resume_half_open(&mut self, token: usize, raw: i32, id: SessionId, message: &[u8]) -> bool {
+        let now = clock::now();
+        let mut found = None;
+        for served in self.listeners.values_mut() {
+            let grace = served.listener.config.grace_after_close;
+            served.half_open.retain(|(since, _)| now - *since < grace);
+            found = found.or_else(|| served.half_open.iter().find(|(_, o)| o.id() == id));
+        }
+        let standing = self.handshakes.values().find_map(|handshake| match &handshake.stage {
+            Stage::Opening(open) if open.id() == id => Some(&**open),
+            _ => None,
+        });
+        let Some(open) = found.map(|(_, open)| open).or(standing) else { return false };
+        match open.answer_resume(message, fd::random()) {
+            Ok((pending, answer)) => {
+                if let Some(handshake) = self.handshakes.get_mut(&token) {
+                    handshake.stage = Stage::ResumingOpen(Box::new(pending), id);
+                }
+                if send_whole(raw, &answer, false).is_err() {
+                    self.drop_handshake(token);
+                }
+            }
+            Err(error) => {
+                log::warn!("a resume was refused: {error}");
+                self.drop_handshake(token);
+            }
+        }
+        true
+    }
+
+    /// The CONFIRM of such a resume: the session begins with it.
+    pub(super) fn confirmed_late(
+        &mut self,
+        token: usize,
+        pending: &ResumeServer,
+        id: SessionId,
+        message: &[u8],
+    ) {
+        let mut opened = None;
+        for served in self.listeners.values_mut() {
+            let Some(at) = served.half_open.iter().position(|(_, open)| open.id() == id) else {
+                continue;
+            };
+            if let Ok(session) = served.half_open[at].1.resumed(pending, message) {
+                served.half_open.remove(at);
+                opened = Some((session, served.listener.id));
+            }
+        }
+        let standing: Vec<usize> = self
+            .handshakes
+            .iter()
+            .filter(|(_, handshake)| {
+                matches!(&handshake.stage, Stage::Opening(open) if open.id() == id)
+            })
+            .map(|(&token, _)| token)
+            .collect();
+        for other in standing {
+            let Some(handshake) = self.handshakes.get(&other) else { continue };
+            let Stage::Opening(open) = &handshake.stage else { continue };
+            if let (Ok(session), Some(listener)) =
+                (open.resumed(pending, message), handshake.listener)
+            {
+                opened = Some((session, listener));
+                if let Some(handshake) = self.handshakes.get_mut(&other) {
+                    handshake.stage = Stage::First;
+                }
+                self.drop_handshake(other);
+            }
+        }
+        let Some((session, listener)) = opened else { return self.drop_handshake(token) };
+        if let Some(handshake) = self.handshakes.get_mut(&token) {
+            handshake.listener = Some(listener);
+        }
+        self.born(token, session, pending.epoch());
+    }
+
+    /// A session that is not in this process's books: ended, or another process's.
+    fn resume_elsewhere(&mut self, token: usize, raw: i32, id: SessionId, message: &[u8]) {
+        if let Some(tombstone) = self.tombstones.get(&id) {
+            return match tombstone.answer(message) {
+                Some(reject) => self.reject(token, raw, &reject),
+                None => self.drop_handshake(token),
+            };
+        }
+        if self.resume_half_open(token, raw, id, message) {
+            return;
+        }
+        if let Some(owner) = self.foreign.owner(&id) {
+            return self.pass_on(token, raw, owner, id, message);
+        }
+        if id.instance() != self.engine.instance && id.instance() != 0 {
+            return self.pass_on(token, raw, id.instance(), id, message);
+        }
+        let untaken = self.listeners.values().any(|served| served.untaken.contains_key(&id));
+        let reason = if untaken { Reason::Busy } else { Reason::UnknownSession };
+        self.reject(token, raw, &Reject::plain(reason, BUSY_RETRY));
+    }
+
+    /// Hands an unproven connection to the process that has the session.
+    fn pass_on(&mut self, token: usize, raw: i32, owner: u64, id: SessionId, message: &[u8]) {
+        let Some(handshake) = self.handshakes.get(&token) else { return };
+        if handshake.hops >= channel::HOPS_MAX || owner == self.engine.instance {
+            // Two processes could pass it on for ever.
+            let unknown = Reject::plain(Reason::UnknownSession, Duration::from_millis(200));
+            return self.reject(token, raw, &unknown);
+        }
+        let Some(fd) = handshake.fd.as_ref() else { return };
+        match channel::pass(owner, handshake.hops + 1, message, fd.as_fd()) {
+            Ok(()) => return self.drop_handshake(token),
+            Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
+                self.foreign.remove(&id);
+            }
+            // Busy, or out of descriptors: it is there all the same.
+            Err(_) => return self.reject(token, raw, &Reject::plain(Reason::Busy, BUSY_RETRY)),
+        }
+        // Gone: a relative that has the secret can say so with proof.
+        let local = self.by_session.get(&id).and_then(|local| self.owned.get(local));
+        let proven = local.and_then(|owned| {
+            let meta = owned.socket.meta.lock().ok()?;
+            let control = meta.control.as_ref()?;
+            control.bury(Reason::Reset, 0).answer(message)
+        });
+        let reject = proven
+            .unwrap_or_else(|| Reject::plain(Reason::UnknownSession, Duration::from_millis(200)));
+        self.reject(token, raw, &reject);
+    }
+
+    pub(super) fn confirmed(
+        &mut self,
+        token: usize,
+        pending: Option<ResumeServer>,
+        socket: &Arc<Socket>,
+        message: &[u8],
+    ) {
+        let Some(pending) = pending else { return self.drop_handshake(token) };
+        let epoch = pending.epoch();
+        let us = self.engine.instance;
+        if !socket.owner.is(us) && !self.may_claim(socket) {
+            // A relative's meanwhile: the client comes again.
+            return self.drop_handshake(token);
+        }
+        let offsets = offsets(socket);
+        let receive = {
+            let Ok(mut meta) = socket.meta.lock() else { return self.drop_handshake(token) };
+            let Some(control) = meta.control.as_mut() else { return self.drop_handshake(token) };
+            control.confirm(pending, message, offsets)
+        };
+        match receive {
+            // Proven: now, and not before, it is ours.
+            Ok(_) if !socket.owner.is(us) && !self.claim_unclaimed(socket) => {
+                self.drop_handshake(token);
+            }
+            Ok(receive) => {
+                if let Some(handshake) = self.handshakes.get_mut(&token) {
+                    let socket = Arc::clone(socket);
+                    handshake.stage = Stage::Attaching { socket, epoch, receive };
+                }
+                self.attach_resumed(token);
+            }
+            Err(error) => {
+                log::warn!("a resume was refused: {error}");
+                self.drop_handshake(token);
+            }
+        }
+    }
+
+    pub(super) fn attach_resumed(&mut self, token: usize) {
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        let Stage::Attaching { socket, epoch, receive } = &handshake.stage else { return };
+        let (socket, epoch, receive) = (Arc::clone(socket), *epoch, *receive);
+        // Another resume may have been confirmed meanwhile.
+        let standing = socket
+            .meta
+            .lock()
+            .is_ok_and(|meta| meta.control.as_ref().is_some_and(|c| c.epoch() == epoch));
+        if !standing || !socket.owner.is(self.engine.instance) {
+            return self.drop_handshake(token);
+        }
+        if let Some(fd) = &handshake.fd {
+            let raw = fd.as_raw_fd();
+            let _gone = self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw));
+            tcp::tune(raw, socket.config.keepalive);
+            if let Ok(meta) = socket.meta.lock() {
+                // After ours: what the program set counts.
+                meta.options.apply(raw);
+            }
+        }
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        match socket.attach(&mut handshake.fd, epoch, receive) {
+            Ok(Err(Busy)) => {
+                let soon = clock::now() + Duration::from_micros(100);
+                self.timers.set(soon, Timer::Handshake(token));
+            }
+            Ok(Ok(replayed)) => {
+                self.drop_handshake(token);
+                self.attached(&socket, epoch, replayed);
+            }
+            Err(error) => {
+                if let Some(fd) = &handshake.fd {
+                    // The client takes it for a session that goes on.
+                    send_reset(self.engine, 0, fd.as_raw_fd());
+                }
+                self.drop_handshake(token);
+                self.give_up(&socket, libc::ECONNRESET, &error.to_string());
+            }
+        }
+    }
+}
