@@ -92,6 +92,12 @@ fn time_outs_end_a_wait_and_leave_the_session() {
     check("timeouts");
 }
 
+/// A guard that caught whatever unwinds aborted the host when a thread that slept was cancelled.
+#[test]
+fn a_cancelled_call_leaves_the_socket_as_it_was() {
+    check("cancel");
+}
+
 #[test]
 fn the_recovery_callback_decides() {
     check("recovery");

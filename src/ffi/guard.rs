@@ -33,6 +33,27 @@ pub(crate) fn posix<T: Outcome>(body: impl FnOnce() -> io::Result<T>) -> T {
     value
 }
 
+/// The same for a call that may sleep, which is a cancellation point. pthread_cancel unwinds it, and
+/// what is no panic must not be caught (Rust aborts); the engine itself catches the panics of what it
+/// does between its sleeps.
+pub(crate) fn sleeping<T: Outcome>(body: impl FnOnce() -> io::Result<T>) -> T {
+    let before = errno();
+    let (value, after) = match body() {
+        Ok(value) => (value, before),
+        Err(error) => (T::FAILED, posix::error_number(&error)),
+    };
+    set_errno(after);
+    value
+}
+
+/// [`status`] for a call that may sleep.
+pub(crate) fn sleeping_status(body: impl FnOnce() -> io::Result<()>) -> c_int {
+    let before = errno();
+    let result = body().map_or_else(|error| -posix::error_number(&error), |()| 0);
+    set_errno(before);
+    result
+}
+
 /// Runs the body of any other function: 0 or -errno; errno as it was.
 pub(crate) fn status(body: impl FnOnce() -> io::Result<()>) -> c_int {
     let before = errno();

@@ -166,8 +166,8 @@ pub unsafe extern "C" fn evs_session_info(fd: c_int, out: *mut evs_info, size: s
 /// Thread safety: any thread.
 /// Since:         0.1
 #[unsafe(no_mangle)]
-pub extern "C" fn evs_wait_attached(fd: c_int, timeout_ms: c_int) -> c_int {
-    guard::status(|| {
+pub extern "C-unwind" fn evs_wait_attached(fd: c_int, timeout_ms: c_int) -> c_int {
+    guard::sleeping_status(|| {
         let timeout = u64::try_from(timeout_ms).ok().map(std::time::Duration::from_millis);
         posix::wait_attached(fd, timeout)
     })

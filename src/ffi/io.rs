@@ -6,13 +6,13 @@ use eversock_engine::posix;
 use libc::{c_int, c_void, iovec, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t};
 
 use crate::ffi::guard::{self, count, fail};
-use crate::ffi::{addr, memory};
+use crate::ffi::{addr, memory, plain};
 
 /// How much of a file evs_sendfile() looks at at a time.
 const FILE_CHUNK_BYTES: usize = 64 * 1024;
 
 unsafe fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-    guard::posix(|| {
+    guard::sleeping(|| {
         // SAFETY: the caller's word.
         let data = unsafe { memory::bytes(data, len)? };
         posix::send(fd, &[IoSlice::new(data)], flags).map(count)
@@ -20,7 +20,7 @@ unsafe fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssi
 }
 
 unsafe fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-    guard::posix(|| {
+    guard::sleeping(|| {
         // SAFETY: the caller's word.
         let data = unsafe { memory::bytes_mut(data, len)? };
         posix::recv(fd, &mut [IoSliceMut::new(data)], flags).map(count)
@@ -40,7 +40,7 @@ unsafe fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize
 /// # Safety
 /// `data` is readable for `len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_send(
+pub unsafe extern "C-unwind" fn evs_send(
     fd: c_int,
     data: *const c_void,
     len: size_t,
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn evs_send(
 ) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of send(2).
-        return unsafe { libc::send(fd, data, len, flags) };
+        return unsafe { plain::send(fd, data, len, flags) };
     }
     // SAFETY: the caller's word.
     unsafe { send(fd, data, len, flags) }
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn evs_send(
 /// # Safety
 /// `data` is writable for `len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_recv(
+pub unsafe extern "C-unwind" fn evs_recv(
     fd: c_int,
     data: *mut c_void,
     len: size_t,
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn evs_recv(
 ) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of recv(2).
-        return unsafe { libc::recv(fd, data, len, flags) };
+        return unsafe { plain::recv(fd, data, len, flags) };
     }
     // SAFETY: the caller's word.
     unsafe { recv(fd, data, len, flags) }
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn evs_recv(
 /// # Safety
 /// `data` is readable for `len` bytes, and `addr` NULL or readable for `addr_len`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_sendto(
+pub unsafe extern "C-unwind" fn evs_sendto(
     fd: c_int,
     data: *const c_void,
     len: size_t,
@@ -100,10 +100,10 @@ pub unsafe extern "C" fn evs_sendto(
 ) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of sendto(2).
-        return unsafe { libc::sendto(fd, data, len, flags, addr, addr_len) };
+        return unsafe { plain::sendto(fd, data, len, flags, addr, addr_len) };
     }
     if !addr.is_null() && addr_len as usize > size_of::<libc::sockaddr_storage>() {
-        return guard::posix(|| fail(libc::EINVAL));
+        return guard::sleeping(|| fail(libc::EINVAL));
     }
     // SAFETY: the caller's word.
     unsafe { send(fd, data, len, flags) }
@@ -120,7 +120,7 @@ pub unsafe extern "C" fn evs_sendto(
 /// # Safety
 /// `data` is writable for `len` bytes, and `addr` NULL or writable for `*addr_len`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_recvfrom(
+pub unsafe extern "C-unwind" fn evs_recvfrom(
     fd: c_int,
     data: *mut c_void,
     len: size_t,
@@ -130,9 +130,9 @@ pub unsafe extern "C" fn evs_recvfrom(
 ) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of recvfrom(2).
-        return unsafe { libc::recvfrom(fd, data, len, flags, addr, addr_len) };
+        return unsafe { plain::recvfrom(fd, data, len, flags, addr, addr_len) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         // Looked at first: bytes must not be taken and then lost.
         if !addr.is_null() {
             // SAFETY: the caller's word.
@@ -174,12 +174,16 @@ unsafe fn header(message: *const msghdr) -> io::Result<(msghdr, usize)> {
 /// # Safety
 /// `message` is valid and each of its parts readable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn evs_sendmsg(
+    fd: c_int,
+    message: *const msghdr,
+    flags: c_int,
+) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of sendmsg(2).
-        return unsafe { libc::sendmsg(fd, message, flags) };
+        return unsafe { plain::sendmsg(fd, message, flags) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         // SAFETY: the caller's word.
         let (header, parts) = unsafe { header(message)? };
         // SAFETY: as above.
@@ -198,12 +202,16 @@ pub unsafe extern "C" fn evs_sendmsg(fd: c_int, message: *const msghdr, flags: c
 /// # Safety
 /// `message` is valid and each of its parts writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn evs_recvmsg(
+    fd: c_int,
+    message: *mut msghdr,
+    flags: c_int,
+) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of recvmsg(2).
-        return unsafe { libc::recvmsg(fd, message, flags) };
+        return unsafe { plain::recvmsg(fd, message, flags) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         // SAFETY: the caller's word.
         let (mut header, parts) = unsafe { header(message)? };
         // SAFETY: as above.
@@ -230,10 +238,10 @@ pub unsafe extern "C" fn evs_recvmsg(fd: c_int, message: *mut msghdr, flags: c_i
 /// # Safety
 /// `data` is writable for `len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn evs_read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of read(2).
-        return unsafe { libc::read(fd, data, len) };
+        return unsafe { plain::read(fd, data, len) };
     }
     if len == 0 {
         // read(2) of nothing is nothing at once; recv(2) of nothing waits.
@@ -253,10 +261,10 @@ pub unsafe extern "C" fn evs_read(fd: c_int, data: *mut c_void, len: size_t) -> 
 /// # Safety
 /// `data` is readable for `len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn evs_write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of write(2).
-        return unsafe { libc::write(fd, data, len) };
+        return unsafe { plain::write(fd, data, len) };
     }
     // SAFETY: the caller's word.
     unsafe { send(fd, data, len, 0) }
@@ -272,16 +280,16 @@ pub unsafe extern "C" fn evs_write(fd: c_int, data: *const c_void, len: size_t) 
 /// # Safety
 /// `vectors` is an array of `vector_count`, each of which is writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_readv(
+pub unsafe extern "C-unwind" fn evs_readv(
     fd: c_int,
     vectors: *const iovec,
     vector_count: c_int,
 ) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of readv(2).
-        return unsafe { libc::readv(fd, vectors, vector_count) };
+        return unsafe { plain::readv(fd, vectors, vector_count) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         let parts = memory::not_negative(vector_count)?;
         // SAFETY: the caller's word.
         let mut slices = unsafe { memory::scatter(vectors, parts, libc::EINVAL)? };
@@ -302,16 +310,16 @@ pub unsafe extern "C" fn evs_readv(
 /// # Safety
 /// `vectors` is an array of `vector_count`, each of which is readable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_writev(
+pub unsafe extern "C-unwind" fn evs_writev(
     fd: c_int,
     vectors: *const iovec,
     vector_count: c_int,
 ) -> ssize_t {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of writev(2).
-        return unsafe { libc::writev(fd, vectors, vector_count) };
+        return unsafe { plain::writev(fd, vectors, vector_count) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         let parts = memory::not_negative(vector_count)?;
         // SAFETY: the caller's word.
         let slices = unsafe { memory::gather(vectors, parts, libc::EINVAL)? };
@@ -335,7 +343,7 @@ pub unsafe extern "C" fn evs_writev(
 /// # Safety
 /// `offset` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_sendfile(
+pub unsafe extern "C-unwind" fn evs_sendfile(
     out_fd: c_int,
     in_fd: c_int,
     offset: *mut off_t,
@@ -343,9 +351,9 @@ pub unsafe extern "C" fn evs_sendfile(
 ) -> ssize_t {
     if !posix::is_virtual(out_fd) {
         // SAFETY: the caller's word, which is that of sendfile(2).
-        return unsafe { libc::sendfile(out_fd, in_fd, offset, len) };
+        return unsafe { plain::sendfile(out_fd, in_fd, offset, len) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         let start = if offset.is_null() {
             // SAFETY: takes no pointers.
             file_position(unsafe { libc::lseek(in_fd, 0, libc::SEEK_CUR) })?

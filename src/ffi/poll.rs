@@ -72,9 +72,13 @@ unsafe fn wait_for(
 /// # Safety
 /// `fds` is an array of `count`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_poll(fds: *mut pollfd, count: nfds_t, timeout_ms: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn evs_poll(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout_ms: c_int,
+) -> c_int {
     // SAFETY: the caller's word.
-    guard::posix(|| unsafe { wait_for(fds, count, from_millis(timeout_ms), std::ptr::null()) })
+    guard::sleeping(|| unsafe { wait_for(fds, count, from_millis(timeout_ms), std::ptr::null()) })
 }
 
 /// ppoll(2) over virtual and other descriptors together: evs_poll() with a finer time-out and a
@@ -88,13 +92,13 @@ pub unsafe extern "C" fn evs_poll(fds: *mut pollfd, count: nfds_t, timeout_ms: c
 /// # Safety
 /// `fds` is an array of `count`; `timeout` and `mask` are NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_ppoll(
+pub unsafe extern "C-unwind" fn evs_ppoll(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    guard::posix(|| {
+    guard::sleeping(|| {
         // SAFETY: the caller's word.
         let timeout = unsafe { from_timespec(timeout)? };
         // SAFETY: as above.
@@ -167,14 +171,14 @@ unsafe fn select_among(
 /// # Safety
 /// The sets are NULL or have room for `count` bits; `timeout` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_select(
+pub unsafe extern "C-unwind" fn evs_select(
     count: c_int,
     read_set: *mut fd_set,
     write_set: *mut fd_set,
     except_set: *mut fd_set,
     timeout: *mut timeval,
 ) -> c_int {
-    guard::posix(|| {
+    guard::sleeping(|| {
         let given = if timeout.is_null() {
             None
         } else {
@@ -214,7 +218,7 @@ pub unsafe extern "C" fn evs_select(
 /// # Safety
 /// The sets are NULL or have room for `count` bits; `timeout` and `mask` are NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_pselect(
+pub unsafe extern "C-unwind" fn evs_pselect(
     count: c_int,
     read_set: *mut fd_set,
     write_set: *mut fd_set,
@@ -222,7 +226,7 @@ pub unsafe extern "C" fn evs_pselect(
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    guard::posix(|| {
+    guard::sleeping(|| {
         // SAFETY: the caller's word.
         let timeout = unsafe { from_timespec(timeout)? };
         // SAFETY: as above.
@@ -276,7 +280,7 @@ pub unsafe extern "C" fn evs_epoll_ctl(
 /// # Safety
 /// `events` is writable for `max_events`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_epoll_wait(
+pub unsafe extern "C-unwind" fn evs_epoll_wait(
     epfd: c_int,
     events: *mut epoll_event,
     max_events: c_int,
@@ -297,14 +301,14 @@ pub unsafe extern "C" fn evs_epoll_wait(
 /// # Safety
 /// `events` is writable for `max_events`; `mask` is NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_epoll_pwait(
+pub unsafe extern "C-unwind" fn evs_epoll_pwait(
     epfd: c_int,
     events: *mut epoll_event,
     max_events: c_int,
     timeout_ms: c_int,
     mask: *const sigset_t,
 ) -> c_int {
-    guard::posix(|| {
+    guard::sleeping(|| {
         let most = usize::try_from(max_events).unwrap_or(0);
         if most == 0 || most > c_int::MAX as usize / size_of::<epoll_event>() {
             return fail(libc::EINVAL);

@@ -9,7 +9,7 @@ use libc::{c_int, sockaddr, socklen_t};
 
 use crate::ffi::config::{self, evs_config};
 use crate::ffi::guard::{self, check, fail};
-use crate::ffi::{addr, memory};
+use crate::ffi::{addr, memory, plain};
 
 /// Whether socket(2) with these arguments makes what can be virtual: TCP over IPv4 or IPv6.
 fn can_be_virtual(domain: c_int, kind: c_int, protocol: c_int) -> bool {
@@ -115,12 +115,16 @@ pub unsafe extern "C" fn evs_bind(fd: c_int, addr: *const sockaddr, len: socklen
 /// # Safety
 /// `addr` is readable for `len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
+pub unsafe extern "C-unwind" fn evs_connect(
+    fd: c_int,
+    addr: *const sockaddr,
+    len: socklen_t,
+) -> c_int {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of connect(2).
-        return unsafe { libc::connect(fd, addr, len) };
+        return unsafe { plain::connect(fd, addr, len) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         // SAFETY: the caller's word.
         let addr = unsafe { addr::read(addr, len, Some(addr::family_of(fd)?))? };
         posix::connect(fd, addr).map(|()| 0)
@@ -152,7 +156,11 @@ pub extern "C" fn evs_listen(fd: c_int, backlog: c_int) -> c_int {
 /// # Safety
 /// `addr` is NULL, or writable for `*len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+pub unsafe extern "C-unwind" fn evs_accept(
+    fd: c_int,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+) -> c_int {
     // SAFETY: the caller's word.
     unsafe { evs_accept4(fd, addr, len, 0) }
 }
@@ -170,7 +178,7 @@ pub unsafe extern "C" fn evs_accept(fd: c_int, addr: *mut sockaddr, len: *mut so
 /// # Safety
 /// `addr` is NULL, or writable for `*len` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn evs_accept4(
+pub unsafe extern "C-unwind" fn evs_accept4(
     fd: c_int,
     addr: *mut sockaddr,
     len: *mut socklen_t,
@@ -178,9 +186,9 @@ pub unsafe extern "C" fn evs_accept4(
 ) -> c_int {
     if !posix::is_virtual(fd) {
         // SAFETY: the caller's word, which is that of accept4(2).
-        return unsafe { libc::accept4(fd, addr, len, flags) };
+        return unsafe { plain::accept4(fd, addr, len, flags) };
     }
-    guard::posix(|| {
+    guard::sleeping(|| {
         // Looked at first: a session must not be taken and then lost.
         if !addr.is_null() {
             // SAFETY: the caller's word.
@@ -222,14 +230,14 @@ pub extern "C" fn evs_shutdown(fd: c_int, how: c_int) -> c_int {
 /// Thread safety: any thread.
 /// Since:         0.1
 #[unsafe(no_mangle)]
-pub extern "C" fn evs_close(fd: c_int) -> c_int {
-    guard::posix(|| {
+pub extern "C-unwind" fn evs_close(fd: c_int) -> c_int {
+    guard::sleeping(|| {
         if posix::is_virtual(fd) {
             return posix::close(fd).map(|()| 0);
         }
         posix::forget_epoll(fd);
         // SAFETY: takes no pointers.
-        check(unsafe { libc::close(fd) })
+        check(unsafe { plain::close(fd) })
     })
 }
 

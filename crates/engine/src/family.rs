@@ -277,13 +277,12 @@ pub(crate) fn ask(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> 
 /// Another thread of this process asks already: what it gets is ours too.
 pub(crate) fn wait_for_other(socket: &Arc<Socket>) -> io::Result<()> {
     let bell = Bell::new()?;
-    socket.sleepers.add(&bell);
+    let _listed = socket.sleepers.add(&bell);
     let mut result = Ok(());
     while result.is_ok() && socket.has(bits::ASKING) {
         let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
         result = sys::io::poll(&mut fds, None).map(|_| bell.silence());
     }
-    socket.sleepers.remove(&bell);
     result
 }
 

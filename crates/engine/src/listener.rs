@@ -13,7 +13,7 @@ use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
 use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 
 use crate::config::{Config, Mode};
-use crate::error::{errno, fail, would_block};
+use crate::error::{errno, fail, guarded, would_block};
 use crate::options::read_timeval;
 use crate::process::ServerWord;
 use crate::reactor::{self, Command};
@@ -225,7 +225,7 @@ impl Listener {
             let id = birth.id;
             // At the limit of open files the kernel drops the descriptor; the engine has another.
             let settled = match passed {
-                Some(real) => self.settle(number, birth, real, flags),
+                Some(real) => guarded(|| self.settle(number, birth, real, flags)),
                 None => fail(libc::EMFILE),
             };
             if settled.is_err() {

@@ -267,6 +267,7 @@ fn divert_engine() -> bool {
             c"recv" as unsafe extern "C-unwind" fn(c_int, *mut c_void, size_t, c_int) -> ssize_t
         ),
         symbol!(c"recvmsg" as unsafe extern "C-unwind" fn(c_int, *mut msghdr, c_int) -> ssize_t),
+        symbol!(c"sendmsg" as unsafe extern "C-unwind" fn(c_int, *const msghdr, c_int) -> ssize_t),
         symbol!(
             c"setsockopt"
                 as unsafe extern "C-unwind" fn(
@@ -286,13 +287,23 @@ fn divert_engine() -> bool {
         Some(ppoll),
         Some(recv),
         Some(recvmsg),
+        Some(sendmsg),
         Some(setsockopt),
     ) = found
     else {
         return false;
     };
-    let calls =
-        Calls { close, epoll_ctl, epoll_pwait, getsockopt, ppoll, recv, recvmsg, setsockopt };
+    let calls = Calls {
+        close,
+        epoll_ctl,
+        epoll_pwait,
+        getsockopt,
+        ppoll,
+        recv,
+        recvmsg,
+        sendmsg,
+        setsockopt,
+    };
     // SAFETY: the next definitions of just these names.
     unsafe { eversock_engine::set_calls(calls) };
     true

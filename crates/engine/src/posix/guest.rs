@@ -30,13 +30,11 @@ pub(super) fn send(
     flags: i32,
 ) -> io::Result<usize> {
     let quiet = flags | libc::MSG_NOSIGNAL;
-    let bits = rustix::net::SendFlags::from_bits_retain(quiet.cast_unsigned());
-    let mut none = rustix::net::SendAncillaryBuffer::default();
     let sent = if link.told().is_some_and(|number| number != 0) {
         // What the pair still took would reach nobody.
         fail(libc::EPIPE)
     } else {
-        rustix::net::sendmsg(sys::borrow(number), slices, &mut none, bits).map_err(io::Error::from)
+        sys::io::send_as_is(number, slices, quiet)
     };
     match sent {
         Err(error) if matches!(number_of(&error), libc::EPIPE | libc::ECONNRESET) => {
@@ -60,11 +58,9 @@ pub(super) fn recv(
 ) -> io::Result<usize> {
     link.want_input();
     let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-    let flags = rustix::net::RecvFlags::from_bits_retain(flags.cast_unsigned());
-    let mut none = rustix::net::RecvAncillaryBuffer::default();
-    match rustix::net::recvmsg(sys::borrow(number), slices, &mut none, flags) {
-        Ok(message) if message.bytes > 0 || wanted == 0 => Ok(message.bytes),
-        Ok(_) | Err(rustix::io::Errno::CONNRESET) => ended(socket, link, None),
-        Err(error) => Err(error.into()),
+    match sys::io::recv_as_is(number, slices, flags) {
+        Ok(n) if n > 0 || wanted == 0 => Ok(n),
+        Err(error) if number_of(&error) != libc::ECONNRESET => Err(error),
+        _ => ended(socket, link, None),
     }
 }

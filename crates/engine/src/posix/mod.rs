@@ -214,24 +214,22 @@ fn fill_pair(near: RawFd) -> usize {
 
 fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32) -> io::Result<()> {
     let bell = Bell::new()?;
-    socket.sleepers.add(&bell);
-    let result = loop {
+    let _listed = socket.sleepers.add(&bell);
+    loop {
         if socket.has(bits::FAILED) {
-            break socket.failure(Some(libc::ECONNABORTED));
+            return socket.failure(Some(libc::ECONNABORTED));
         }
         if !socket.has(bits::CONNECTING) {
-            break Ok(());
+            return Ok(());
         }
         let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
         let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
         match sys::io::poll(&mut fds, timeout) {
-            Ok(0) => break fail(expired),
+            Ok(0) => return fail(expired),
             Ok(_) => bell.silence(),
-            Err(error) => break Err(error),
+            Err(error) => return Err(error),
         }
-    };
-    socket.sleepers.remove(&bell);
-    result
+    }
 }
 
 /// Waits until a connection carries the session, at most `timeout` (`None`: without limit).
@@ -242,27 +240,25 @@ pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()>
     let socket = stream(number)?;
     let deadline = timeout.and_then(|timeout| crate::clock::now().checked_add(timeout));
     let bell = Bell::new()?;
-    socket.sleepers.add(&bell);
-    let result = loop {
+    let _listed = socket.sleepers.add(&bell);
+    loop {
         if socket.has(bits::FAILED) {
-            break fail(socket.failure_number());
+            return fail(socket.failure_number());
         }
         if socket.has(bits::FRESH) {
-            break fail(libc::ENOTCONN);
+            return fail(libc::ENOTCONN);
         }
         if !socket.has(bits::DETACHED | bits::CONNECTING) {
-            break Ok(());
+            return Ok(());
         }
         let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
         let left = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
         match sys::io::poll(&mut fds, left) {
-            Ok(0) => break fail(libc::ETIMEDOUT),
+            Ok(0) => return fail(libc::ETIMEDOUT),
             Ok(_) => bell.silence(),
-            Err(error) => break Err(error),
+            Err(error) => return Err(error),
         }
-    };
-    socket.sleepers.remove(&bell);
-    result
+    }
 }
 
 /// listen(2).
@@ -365,9 +361,7 @@ fn send_pumped(
     if let Some(link) = socket.link() {
         return guest::send(socket, &link, number, slices, flags);
     }
-    let flags = rustix::net::SendFlags::from_bits_retain(flags.cast_unsigned());
-    let mut none = rustix::net::SendAncillaryBuffer::default();
-    Ok(rustix::net::sendmsg(sys::borrow(number), slices, &mut none, flags)?)
+    sys::io::send_as_is(number, slices, flags)
 }
 
 const RECV_FLAGS: i32 = libc::MSG_DONTWAIT
@@ -442,17 +436,12 @@ fn recv_pumped(
     if let Some(link) = socket.link() {
         return guest::recv(socket, &link, number, slices, flags);
     }
-    let flags = rustix::net::RecvFlags::from_bits_retain(flags.cast_unsigned());
-    let mut none = rustix::net::RecvAncillaryBuffer::default();
-    match rustix::net::recvmsg(sys::borrow(number), slices, &mut none, flags) {
-        Ok(message) => Ok(message.bytes),
-        Err(rustix::io::Errno::CONNRESET) => {
-            // The pair can only say "reset"; the session knows better.
-            socket.failure(None)?;
-            fail(libc::ECONNRESET)
-        }
-        Err(error) => Err(error.into()),
+    let result = sys::io::recv_as_is(number, slices, flags);
+    if matches!(&result, Err(error) if crate::error::number(error) == libc::ECONNRESET) {
+        // The pair can only say "reset"; the session knows better.
+        socket.failure(None)?;
     }
+    result
 }
 
 /// shutdown(2).

@@ -36,6 +36,8 @@ pub struct Calls {
     pub recv: unsafe extern "C-unwind" fn(c_int, *mut c_void, size_t, c_int) -> ssize_t,
     /// recvmsg(2).
     pub recvmsg: unsafe extern "C-unwind" fn(c_int, *mut msghdr, c_int) -> ssize_t,
+    /// sendmsg(2).
+    pub sendmsg: unsafe extern "C-unwind" fn(c_int, *const msghdr, c_int) -> ssize_t,
     /// setsockopt(2).
     pub setsockopt:
         unsafe extern "C-unwind" fn(c_int, c_int, c_int, *const c_void, socklen_t) -> c_int,
@@ -78,6 +80,7 @@ mod own {
         ) -> c_int;
         pub(super) fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
         pub(super) fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t;
+        pub(super) fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t;
         pub(super) fn setsockopt(
             fd: c_int,
             level: c_int,
@@ -96,6 +99,7 @@ static LIBC: Calls = Calls {
     ppoll: own::ppoll,
     recv: own::recv,
     recvmsg: own::recvmsg,
+    sendmsg: own::sendmsg,
     setsockopt: own::setsockopt,
 };
 

@@ -52,6 +52,34 @@ pub(crate) fn wait_readable(number: RawFd) -> io::Result<()> {
     if n >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// recvmsg(2) as the program would call it.
+pub(crate) fn recv_as_is(
+    number: RawFd,
+    slices: &mut [IoSliceMut<'_>],
+    flags: i32,
+) -> io::Result<usize> {
+    // SAFETY: msghdr is plain numbers and pointers, for which all zeros is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // An IoSliceMut has the layout of an iovec.
+    message.msg_iov = slices.as_mut_ptr().cast();
+    message.msg_iovlen = slices.len() as _;
+    // SAFETY: the message names the slices, which are writable, and nothing else.
+    let n = unsafe { (calls().recvmsg)(number, &raw mut message, flags) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// sendmsg(2) as the program would call it.
+pub(crate) fn send_as_is(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usize> {
+    // SAFETY: as above.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // An IoSlice has the layout of an iovec; sendmsg reads only.
+    message.msg_iov = slices.as_ptr().cast_mut().cast();
+    message.msg_iovlen = slices.len() as _;
+    // SAFETY: the message names the slices, which are readable, and nothing else.
+    let n = unsafe { (calls().sendmsg)(number, &raw const message, flags) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
 /// Blocks until it has received something, an end or an error. As a `cancellation_point` it goes
 /// through libc like [`wait_readable`]; in a process with threads that costs some 40 ns.
 pub(crate) fn recv_blocking(
@@ -67,18 +95,9 @@ pub(crate) fn recv_blocking(
         let mut control = RecvAncillaryBuffer::default();
         return Ok(rustix::net::recvmsg(borrow(number), slices, &mut control, flags)?.bytes);
     }
-    let n = if let [one] = slices {
-        // SAFETY: the buffer is writable for its length.
-        unsafe { (calls().recv)(number, one.as_mut_ptr().cast(), one.len(), 0) }
-    } else {
-        // SAFETY: msghdr is plain numbers and pointers, for which all zeros is a value.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        // An IoSliceMut has the layout of an iovec.
-        message.msg_iov = slices.as_mut_ptr().cast();
-        message.msg_iovlen = slices.len() as _;
-        // SAFETY: the message names the slices, which are writable, and nothing else.
-        unsafe { (calls().recvmsg)(number, &raw mut message, 0) }
-    };
+    let [one] = slices else { return recv_as_is(number, slices, 0) };
+    // SAFETY: the buffer is writable for its length.
+    let n = unsafe { (calls().recv)(number, one.as_mut_ptr().cast(), one.len(), 0) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 

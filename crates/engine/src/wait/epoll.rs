@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::error::fail;
+use crate::error::{fail, guarded};
 use crate::process;
 use crate::socket::{Socket, bits};
 use crate::sys::calls::calls;
@@ -281,7 +281,7 @@ pub(crate) fn epoll_wait(
             // judge.
             let Some(set) = find(epfd).filter(|_| n > 0) else { return Ok(n) };
             let raw = out[..n].to_vec();
-            let count = set.merge(0, Vec::new(), &raw, out);
+            let count = guarded(|| Ok(set.merge(0, Vec::new(), &raw, out)))?;
             if count > 0 {
                 return Ok(count);
             }
@@ -291,7 +291,7 @@ pub(crate) fn epoll_wait(
     loop {
         // Before the look, not after: what rings from here on is seen by some wait.
         fd::drain_notices(set.bell.as_raw_fd());
-        let (ours, since) = set.collect(out.len());
+        let (ours, since) = guarded(|| Ok(set.collect(out.len())))?;
         let left = if ours.is_empty() { remaining(until) } else { Some(Duration::ZERO) };
         // Never more than there is room for: what is harvested must be told. The bell costs a slot.
         let room = out.len() - ours.len();
@@ -302,7 +302,7 @@ pub(crate) fn epoll_wait(
             Err(error) if ours.is_empty() => return Err(error),
             Err(_) => 0,
         };
-        let count = set.merge(since, ours, &raw[..n], out);
+        let count = guarded(|| Ok(set.merge(since, ours, &raw[..n], out)))?;
         let expired = until.is_some_and(|until| clock::now() >= until);
         if count > 0 || expired {
             return Ok(count);

@@ -50,6 +50,23 @@ pub(crate) fn hold() -> MutexGuard<'static, Vec<Fd>> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A bell among the sleepers of a socket. To be dropped before the bell.
+#[derive(Debug)]
+pub(crate) struct Listed<'a> {
+    sleepers: &'a Sleepers,
+    number: RawFd,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let mut bells = self.sleepers.hold();
+        if let Some(at) = bells.iter().position(|&number| number == self.number) {
+            bells.swap_remove(at);
+            self.sleepers.count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
 /// Nobody leads.
 const NOBODY: u8 = 0;
 /// A reader sleeps in a look at the number.
@@ -70,17 +87,11 @@ pub(crate) struct Sleepers {
 }
 
 impl Sleepers {
-    pub(crate) fn add(&self, bell: &Bell) {
+    /// Lists a bell until what it gives is dropped: also when the thread is cancelled in its sleep.
+    pub(crate) fn add(&self, bell: &Bell) -> Listed<'_> {
         self.hold().push(bell.number());
         self.count.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn remove(&self, bell: &Bell) {
-        let mut bells = self.hold();
-        if let Some(at) = bells.iter().position(|&number| number == bell.number()) {
-            bells.swap_remove(at);
-            self.count.fetch_sub(1, Ordering::SeqCst);
-        }
+        Listed { sleepers: self, number: bell.number() }
     }
 
     pub(crate) fn ring(&self) {

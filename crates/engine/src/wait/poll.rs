@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock;
+use crate::error::guarded;
 use crate::process;
 use crate::socket::{Socket, bits};
 use crate::sys;
@@ -43,14 +44,9 @@ pub(crate) fn poll(
         })
         .collect();
     let bell = Bell::new()?;
-    for socket in watched.iter().flatten() {
-        socket.sleepers.add(&bell);
-    }
-    let result = poll_watched(fds, &watched, &bell, timeout, mask);
-    for socket in watched.iter().flatten() {
-        socket.sleepers.remove(&bell);
-    }
-    result
+    let _listed: Vec<_> =
+        watched.iter().flatten().map(|socket| socket.sleepers.add(&bell)).collect();
+    poll_watched(fds, &watched, &bell, timeout, mask)
 }
 
 fn poll_watched(
@@ -88,14 +84,17 @@ fn poll_watched(
             return Err(error);
         }
         bell.silence();
-        let mut count = 0;
-        for ((entry, socket), seen) in fds.iter_mut().zip(watched).zip(&kernel) {
-            entry.revents = match socket {
-                Some(socket) => visible(socket, entry.events, seen.revents),
-                None => seen.revents,
-            };
-            count += usize::from(entry.revents != 0);
-        }
+        let count = guarded(|| {
+            let mut count = 0;
+            for ((entry, socket), seen) in fds.iter_mut().zip(watched).zip(&kernel) {
+                entry.revents = match socket {
+                    Some(socket) => visible(socket, entry.events, seen.revents),
+                    None => seen.revents,
+                };
+                count += usize::from(entry.revents != 0);
+            }
+            Ok(count)
+        })?;
         let expired = until.is_some_and(|until| clock::now() >= until);
         if count > 0 || expired {
             return Ok(count);
