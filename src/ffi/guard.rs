@@ -33,9 +33,9 @@ pub(crate) fn posix<T: Outcome>(body: impl FnOnce() -> io::Result<T>) -> T {
     value
 }
 
-/// The same for a call that may sleep, which is a cancellation point. pthread_cancel unwinds it, and
-/// what is no panic must not be caught (Rust aborts); the engine itself catches the panics of what it
-/// does between its sleeps.
+/// The same for a call that may sleep, which is a cancellation point. pthread_cancel unwinds it,
+/// and what is no panic must not be caught (Rust aborts); the engine itself catches the panics of
+/// what it does between its sleeps.
 pub(crate) fn sleeping<T: Outcome>(body: impl FnOnce() -> io::Result<T>) -> T {
     let before = errno();
     let (value, after) = match body() {

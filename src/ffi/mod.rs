@@ -1,8 +1,9 @@
 //! The C interface. `include/eversock.h` is generated from these files in the order given here.
 //!
 //! Each function is a guard (a panic becomes ENOTRECOVERABLE, errno is set last and left alone on
-//! success; a call that may sleep is a cancellation point, which no guard may catch), checks (NULL and nonsense become errors), one call into the engine, and the mapping of
-//! its result. Descriptors that are not virtual go to libc with the same arguments.
+//! success; a call that may sleep is a cancellation point, which no guard may catch), checks (NULL
+//! and nonsense become errors), one call into the engine, and the mapping of its result.
+//! Descriptors that are not virtual go to libc with the same arguments.
 //!
 //! Not here: any decision about sockets or sessions, which is the engine's.
 

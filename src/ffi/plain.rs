@@ -1,5 +1,5 @@
-//! libc's own calls for descriptors that are not virtual, as libc has them, but that those in which a
-//! thread may sleep may be unwound by its cancellation.
+//! libc's own calls for descriptors that are not virtual: those in which a thread may sleep, and
+//! which its cancellation may unwind.
 
 use libc::{c_int, c_void, iovec, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t};
 
