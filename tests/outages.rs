@@ -201,8 +201,9 @@ fn a_number_that_is_closed_and_reused_while_swaps_run_is_never_overwritten() {
             link.to_string_lossy().starts_with("pipe:")
         };
         let mut reused = 0;
-        let until = std::time::Instant::now() + Duration::from_secs(5);
-        while reused < 2000 && std::time::Instant::now() < until {
+        let resumes = || ends.client.info().unwrap().resumes;
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while (reused < 2000 || resumes() < 20) && std::time::Instant::now() < until {
             let clones: Vec<_> = (0..4).map(|_| ends.client.try_clone().unwrap()).collect();
             let numbers: Vec<_> = clones.iter().map(AsRawFd::as_raw_fd).collect();
             drop(clones);
