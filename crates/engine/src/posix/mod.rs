@@ -214,8 +214,8 @@ fn fill_pair(near: RawFd) -> usize {
 
 fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32) -> io::Result<()> {
     let bell = Bell::new()?;
-    socket.sleepers.add(&bell);
-    let result = loop {
+    let _listed = socket.sleepers.list(&bell);
+    loop {
         if socket.has(bits::FAILED) {
             break socket.failure(Some(libc::ECONNABORTED));
         }
@@ -229,9 +229,7 @@ fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32)
             Ok(_) => bell.silence(),
             Err(error) => break Err(error),
         }
-    };
-    socket.sleepers.remove(&bell);
-    result
+    }
 }
 
 /// Waits until a connection carries the session, at most `timeout` (`None`: without limit).
@@ -242,8 +240,8 @@ pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()>
     let socket = stream(number)?;
     let deadline = timeout.and_then(|timeout| crate::clock::now().checked_add(timeout));
     let bell = Bell::new()?;
-    socket.sleepers.add(&bell);
-    let result = loop {
+    let _listed = socket.sleepers.list(&bell);
+    loop {
         if socket.has(bits::FAILED) {
             break fail(socket.failure_number());
         }
@@ -260,9 +258,7 @@ pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()>
             Ok(_) => bell.silence(),
             Err(error) => break Err(error),
         }
-    };
-    socket.sleepers.remove(&bell);
-    result
+    }
 }
 
 /// listen(2).

@@ -523,10 +523,8 @@ impl Socket {
             result
         } else {
             let bell = Bell::new()?;
-            self.sleepers.add(&bell);
-            let result = self.sleep_for_input(number, &bell, deadline, follows);
-            self.sleepers.remove(&bell);
-            result
+            let _listed = self.sleepers.list(&bell);
+            self.sleep_for_input(number, &bell, deadline, follows)
         };
         if result.is_err() && leads {
             self.stop_leading();

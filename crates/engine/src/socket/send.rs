@@ -343,10 +343,8 @@ impl Socket {
         for_kernel: bool,
     ) -> io::Result<()> {
         let bell = Bell::new()?;
-        self.sleepers.add(&bell);
-        let result = self.wait_writable_with(&bell, deadline, for_kernel);
-        self.sleepers.remove(&bell);
-        result
+        let _listed = self.sleepers.list(&bell);
+        self.wait_writable_with(&bell, deadline, for_kernel)
     }
 
     fn wait_writable_with(

@@ -50,6 +50,19 @@ pub(crate) fn hold() -> MutexGuard<'static, Vec<Fd>> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A bell that is on a socket's list.
+#[derive(Debug)]
+pub(crate) struct Listed<'a> {
+    sleepers: &'a Sleepers,
+    bell: &'a Bell,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.sleepers.remove(self.bell);
+    }
+}
+
 /// Nobody leads.
 const NOBODY: u8 = 0;
 /// A reader sleeps in a look at the number.
@@ -70,12 +83,17 @@ pub(crate) struct Sleepers {
 }
 
 impl Sleepers {
-    pub(crate) fn add(&self, bell: &Bell) {
+    /// Puts a bell on the list for as long as what this gives lives, also when the sleep is unwound
+    /// (thread cancellation): a bell that is given back while it is on a list would be rung under a
+    /// number that may be another file's.
+    #[must_use]
+    pub(crate) fn list<'a>(&'a self, bell: &'a Bell) -> Listed<'a> {
         self.hold().push(bell.number());
         self.count.fetch_add(1, Ordering::SeqCst);
+        Listed { sleepers: self, bell }
     }
 
-    pub(crate) fn remove(&self, bell: &Bell) {
+    fn remove(&self, bell: &Bell) {
         let mut bells = self.hold();
         if let Some(at) = bells.iter().position(|&number| number == bell.number()) {
             bells.swap_remove(at);
@@ -103,6 +121,13 @@ impl Sleepers {
     pub(crate) fn stop_leading(&self) {
         self.leader.store(NOBODY, Ordering::SeqCst);
         self.ring();
+    }
+
+    /// Who reads has a file that nobody can reach any more: what he brings is of no use, and nobody
+    /// waits for him. Under the receiving lock.
+    pub(crate) fn disown_reader(&self) {
+        let order = Ordering::SeqCst;
+        let _nobody = self.leader.compare_exchange(READING, NOBODY, order, order);
     }
 
     pub(crate) fn has_leader(&self) -> bool {

@@ -43,14 +43,9 @@ pub(crate) fn poll(
         })
         .collect();
     let bell = Bell::new()?;
-    for socket in watched.iter().flatten() {
-        socket.sleepers.add(&bell);
-    }
-    let result = poll_watched(fds, &watched, &bell, timeout, mask);
-    for socket in watched.iter().flatten() {
-        socket.sleepers.remove(&bell);
-    }
-    result
+    let _listed: Vec<_> =
+        watched.iter().flatten().map(|socket| socket.sleepers.list(&bell)).collect();
+    poll_watched(fds, &watched, &bell, timeout, mask)
 }
 
 fn poll_watched(
