@@ -41,7 +41,7 @@ const PASSED: &[u8; 4] = b"EVSP";
 /// A guest wants to read.
 pub(crate) const READ: &[u8; 4] = b"EVSR";
 /// A process says that it waits for the end of the one it tells.
-pub(crate) const HEIR: &[u8; 4] = b"EVSH";
+const HEIR: &[u8; 4] = b"EVSH";
 /// The owner tells a guest that its session has ended: an errno follows, 0 for the peer's end.
 pub(crate) const ENDED: &[u8; 4] = b"EVSE";
 
@@ -164,14 +164,20 @@ impl Message {
                 Some(Self::Passed { hops, hello: hello.to_vec() })
             }
             READ if rest.is_empty() => Some(Self::Read),
-            HEIR if rest.is_empty() => Some(Self::Heir),
-            ASK | NOW_AT => {
+            ASK | NOW_AT | HEIR => {
                 let (fields, mac) = message.split_last_chunk::<KEY_BYTES>()?;
-                let label = if kind == ASK { "family ask" } else { "family now at" };
+                let label = match kind {
+                    ASK => "family ask",
+                    NOW_AT => "family now at",
+                    _ => "family heir",
+                };
                 if !secret().verify(label, &[&us.to_le_bytes(), fields], mac) {
                     return None;
                 }
                 let fields = fields.get(4..)?;
+                if kind == HEIR {
+                    return fields.is_empty().then_some(Self::Heir);
+                }
                 if kind == ASK {
                     return Ask::decode(fields).map(Self::Ask);
                 }
@@ -198,6 +204,15 @@ pub(crate) fn now_at(to: u64, session: SessionId, instance: u64) -> Vec<u8> {
     out.extend_from_slice(&session.0);
     out.extend_from_slice(&instance.to_le_bytes());
     let mac = secret().mac("family now at", &[&to.to_le_bytes(), &out]);
+    out.extend_from_slice(&mac);
+    out
+}
+
+/// Says to the process `to` that we wait for its end. With proof: a stranger's word would make a
+/// process give up its listener, and keep as many lines open as he likes.
+pub(crate) fn heir(to: u64) -> Vec<u8> {
+    let mut out = HEIR.to_vec();
+    let mac = secret().mac("family heir", &[&to.to_le_bytes(), &out]);
     out.extend_from_slice(&mac);
     out
 }
@@ -277,7 +292,7 @@ pub(crate) fn ask(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> 
 /// Another thread of this process asks already: what it gets is ours too.
 pub(crate) fn wait_for_other(socket: &Arc<Socket>) -> io::Result<()> {
     let bell = Bell::new()?;
-    let _listed = socket.sleepers.add(&bell);
+    let _listed = socket.sleepers.list(&bell);
     let mut result = Ok(());
     while result.is_ok() && socket.has(bits::ASKING) {
         let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
@@ -429,4 +444,26 @@ pub(crate) fn write_addrs(out: &mut Out, addrs: &[std::net::SocketAddr]) {
 pub(crate) fn read_addrs(from: &mut In<'_>) -> Option<Vec<std::net::SocketAddr>> {
     let text = std::str::from_utf8(from.bytes()?).ok()?;
     text.split_whitespace().map(|addr| addr.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever could connect to the channel could make a process give up its listener (review).
+    #[test]
+    fn an_heir_is_believed_only_with_proof_for_this_very_process() {
+        let message = heir(7);
+        assert!(matches!(Message::decode(&message, 7), Some(Message::Heir)));
+        assert!(Message::decode(&message, 9).is_none(), "another process's");
+        assert!(Message::decode(HEIR, 7).is_none(), "no proof");
+        let mut forged = message.clone();
+        forged[KEY_BYTES] ^= 1;
+        assert!(Message::decode(&forged, 7).is_none());
+        let mut longer = HEIR.to_vec();
+        longer.push(0);
+        let mac = secret().mac("family heir", &[&7u64.to_le_bytes(), &longer]);
+        longer.extend_from_slice(&mac);
+        assert!(Message::decode(&longer, 7).is_none());
+    }
 }

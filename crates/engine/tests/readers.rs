@@ -3,13 +3,15 @@
 
 mod common;
 
+use std::io::Write;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
-use common::{pair, quick, recv, send, wait_until};
-use eversock_engine::posix;
+use common::{PATIENCE, listen, pair, played_client, quick, recv, resume, send, wait_until};
+use eversock_engine::{Config, EventKind, RecoveryPolicy, posix};
 
-/// A thread that reads one byte, once it sleeps; and its number.
+/// A thread that reads one byte, once it sleeps; and its number. It sleeps in the read itself only
+/// when something has been read before: see [`pair_that_met`].
 fn sleeping_reader(number: i32) -> (JoinHandle<std::io::Result<usize>>, i32) {
     let (tell, told) = channel();
     let reader = std::thread::spawn(move || {
@@ -27,10 +29,18 @@ fn sleeping_reader(number: i32) -> (JoinHandle<std::io::Result<usize>>, i32) {
     (reader, thread)
 }
 
+/// Two ends, of which the client's has read the server's START.
+fn pair_that_met() -> [i32; 3] {
+    let ends = pair(quick(), quick());
+    send(ends[1], b"x").unwrap();
+    assert_eq!(recv(ends[0], &mut [0; 1]).unwrap(), 1);
+    ends
+}
+
 /// It takes the connection along, as the kernel has no other way to wake who sleeps on it.
 #[test]
 fn a_shutdown_of_the_reading_side_wakes_a_sleeping_reader_and_loses_nothing() {
-    let [client, server, listener] = pair(quick(), quick());
+    let [client, server, listener] = pair_that_met();
     let (reader, _) = sleeping_reader(client);
     posix::shutdown(client, libc::SHUT_RD).unwrap();
     assert_eq!(reader.join().unwrap().unwrap(), 0);
@@ -48,4 +58,83 @@ fn a_shutdown_of_the_reading_side_wakes_a_sleeping_reader_and_loses_nothing() {
     for number in [client, server, listener] {
         posix::close(number).unwrap();
     }
+}
+
+/// The engine reads for a closed socket, but not past a reader that is still in the kernel: each
+/// would have a part of the stream (review).
+#[test]
+fn a_close_under_a_sleeping_reader_delivers_what_was_written() {
+    let word = vec![7; 100_000];
+    for _ in 0..60 {
+        let [client, server, listener] = pair_that_met();
+        let reader =
+            std::thread::spawn(
+                move || {
+                    while matches!(recv(client, &mut [0; 1000]), Ok(n) if n > 0) {}
+                },
+            );
+        let flood = std::thread::spawn(move || while send(server, &[1; 40]).is_ok() {});
+        let word_of = word.clone();
+        let closer = std::thread::spawn(move || {
+            send(client, &word_of).unwrap();
+            posix::close(client).unwrap();
+        });
+        let (mut got, mut buf) = (Vec::new(), [0; 4096]);
+        loop {
+            match recv(server, &mut buf) {
+                Ok(0) => break,
+                Ok(n) => got.extend_from_slice(&buf[..n]),
+                Err(error) => panic!("after {} bytes: {error}", got.len()),
+            }
+        }
+        assert_eq!(got.len(), word.len());
+        closer.join().unwrap();
+        flood.join().unwrap();
+        posix::close(server).unwrap();
+        posix::close(listener).unwrap();
+        reader.join().unwrap();
+    }
+}
+
+/// A resume beside the connection that stands takes it away under the reader; that is no fault, so
+/// it asks no policy (review: "never" ended the session).
+#[test]
+fn a_resume_beside_under_a_sleeping_reader_is_no_fault() {
+    let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
+    for round in 1..=20u8 {
+        let (mut old, mut session) = played_client(addr);
+        assert_eq!(session.write(b"x"), 1);
+        old.write_all(&session.transmit(usize::MAX)).unwrap();
+        let (server, _) = posix::accept4(listener, 0).unwrap();
+        assert_eq!(recv(server, &mut [0; 1]).unwrap(), 1);
+        let events = posix::subscribe(server).unwrap();
+        let (reader, _) = sleeping_reader(server);
+        let mut new = resume(addr, &mut session);
+        assert_eq!(session.write(&[round]), 1);
+        new.write_all(&session.transmit(usize::MAX)).unwrap();
+        let got = reader.join().unwrap();
+        assert_eq!(got.unwrap(), 1, "round {round}");
+        let event = events.recv_timeout(PATIENCE).unwrap().kind;
+        assert!(matches!(event, EventKind::Resumed { .. }), "round {round}: {event:?}");
+        posix::close(server).unwrap();
+    }
+    posix::close(listener).unwrap();
+}
+
+/// Nothing can wake it there, and the engine must not wait for it: it tried five thousand times a
+/// second, and what was written stayed (review).
+#[test]
+fn a_number_closed_past_us_under_a_sleeping_reader_ends_as_a_close_would() {
+    let [client, server, listener] = pair_that_met();
+    let (reader, _) = sleeping_reader(client);
+    // SAFETY: closes a number.
+    assert_eq!(unsafe { libc::close(client) }, 0);
+    let (tell, told) = channel();
+    std::thread::spawn(move || tell.send(recv(server, &mut [0; 8])));
+    let end = told.recv_timeout(PATIENCE).expect("the end comes");
+    assert_eq!(end.unwrap(), 0);
+    // The connection was the reader's alone by then.
+    posix::close(server).unwrap();
+    let _whatever = reader.join().unwrap();
+    posix::close(listener).unwrap();
 }

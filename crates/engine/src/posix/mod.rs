@@ -214,7 +214,7 @@ fn fill_pair(near: RawFd) -> usize {
 
 fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32) -> io::Result<()> {
     let bell = Bell::new()?;
-    let _listed = socket.sleepers.add(&bell);
+    let _listed = socket.sleepers.list(&bell);
     loop {
         if socket.has(bits::FAILED) {
             return socket.failure(Some(libc::ECONNABORTED));
@@ -240,7 +240,7 @@ pub fn wait_attached(number: RawFd, timeout: Option<Duration>) -> io::Result<()>
     let socket = stream(number)?;
     let deadline = timeout.and_then(|timeout| crate::clock::now().checked_add(timeout));
     let bell = Bell::new()?;
-    let _listed = socket.sleepers.add(&bell);
+    let _listed = socket.sleepers.list(&bell);
     loop {
         if socket.has(bits::FAILED) {
             return fail(socket.failure_number());

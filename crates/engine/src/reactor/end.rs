@@ -113,8 +113,11 @@ impl Reactor {
         let (unread, consumed, ended) = {
             let Ok(mut rx) = socket.rx.try_lock() else { return socket.watch_in(true) };
             // One round for each event: the watch tells if there is more, and the STOP must go out
-            // before all of an upload was read.
-            socket.read_ahead_locked(&mut rx);
+            // before all of an upload was read. Not past a thread that is in a read still: what it
+            // gets comes first, and it says when it is out.
+            if !socket.sleepers.has_leader() {
+                socket.read_ahead_locked(&mut rx);
+            }
             let Some(receiver) = rx.receiver.as_mut() else { return };
             let unread = receiver.discard_stash();
             socket.after_input(receiver);

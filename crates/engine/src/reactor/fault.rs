@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use core::net::SocketAddr;
 use eversock_proto::control::Role;
 
+use super::dial::Dial;
 use super::timer::Timer;
 use super::{Command, Reactor};
 use crate::clock;
@@ -167,6 +168,11 @@ impl Reactor {
         if !socket.owner.is(self.engine.instance) && !self.claim_later(&socket) {
             return;
         }
+        if self.is_being_replaced(&socket) {
+            // A reader that had to leave for the proven connection takes that for an end. If the
+            // change comes about the epoch is stale; if not, this is looked at then.
+            return self.again.push(Command::Fault { socket, epoch, cause });
+        }
         match socket.take_down(epoch) {
             Ok(Err(Busy)) => self.again.push(Command::Fault { socket, epoch, cause }),
             Ok(Ok(TakenDown::Stale)) => {}
@@ -181,6 +187,11 @@ impl Reactor {
                 }
             }
         }
+    }
+
+    /// True while a proven connection waits for the socket's locks, or for its reader.
+    fn is_being_replaced(&self, socket: &Arc<Socket>) -> bool {
+        self.dials.get(&socket.id).is_some_and(Dial::has_won) || self.is_attaching(socket)
     }
 
     /// Bytes of a direct connection went past us, so the session ends; the peer is told at once. A

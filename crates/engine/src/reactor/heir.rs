@@ -17,7 +17,7 @@ use super::timer::Timer;
 use super::{Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
-use crate::family::HEIR;
+use crate::family;
 use crate::listener::{Listener, NOBODY};
 use crate::sys::{Fd, pass};
 
@@ -72,7 +72,7 @@ impl Reactor {
             }
             master.instance = instance;
             let line = channel::connect(instance).and_then(|line| {
-                pass::send(line.as_raw_fd(), HEIR, &[])?;
+                pass::send(line.as_raw_fd(), &family::heir(instance), &[])?;
                 self.register(line.as_raw_fd(), token, Interest::READABLE)?;
                 Ok(line)
             });

@@ -7,8 +7,8 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use eversock_proto::limits::HEADER_BYTES;
 use eversock_proto::recv::Receiver;
@@ -84,6 +84,11 @@ impl Socket {
     ) -> io::Result<Led> {
         let epoch = leading.epoch;
         let mut rx = self.lock_rx()?;
+        if !self.sleepers.is_reading() {
+            // Disowned: the session goes on, or ends, without what this has brought.
+            leading.forget();
+            return Ok(Led::NotHere);
+        }
         let result = match came {
             Ok(0) => Err(ReadError::Ended),
             Ok(n) => self.take_led(&mut rx, epoch, ask, buf, n),
@@ -206,9 +211,13 @@ struct Leading<'a> {
 impl Leading<'_> {
     /// The read is accounted for; those who waited for it look again. The caller holds the
     /// receiving lock, and hands over when it has let go of it.
-    fn end(mut self) {
-        self.done = true;
+    fn end(self) {
         self.socket.sleepers.stop_leading();
+        self.forget();
+    }
+
+    fn forget(mut self) {
+        self.done = true;
     }
 }
 
@@ -217,6 +226,13 @@ impl Drop for Leading<'_> {
         if self.done {
             return;
         }
+        // Nor does the kernel's count say anything any more: it is not somebody else who has read.
+        let mut rx = self.socket.rx.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.socket.sleepers.is_reading() {
+            return;
+        }
+        rx.counted = None;
+        drop(rx);
         self.socket.fault(self.epoch, "a reader was ended in the middle of a read");
         self.socket.stop_leading();
     }

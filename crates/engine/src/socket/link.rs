@@ -321,6 +321,8 @@ impl Socket {
         if held.place.private.is_none() {
             held.tx.number = -1;
             held.rx.number = -1;
+            // Without a number nobody can wake who reads there.
+            self.sleepers.disown_reader();
             // The kernel has taken it off the fault watch; by its number it would be another's.
             if let Ok(mut watch) = self.watch.lock() {
                 watch.number = -1;

@@ -523,7 +523,7 @@ impl Socket {
             result
         } else {
             let bell = Bell::new()?;
-            let _listed = self.sleepers.add(&bell);
+            let _listed = self.sleepers.list(&bell);
             self.sleep_for_input(number, &bell, deadline, follows)
         };
         if result.is_err() && leads {

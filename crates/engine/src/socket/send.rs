@@ -343,7 +343,7 @@ impl Socket {
         for_kernel: bool,
     ) -> io::Result<()> {
         let bell = Bell::new()?;
-        let _listed = self.sleepers.add(&bell);
+        let _listed = self.sleepers.list(&bell);
         self.wait_writable_with(&bell, deadline, for_kernel)
     }
 

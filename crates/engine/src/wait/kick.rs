@@ -50,20 +50,16 @@ pub(crate) fn hold() -> MutexGuard<'static, Vec<Fd>> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A bell among the sleepers of a socket. To be dropped before the bell.
+/// A bell that is on a socket's list.
 #[derive(Debug)]
 pub(crate) struct Listed<'a> {
     sleepers: &'a Sleepers,
-    number: RawFd,
+    bell: &'a Bell,
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        let mut bells = self.sleepers.hold();
-        if let Some(at) = bells.iter().position(|&number| number == self.number) {
-            bells.swap_remove(at);
-            self.sleepers.count.fetch_sub(1, Ordering::SeqCst);
-        }
+        self.sleepers.remove(self.bell);
     }
 }
 
@@ -87,11 +83,22 @@ pub(crate) struct Sleepers {
 }
 
 impl Sleepers {
-    /// Lists a bell until what it gives is dropped: also when the thread is cancelled in its sleep.
-    pub(crate) fn add(&self, bell: &Bell) -> Listed<'_> {
+    /// Puts a bell on the list for as long as what this gives lives, also when the sleep is unwound
+    /// (thread cancellation): a bell that is given back while it is on a list would be rung under a
+    /// number that may be another file's.
+    #[must_use]
+    pub(crate) fn list<'a>(&'a self, bell: &'a Bell) -> Listed<'a> {
         self.hold().push(bell.number());
         self.count.fetch_add(1, Ordering::SeqCst);
-        Listed { sleepers: self, number: bell.number() }
+        Listed { sleepers: self, bell }
+    }
+
+    fn remove(&self, bell: &Bell) {
+        let mut bells = self.hold();
+        if let Some(at) = bells.iter().position(|&number| number == bell.number()) {
+            bells.swap_remove(at);
+            self.count.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn ring(&self) {
@@ -114,6 +121,13 @@ impl Sleepers {
     pub(crate) fn stop_leading(&self) {
         self.leader.store(NOBODY, Ordering::SeqCst);
         self.ring();
+    }
+
+    /// Who reads has a file that nobody can reach any more: what he brings is of no use, and nobody
+    /// waits for him. Under the receiving lock.
+    pub(crate) fn disown_reader(&self) {
+        let order = Ordering::SeqCst;
+        let _nobody = self.leader.compare_exchange(READING, NOBODY, order, order);
     }
 
     pub(crate) fn has_leader(&self) -> bool {

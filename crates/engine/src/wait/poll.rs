@@ -45,7 +45,7 @@ pub(crate) fn poll(
         .collect();
     let bell = Bell::new()?;
     let _listed: Vec<_> =
-        watched.iter().flatten().map(|socket| socket.sleepers.add(&bell)).collect();
+        watched.iter().flatten().map(|socket| socket.sleepers.list(&bell)).collect();
     poll_watched(fds, &watched, &bell, timeout, mask)
 }
 

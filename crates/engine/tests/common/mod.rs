@@ -167,3 +167,18 @@ pub(crate) fn played_client(addr: SocketAddr) -> (TcpStream, Session) {
     stream.write_all(&confirm).unwrap();
     (stream, Session::new(Role::Client, opened, &start(), Arc::default()))
 }
+
+/// A new connection for the session of a played client: it proves itself, and the old one stays.
+pub(crate) fn resume(addr: SocketAddr, session: &mut Session) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let receive = session.rx.next();
+    let (client, question) = session.control.resume(receive, [5; 32]);
+    stream.write_all(&question).unwrap();
+    let answer = message(&mut stream).expect("an answer");
+    let (from, confirm) = client.answered(&session.control.secret, &answer).unwrap();
+    stream.write_all(&confirm).unwrap();
+    session.control.resumed_as(client.epoch(), session.offsets()).unwrap();
+    session.begin_epoch(from).unwrap();
+    stream
+}

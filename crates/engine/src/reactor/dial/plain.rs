@@ -2,6 +2,13 @@
 
 use super::*;
 
+impl Dial {
+    /// A proven connection waits to be put under the socket.
+    pub(in crate::reactor) fn has_won(&self) -> bool {
+        self.won.is_some()
+    }
+}
+
 impl Reactor {
     /// True when an attempt's peer has answered nothing that only eversock says, and may be plain.
     pub(super) fn may_be_plain(&self, token: usize) -> bool {

@@ -220,6 +220,13 @@ impl Reactor {
         }
     }
 
+    /// True while a proven resume waits to be put under the socket.
+    pub(in crate::reactor) fn is_attaching(&self, ours: &Arc<Socket>) -> bool {
+        self.handshakes.values().any(|handshake| {
+            matches!(&handshake.stage, Stage::Attaching { socket, .. } if Arc::ptr_eq(socket, ours))
+        })
+    }
+
     pub(super) fn attach_resumed(&mut self, token: usize) {
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
         let Stage::Attaching { socket, epoch, receive } = &handshake.stage else { return };

@@ -1,0 +1,178 @@
+//! Calls that are unwound while they sleep, as the cancellation of a thread does it. A panic in the
+//! libc function where they sleep takes the same way.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+mod common;
+
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Barrier, Mutex, Once};
+
+use common::{pair, quick, recv, send, wait_until};
+use eversock_engine::{Calls, posix, set_calls};
+use libc::{c_int, c_void, epoll_event, msghdr, nfds_t, pollfd, sigset_t, size_t, socklen_t};
+use libc::{ssize_t, timespec};
+
+thread_local! {
+    static UNWIND: Cell<bool> = const { Cell::new(false) };
+}
+
+/// All that sleep at once.
+static BARRIER: Barrier = Barrier::new(THREADS);
+const THREADS: usize = 96;
+/// The tests share the pool of bells.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { libc::close(fd) }
+}
+
+unsafe extern "C-unwind" fn epoll_ctl(a: c_int, b: c_int, c: c_int, d: *mut epoll_event) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { libc::epoll_ctl(a, b, c, d) }
+}
+
+unsafe extern "C-unwind" fn epoll_pwait(
+    a: c_int,
+    b: *mut epoll_event,
+    c: c_int,
+    d: c_int,
+    e: *const sigset_t,
+) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { libc::epoll_pwait(a, b, c, d, e) }
+}
+
+unsafe extern "C-unwind" fn getsockopt(
+    a: c_int,
+    b: c_int,
+    c: c_int,
+    d: *mut c_void,
+    e: *mut socklen_t,
+) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { libc::getsockopt(a, b, c, d, e) }
+}
+
+unsafe extern "C-unwind" fn setsockopt(
+    a: c_int,
+    b: c_int,
+    c: c_int,
+    d: *const c_void,
+    e: socklen_t,
+) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { libc::setsockopt(a, b, c, d, e) }
+}
+
+unsafe extern "C-unwind" fn ppoll(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    if UNWIND.get() {
+        BARRIER.wait();
+        panic!("cancelled");
+    }
+    // SAFETY: the caller's.
+    unsafe { libc::ppoll(fds, count, timeout, mask) }
+}
+
+/// Unwound when it has got something: as a cancellation that comes together with the bytes.
+unsafe extern "C-unwind" fn recv_real(a: c_int, b: *mut c_void, c: size_t, d: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    let n = unsafe { libc::recv(a, b, c, d) };
+    assert!(!UNWIND.get(), "cancelled");
+    n
+}
+
+unsafe extern "C-unwind" fn recvmsg(a: c_int, b: *mut msghdr, c: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    let n = unsafe { libc::recvmsg(a, b, c) };
+    assert!(!UNWIND.get(), "cancelled");
+    n
+}
+
+fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let calls = Calls {
+            close,
+            epoll_ctl,
+            epoll_pwait,
+            getsockopt,
+            ppoll,
+            recv: recv_real,
+            recvmsg,
+            setsockopt,
+        };
+        // SAFETY: each does what libc's function of its name does, or unwinds.
+        unsafe { set_calls(calls) };
+    });
+}
+
+/// Runs what is to be unwound.
+fn unwound(call: impl FnOnce()) {
+    UNWIND.set(true);
+    assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "it was not unwound");
+    UNWIND.set(false);
+}
+
+/// The bells stayed on the socket's list when they were given back; of so many the pool closes
+/// some, and each change of the socket was written to whatever had their numbers next (review).
+#[test]
+fn a_wait_that_is_unwound_leaves_its_bell_nowhere() {
+    let _alone = ONE_AT_A_TIME.lock();
+    prepare();
+    let [client, server, listener] = pair(quick(), quick());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                unwound(|| {
+                    let mut fds = [pollfd { fd: client, events: libc::POLLIN, revents: 0 }];
+                    let _never = posix::poll(&mut fds, None, std::ptr::null());
+                });
+            });
+        }
+    });
+    // SAFETY: makes a file in memory, and copies of it, which are ours.
+    let (file, copies) = unsafe {
+        let file = OwnedFd::from_raw_fd(libc::memfd_create(c"innocent".as_ptr(), 0));
+        let copies: Vec<OwnedFd> = (0..2 * THREADS)
+            .map(|_| OwnedFd::from_raw_fd(libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, 512)))
+            .collect();
+        (file, copies)
+    };
+    // A change of the client's bits.
+    posix::shutdown(client, libc::SHUT_RD).unwrap();
+    let file = std::fs::File::from(file);
+    assert_eq!(file.metadata().unwrap().len(), 0, "something was written to the program's file");
+    drop(copies);
+    for number in [client, server, listener] {
+        posix::close(number).unwrap();
+    }
+}
+
+/// The bytes were counted as read by somebody else, which ended the session (review).
+#[test]
+fn a_read_that_is_unwound_with_its_bytes_gets_them_again() {
+    let _alone = ONE_AT_A_TIME.lock();
+    prepare();
+    for size in [8, 4096] {
+        let [client, server, listener] = pair(quick(), quick());
+        send(client, b"not lost").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| unwound(|| drop(recv(server, &mut vec![0; size]))));
+        });
+        wait_until("a resume", || posix::info(server).unwrap().epoch == 2);
+        let mut buf = [0; 8];
+        assert_eq!(recv(server, &mut buf).unwrap(), 8);
+        assert_eq!(&buf, b"not lost");
+        for number in [client, server, listener] {
+            posix::close(number).unwrap();
+        }
+    }
+}
