@@ -1,5 +1,6 @@
 //! Dialling: the first time with OPEN, later with RESUME; all known addresses raced (RFC 8305).
 
+mod claim;
 mod plain;
 
 use std::collections::VecDeque;
@@ -493,9 +494,8 @@ impl Reactor {
     fn attach_won(&mut self, id: u64) {
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let socket = Arc::clone(&dial.socket);
-        if !socket.owner.is(self.engine.instance) && !self.claim_later(&socket) {
-            // A relative's since a fork: it dials itself.
-            return self.end_dial(id);
+        if !socket.owner.is(self.engine.instance) && !self.claim_for_dial(&socket) {
+            return;
         }
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let Some(won) = dial.won.as_mut() else { return };

@@ -494,7 +494,7 @@ impl Reactor {
         if let Some(owned) = self.owned.get_mut(&socket.id) {
             // Ours before a fork and again after it: what was planned still holds.
             owned.id = id;
-            return;
+            return self.claimed_again(&socket);
         }
         self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), id));
         self.arm_look();
