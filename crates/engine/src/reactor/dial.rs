@@ -566,7 +566,9 @@ impl Reactor {
             return self.give_up(socket, libc::ECONNRESET, &stale.to_string());
         }
         let is_lost = socket.place.lock().is_ok_and(|place| place.numbers.is_empty());
-        if socket.has(bits::CLOSED) {
+        if self.is_resetting(socket) {
+            self.reset(socket);
+        } else if socket.has(bits::CLOSED) {
             socket.watch_in(true);
             self.read_for_closed(socket);
         } else if is_lost && !socket.has(bits::PUMPED) {
