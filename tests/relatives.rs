@@ -513,6 +513,30 @@ fn workers_whose_master_is_killed_serve_on_with_one_of_them_as_master() {
     workers_go_on(Helper::kill);
 }
 
+/// A line from a worker that came while the master forked the next one was inherited by that one,
+/// unknown, and stayed open: the first never learnt that the master was dead, and the new master
+/// was never told of its session.
+#[test]
+fn every_worker_learns_of_its_masters_death_also_one_that_came_while_others_were_forked() {
+    let _limit = Limit::new("many workers", PATIENCE);
+    begin();
+    let workers = 24;
+    let mut helper = Helper::spawn("helper_process", "workers", &workers.to_string());
+    let proxy = proxy_to(helper.addr());
+    assert_eq!(helper.word(), "forked");
+    let clients: Vec<_> = (0..workers)
+        .map(|_| VirtualStream::connect_with(proxy.local_addr(), quick()).unwrap())
+        .collect();
+    clients.iter().for_each(|client| ping(client, 1, 100));
+    helper.kill();
+    proxy.inject(Fault::Reset, Target::Open).unwrap();
+    clients.iter().for_each(|client| ping(client, 2, 100));
+    for mut client in clients {
+        client.write_all(b"quit").unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "a worker did not quit");
+    }
+}
+
 #[test]
 fn workers_whose_master_closes_the_listener_serve_on() {
     let _limit = Limit::new("a master that closes", PATIENCE);

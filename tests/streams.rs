@@ -351,15 +351,33 @@ fn dropping_a_stream_delivers_what_was_written_although_it_is_cut_at_that_moment
 #[test]
 fn linger_zero_resets_the_session() {
     let Ends { client, server, proxy: _proxy, listener: _listener } = pair();
-    let mut linger = [0; 8];
-    linger[..4].copy_from_slice(&1i32.to_ne_bytes());
-    posix::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &linger).unwrap();
+    common::linger_zero(&client);
     drop(client);
     let error = (&server).read(&mut [0; 1]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
     assert_eq!((&server).read(&mut [0; 1]).unwrap(), 0);
     let error = (&server).write(b"x").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPIPE));
+}
+
+/// A client that reset in an outage was forgotten, and its server waited for it until its grace of
+/// 20 s was over.
+#[test]
+fn a_reset_in_an_outage_is_told_when_the_line_is_back() {
+    for client_resets in [true, false] {
+        let ends = pair();
+        outage(&ends);
+        common::linger_zero(if client_resets { &ends.client } else { &ends.server });
+        let Ends { client, server, proxy, listener: _listener } = ends;
+        let (resets, told) = if client_resets { (client, server) } else { (server, client) };
+        drop(resets);
+        proxy.inject(Fault::Heal, Target::All).unwrap();
+        let begun = Instant::now();
+        let error = (&told).read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET), "client: {client_resets}");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(10), "client: {client_resets}, told after {took:?}");
+    }
 }
 
 fn int_option(stream: &VirtualStream, level: i32, name: i32) -> i32 {

@@ -180,3 +180,22 @@ pub(crate) fn fill(mut stream: &VirtualStream, bytes: &[u8]) -> usize {
         assert!(done < bytes.len(), "the window never shut");
     }
 }
+
+/// A close of the stream is to reset its session.
+pub(crate) fn linger_zero(stream: &VirtualStream) {
+    let mut linger = [0; 8];
+    linger[..4].copy_from_slice(&1i32.to_ne_bytes());
+    let number = std::os::fd::AsRawFd::as_raw_fd(stream);
+    eversock_engine::posix::setsockopt(number, libc::SOL_SOCKET, libc::SO_LINGER, &linger).unwrap();
+}
+
+/// Allows this process as many descriptors as the system lets it have: more than 1,024 are needed.
+pub(crate) fn many_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is readable and writable.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_max;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+}

@@ -267,9 +267,12 @@ impl Sender {
     }
 
     /// Ends the session at once: the RESET goes out before anything else that is not begun.
+    /// Nothing follows it.
     pub fn want_reset(&mut self, code: u64) {
-        self.reset = Some(code);
-        self.due.reset = self.reset;
+        if self.reset.is_none() {
+            self.reset = Some(code);
+            self.due.reset = self.reset;
+        }
     }
 
     /// Announces alternative addresses of this side.
@@ -306,9 +309,17 @@ impl Sender {
         self.frame.head_sent < self.frame.head.len() || self.frame.payload_left > 0
     }
 
+    /// True when the session was reset and its RESET was cut in this epoch: nothing follows it.
+    pub fn is_reset(&self) -> bool {
+        self.reset.is_some() && self.due.reset.is_none()
+    }
+
     /// True when [`Self::prepare`] would find something to send.
     pub fn has_output(&self) -> bool {
         let due = &self.due;
+        if self.is_reset() {
+            return self.is_mid_frame() || due.start.is_some();
+        }
         self.is_mid_frame()
             || due.start.is_some()
             || due.ack
@@ -327,6 +338,8 @@ impl Sender {
         }
         if let Some(offset) = self.due.start.take() {
             self.cut_control(Kind::Start, offset, acks);
+        } else if self.is_reset() {
+            return false;
         } else if let Some(code) = self.due.reset.take() {
             self.cut_control(Kind::Reset, code, acks);
         } else if let Some(offset) = self.due.stop.take() {

@@ -5,7 +5,7 @@
 //! the network, and is treated as such; what relatives say proves itself (`family`).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use eversock_proto::limits::HELLO_MAX_BYTES;
@@ -89,16 +89,12 @@ impl Reactor {
     /// Another process has something for us.
     pub(super) fn channel_ready(&mut self) {
         for _ in 0..BACKLOG {
-            let Some(channel) = &self.channel else { return };
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let Ok(line) = rustix::net::accept_with(channel, flags) else { return };
-            let Ok(line) = fd::internal(line) else { continue };
+            let Ok(line) = self.accept_line() else { return };
+            let Some(line) = line else { continue };
             let token = self.token();
             if self.register(line.as_raw_fd(), token, Interest::READABLE).is_err() {
+                self.close_line(line.as_raw_fd(), line);
                 continue;
-            }
-            if let Ok(mut numbers) = self.engine.line_numbers.lock() {
-                numbers.insert(line.as_raw_fd());
             }
             self.lines.insert(token, Line::Silent(line));
             self.timers.set(clock::now() + SILENCE_MAX, Timer::Line(token));
@@ -113,6 +109,19 @@ impl Reactor {
         }
     }
 
+    /// Accepts a line and notes its number; `None` for one that could not be kept.
+    ///
+    /// Under the lock that a fork holds: a child that had a line and did not know it would keep it
+    /// open, and whoever waits at its other end for the end of this process would wait for ever.
+    fn accept_line(&self) -> io::Result<Option<Fd>> {
+        let Some(channel) = &self.channel else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut numbers = self.engine.line_numbers.lock().map_err(|_| crate::error::poisoned())?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let line = fd::internal(rustix::net::accept_with(channel, flags)?).ok();
+        numbers.extend(line.as_ref().map(AsRawFd::as_raw_fd));
+        Ok(line)
+    }
+
     /// A line has had its time to say something.
     pub(super) fn line_deadline(&mut self, token: usize) {
         if matches!(self.lines.get(&token), Some(Line::Silent(_))) {
@@ -122,21 +131,27 @@ impl Reactor {
 
     pub(super) fn drop_line(&mut self, token: usize) {
         match self.lines.remove(&token) {
-            Some(Line::Silent(line) | Line::Heir(line)) => self.forget_line(&line),
+            Some(Line::Silent(line) | Line::Heir(line)) => {
+                self.deregister(line.as_raw_fd());
+                self.close_line(line.as_raw_fd(), line);
+            }
             Some(Line::Guest(guest)) => {
                 self.far_ends.remove(&guest.far_token);
                 self.deregister(guest.end.far.as_raw_fd());
-                self.forget_line(&guest.end.line);
+                self.deregister(guest.end.line.as_raw_fd());
+                self.close_line(guest.end.line.as_raw_fd(), guest.end);
             }
             None => {}
         }
     }
 
-    /// Just before a line is closed.
-    fn forget_line(&self, line: &Fd) {
-        self.deregister(line.as_raw_fd());
-        if let Ok(mut numbers) = self.engine.line_numbers.lock() {
-            numbers.remove(&line.as_raw_fd());
+    /// Closes a line by dropping what holds it. No child is made between that and its number's
+    /// being forgotten.
+    fn close_line<T>(&self, number: RawFd, line: T) {
+        let numbers = self.engine.line_numbers.lock();
+        drop(line);
+        if let Ok(mut numbers) = numbers {
+            numbers.remove(&number);
         }
     }
 

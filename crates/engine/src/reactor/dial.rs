@@ -1,5 +1,6 @@
 //! Dialling: the first time with OPEN, later with RESUME; all known addresses raced (RFC 8305).
 
+mod claim;
 mod plain;
 
 use std::collections::VecDeque;
@@ -493,9 +494,8 @@ impl Reactor {
     fn attach_won(&mut self, id: u64) {
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let socket = Arc::clone(&dial.socket);
-        if !socket.owner.is(self.engine.instance) && !self.claim_later(&socket) {
-            // A relative's since a fork: it dials itself.
-            return self.end_dial(id);
+        if !socket.owner.is(self.engine.instance) && !self.claim_for_dial(&socket) {
+            return;
         }
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let Some(won) = dial.won.as_mut() else { return };
@@ -566,7 +566,9 @@ impl Reactor {
             return self.give_up(socket, libc::ECONNRESET, &stale.to_string());
         }
         let is_lost = socket.place.lock().is_ok_and(|place| place.numbers.is_empty());
-        if socket.has(bits::CLOSED) {
+        if self.is_resetting(socket) {
+            self.reset(socket);
+        } else if socket.has(bits::CLOSED) {
             socket.watch_in(true);
             self.read_for_closed(socket);
         } else if is_lost && !socket.has(bits::PUMPED) {

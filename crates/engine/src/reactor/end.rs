@@ -12,8 +12,10 @@ use eversock_proto::secret::SessionId;
 use super::timer::Timer;
 use super::{Command, Reactor};
 use crate::clock;
+use crate::config::RecoveryPolicy;
 use crate::event::EventKind;
 use crate::socket::link::Busy;
+use crate::socket::send::Flushed;
 use crate::socket::{Socket, bits};
 use crate::sys;
 
@@ -32,8 +34,16 @@ pub(super) struct Linger {
     until: Instant,
     acked: u64,
     stop_sent: bool,
+    /// The program wants the session reset: only the RESET is still to be told.
+    reset: bool,
     /// At exit: since when no connection carries what is left, and what was confirmed then.
     unreachable: Option<(Instant, u64)>,
+}
+
+impl Linger {
+    fn new(until: Instant) -> Self {
+        Self { until, acked: 0, stop_sent: false, reset: false, unreachable: None }
+    }
 }
 
 /// At exit, how much of its linger a session gives a peer that cannot be reached: one part of so
@@ -75,7 +85,7 @@ impl Reactor {
             && !reset
         {
             let until = clock::now() + socket.config.linger.min(FOREVER);
-            let linger = Linger { until, acked: 0, stop_sent: false, unreachable: None };
+            let linger = Linger::new(until);
             owned.linger = Some(Box::new(linger));
             self.timers.set(until, Timer::Linger(socket.id));
         }
@@ -88,13 +98,7 @@ impl Reactor {
             return;
         }
         if reset {
-            if let Ok(mut tx) = socket.tx.lock() {
-                if let Some(sender) = tx.sender.as_mut() {
-                    sender.want_reset(0);
-                }
-                socket.flush(&mut tx, false);
-            }
-            return self.end(&socket, Reason::Reset);
+            return self.reset(&socket);
         }
         if socket.has(bits::OVER) && self.owned.get(&socket.id).is_some_and(|owned| owned.last_call)
         {
@@ -106,6 +110,58 @@ impl Reactor {
         }
         socket.watch_in(true);
         self.read_for_closed(&socket);
+    }
+
+    /// The program wants the session reset. Where the RESET cannot be told at once, the session is
+    /// kept for its linger until it is: the kernel may be full, and a client in an outage has to
+    /// dial for it. A server's client dials by itself and is told by a tombstone.
+    pub(super) fn reset(&mut self, socket: &Arc<Socket>) {
+        let told = {
+            let Ok(mut tx) = socket.tx.lock() else { return self.end(socket, Reason::Reset) };
+            let Some(sender) = tx.sender.as_mut() else {
+                drop(tx);
+                return self.end(socket, Reason::Reset);
+            };
+            sender.want_reset(0);
+            let flushed = socket.flush(&mut tx, false);
+            if flushed == Flushed::Owed {
+                socket.owe();
+            }
+            let told = tx.number >= 0 && flushed == Flushed::All;
+            if told {
+                super::serve::take_unread(tx.number);
+            }
+            told
+        };
+        let over = socket.has(bits::FAILED | bits::OVER | bits::CONNECTING);
+        let detached = socket.has(bits::DETACHED);
+        let never = matches!(socket.config.policy, RecoveryPolicy::Never);
+        if told || over || detached && (never || !is_client(socket)) {
+            return self.end(socket, Reason::Reset);
+        }
+        let Some(owned) = self.owned.get_mut(&socket.id) else { return };
+        if owned.linger.is_none() {
+            let until = clock::now() + socket.config.linger.min(FOREVER);
+            owned.linger = Some(Box::new(Linger { reset: true, ..Linger::new(until) }));
+            self.timers.set(until, Timer::Linger(socket.id));
+        }
+        socket.watch_in(true);
+        if detached {
+            let planned = socket.meta.lock().is_ok_and(|mut meta| {
+                // A program that has closed cannot be asked.
+                meta.asking = false;
+                meta.next_try.is_some()
+            });
+            if !planned {
+                self.plan_redial(socket);
+            }
+        }
+    }
+
+    /// True for a session of which only a RESET is still to be told.
+    pub(super) fn is_resetting(&self, socket: &Socket) -> bool {
+        let owned = self.owned.get(&socket.id);
+        owned.is_some_and(|owned| owned.linger.as_ref().is_some_and(|linger| linger.reset))
     }
 
     /// Reads in the stead of a program that has closed: acks count, payload is answered with STOP.
@@ -140,7 +196,7 @@ impl Reactor {
             linger.until = clock::now() + socket.config.linger.min(FOREVER);
         }
         let done = sender.is_done() && ended;
-        if socket.flush(&mut tx, false) == crate::socket::send::Flushed::Owed {
+        if socket.flush(&mut tx, false) == Flushed::Owed {
             socket.owe();
         }
         socket.finish_tx(tx);
@@ -310,7 +366,7 @@ impl Reactor {
                 socket.change(bits::ORPHAN, 0);
                 let until = clock::now() + socket.config.linger.min(FOREVER);
                 if let Some(owned) = self.owned.get_mut(&socket.id) {
-                    let linger = Linger { until, acked: 0, stop_sent: false, unreachable: None };
+                    let linger = Linger::new(until);
                     owned.linger = Some(Box::new(linger));
                 }
                 self.timers.set(until, Timer::Linger(socket.id));
@@ -337,7 +393,7 @@ impl Reactor {
                     // Nobody will read here any more; the peer's program need not find out late.
                     sender.want_stop(socket.acks().ack);
                 }
-                if socket.flush(&mut tx, false) == crate::socket::send::Flushed::Owed {
+                if socket.flush(&mut tx, false) == Flushed::Owed {
                     socket.owe();
                 }
             }
@@ -396,10 +452,18 @@ impl Reactor {
             && self.owned.values().all(|owned| {
                 let socket = &owned.socket;
                 !socket.owner.is(self.engine.instance)
-                    || socket
-                        .tx
-                        .lock()
-                        .map_or(true, |tx| tx.sender.as_ref().is_none_or(|sender| sender.is_done()))
+                    || socket.tx.lock().map_or(true, |tx| {
+                        tx.sender
+                            .as_ref()
+                            .is_none_or(|sender| sender.is_done() || sender.is_reset())
+                    })
             })
     }
+}
+
+fn is_client(socket: &Socket) -> bool {
+    socket
+        .meta
+        .lock()
+        .is_ok_and(|meta| meta.control.as_ref().is_some_and(|control| control.role == Role::Client))
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
 use eversock_proto::control::Role;
+use eversock_proto::resume::Reason;
 
 use super::dial::Dial;
 use super::timer::Timer;
@@ -251,6 +252,10 @@ impl Reactor {
         let report = report(socket, control.id.to_string(), meta.peer, control.epoch(), &cause);
         let closed = !cause_is_silence(&cause);
         drop(meta);
+        if role == Role::Server && self.is_resetting(socket) {
+            // The client comes again, and a tombstone tells it.
+            return self.end(socket, Reason::Reset);
+        }
         let grace = match role {
             Role::Client => socket.config.grace,
             Role::Server if closed => socket.config.grace_after_close,

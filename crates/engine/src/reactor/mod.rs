@@ -418,6 +418,8 @@ pub(crate) struct Reactor {
     waiting_dials: VecDeque<u64>,
     /// Peers that do not speak eversock, and since when that is known.
     plain_peers: HashMap<SocketAddr, Instant>,
+    /// What was said of connections that were refused.
+    refusals: serve::Refusals,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
     /// Where the next look for lost numbers begins; `None` while none is planned.
@@ -461,6 +463,7 @@ impl Reactor {
             swept: false,
             waiting_dials: VecDeque::new(),
             plain_peers: HashMap::new(),
+            refusals: serve::Refusals::default(),
             accept_again: HashSet::new(),
             looks_from: None,
             lines: HashMap::new(),
@@ -533,11 +536,7 @@ impl Reactor {
             for command in again {
                 self.obey(command);
             }
-            // Bounded, so that a flood of commands starves neither sockets nor timers.
-            for _ in 0..1024 {
-                let Ok(command) = self.inbox.try_recv() else { break };
-                self.obey(command);
-            }
+            self.obey_waiting();
             self.expire();
             if self.engine.exit.load(Ordering::SeqCst) == EXIT_ASKED && self.draining.is_none() {
                 let (done, _nobody) = crossbeam_channel::bounded(1);
@@ -584,6 +583,15 @@ impl Reactor {
                     }
                 }
             }
+        }
+    }
+
+    /// Does what other threads have told. Bounded, so that a flood of commands starves neither
+    /// sockets nor timers.
+    fn obey_waiting(&mut self) {
+        for _ in 0..1024 {
+            let Ok(command) = self.inbox.try_recv() else { break };
+            self.obey(command);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Listening: accept, shake hands, hand proven sessions to whoever calls `accept`, and take
 //! resumes to their sessions.
 
+mod door;
 mod plain;
 mod resume;
 
@@ -33,12 +34,12 @@ use crate::socket::link::Busy;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
 
-/// Unproven connections of one listener, at most; the oldest goes when one more comes.
-const HANDSHAKES_MAX: usize = 256;
 /// Connections taken from the kernel in one go.
 const ACCEPTS_PER_TURN: usize = 64;
 /// When to come again if the session is busy changing hands.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
+
+pub(super) use door::Refusals;
 
 /// A listener as the engine sees it.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(super) struct Served {
     token: usize,
     channel_token: usize,
     handshakes: VecDeque<usize>,
+    /// No more are accepted until then, or until one of them is done.
+    held_until: Option<Instant>,
     /// Proven sessions for which the program's end had no room.
     ready: VecDeque<(Birth, Fd)>,
     /// Handed over and not yet taken: kept, so that they can be reset if nobody takes them.
@@ -68,6 +71,8 @@ pub(super) struct Handshake {
     reader: HelloReader,
     stage: Stage,
     since: Instant,
+    /// When it said its last whole message, or was accepted.
+    moved: Instant,
 }
 
 #[derive(Debug)]
@@ -110,6 +115,7 @@ impl Reactor {
             token,
             channel_token,
             handshakes: VecDeque::new(),
+            held_until: None,
             ready: VecDeque::new(),
             untaken: BTreeMap::new(),
             half_open: VecDeque::new(),
@@ -188,6 +194,9 @@ impl Reactor {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
+            if !self.make_room(id) {
+                return;
+            }
             let Some(served) = self.listeners.get_mut(&id) else { return };
             let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
             match rustix::net::accept_with(&served.listener.real, flags) {
@@ -221,6 +230,7 @@ impl Reactor {
         if self.register(raw, token, Interest::READABLE).is_err() {
             return;
         }
+        let now = clock::now();
         let handshake = Handshake {
             peer: tcp::peer_addr(raw),
             fd: Some(fd),
@@ -228,20 +238,14 @@ impl Reactor {
             hops: first.map_or(0, |(hops, _)| hops),
             reader: HelloReader::default(),
             stage: Stage::First,
-            since: clock::now(),
+            since: now,
+            moved: now,
         };
         self.handshakes.insert(token, handshake);
-        self.timers.set(clock::now() + HANDSHAKE_DEADLINE, Timer::Handshake(token));
+        self.timers.set(now + HANDSHAKE_DEADLINE, Timer::Handshake(token));
         self.expect_silence(token, listener);
-        let mut oldest = None;
         if let Some(served) = listener.and_then(|id| self.listeners.get_mut(&id)) {
             served.handshakes.push_back(token);
-            if served.handshakes.len() > HANDSHAKES_MAX {
-                oldest = served.handshakes.pop_front();
-            }
-        }
-        if let Some(oldest) = oldest {
-            self.drop_handshake(oldest);
         }
         if let Some((_, message)) = first {
             self.hello(token, message);
@@ -275,7 +279,8 @@ impl Reactor {
                 Ok(None) => {}
                 Ok(Some(message)) => self.hello(token, &message),
                 Err(error) => {
-                    log::debug!("a connection was refused: {error}");
+                    let peer = handshake.peer;
+                    self.refusals.note(peer, &format_args!("{error}; {}", door::FOREIGN));
                     return self.drop_handshake(token);
                 }
             }
@@ -285,6 +290,7 @@ impl Reactor {
     fn hello(&mut self, token: usize, message: &[u8]) {
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
         let Some(raw) = handshake.fd.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        handshake.moved = clock::now();
         match std::mem::replace(&mut handshake.stage, Stage::First) {
             Stage::First => match hello::split(message) {
                 Ok((HelloKind::Open, _)) => self.hello_open(token, raw, message),
@@ -294,7 +300,7 @@ impl Reactor {
             Stage::Opening(server) => match server.confirmed(message) {
                 Ok(opened) => self.born(token, opened, 1),
                 Err(error) => {
-                    log::warn!("a connection was refused: {error}");
+                    self.refusals.note(handshake.peer, &error);
                     self.drop_handshake(token);
                 }
             },
@@ -349,7 +355,8 @@ impl Reactor {
         if served.is_full() {
             // Resumes come through the same door, so the door stays open; opens wait.
             handshake.stage = Stage::Parked(message.to_vec());
-            return;
+            let id = served.listener.id;
+            return self.open_door(id);
         }
         let config = &served.listener.config;
         let id = SessionId::new(self.engine.instance, fd::random_u64());
@@ -361,7 +368,7 @@ impl Reactor {
                 }
             }
             Err(error) => {
-                log::warn!("an open was refused: {error}");
+                self.refusals.note(handshake.peer, &error);
                 if matches!(error, OpenError::Key) {
                     self.reject(token, raw, &Reject::plain(Reason::Key, Duration::ZERO));
                 } else {
@@ -494,7 +501,7 @@ impl Reactor {
         if let Some(owned) = self.owned.get_mut(&socket.id) {
             // Ours before a fork and again after it: what was planned still holds.
             owned.id = id;
-            return;
+            return self.claimed_again(&socket);
         }
         self.owned.insert(socket.id, Owned::new(Arc::clone(&socket), id));
         self.arm_look();
@@ -543,11 +550,12 @@ impl Reactor {
             served.handshakes.retain(|&other| other != token);
             if let Stage::Opening(open) = handshake.stage {
                 served.half_open.push_back((clock::now(), *open));
-                if served.half_open.len() > HANDSHAKES_MAX {
+                if served.half_open.len() > door::HALF_OPEN_MAX {
                     served.half_open.pop_front();
                 }
             }
             let (id, last) = (served.listener.id, served.handshakes.is_empty());
+            self.open_door(id);
             if last {
                 self.retire_listener(id);
             }
@@ -577,7 +585,12 @@ pub(super) fn send_reset(engine: &Engine, window: u64, number: i32) {
             Err(_) => return,
         }
     }
-    // Closed with unread bytes, the kernel would send a RST, which may overtake the frames.
+    take_unread(number);
+}
+
+/// Reads what has come on a connection that is about to be closed: with unread bytes the kernel
+/// would send a RST, which may overtake our last frames.
+pub(super) fn take_unread(number: i32) {
     let mut unread = [0; 4096];
     for _ in 0..64 {
         if !matches!(sys::io::recv_one(number, &mut unread), Ok(n) if n > 0) {

@@ -243,7 +243,8 @@ impl Socket {
         if receiver.is_at_end() {
             return Got::End;
         }
-        for _ in 0..CONTROL_FRAMES_PER_CALL_MAX {
+        let before = receiver.frames();
+        while receiver.frames() - before < u64::from(CONTROL_FRAMES_PER_CALL_MAX) {
             if from < 0 || !may_read {
                 return Got::Nothing;
             }
@@ -392,7 +393,8 @@ impl Socket {
         }
         let (from, epoch) = (rx.number, rx.epoch);
         let Some(receiver) = rx.receiver.as_mut() else { return true };
-        for _ in 0..CONTROL_FRAMES_PER_CALL_MAX {
+        let before = receiver.frames();
+        while receiver.frames() - before < u64::from(CONTROL_FRAMES_PER_CALL_MAX) {
             if receiver.stashed() > 0 || receiver.is_at_end() {
                 return true;
             }
@@ -719,5 +721,39 @@ mod tests {
     fn a_kernel_error_keeps_its_number() {
         let error = io::Error::from(ReadError::Kernel(errno(libc::ETIMEDOUT)));
         assert_eq!(crate::error::number(&error), libc::ETIMEDOUT);
+    }
+
+    /// Reads were counted instead of frames, and each may bring a buffer full of them.
+    #[test]
+    fn a_flood_of_control_frames_is_left_in_the_kernel_after_the_read_that_reaches_the_limit() {
+        use eversock_proto::wire::frame::{Acks, Kind};
+        use std::os::fd::AsRawFd;
+        let stream = rustix::net::SocketType::STREAM;
+        let (ours, theirs) = sys::fd::unix_pair(stream).expect("a pair");
+        let number = ours.as_raw_fd();
+        let config = Arc::default();
+        let socket = Arc::new(Socket::new(1, config, vec![number], 0));
+        let mut rx = Rx { number, epoch: 1, ..Rx::default() };
+        rx.receiver = Some(Box::new(Receiver::new(Arc::default(), 0, 256 * 1024)));
+        let frame = |kind, length| {
+            Header { kind, flags: 0, length, acks: Acks { ack: 0, window: 64 } }.encode()
+        };
+        let mut flood = frame(Kind::Start, 8).to_vec();
+        flood.extend([0; 8]);
+        flood.extend(frame(Kind::Ack, 0).repeat(4096));
+        let sent = sys::io::send(theirs.as_raw_fd(), &[io::IoSlice::new(&flood)], false);
+        let sent = sent.expect("a flood");
+        let mut buf = [0; 10_000];
+        let (mut calls, mut before) = (0, sys::io::queued(number));
+        assert!(before == sent && before > 60_000, "{before} bytes are queued");
+        while before > 0 {
+            assert!(matches!(socket.read_some(&mut rx, &mut buf, true), Got::Nothing));
+            let after = sys::io::queued(number);
+            // The header that is asked for comes on top of the buffer.
+            assert!(before - after <= buf.len() + HEADER_BYTES, "{} bytes", before - after);
+            before = after;
+            calls += 1;
+        }
+        assert!(calls >= 6, "{calls} calls");
     }
 }

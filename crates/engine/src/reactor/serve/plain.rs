@@ -90,7 +90,8 @@ impl Reactor {
         };
         if served.is_full() {
             handshake.stage = Stage::ParkedPlain;
-            return;
+            let id = served.listener.id;
+            return self.open_door(id);
         }
         let (peer, fd) = (handshake.peer, handshake.fd.take());
         let Some(fd) = fd else { return self.drop_handshake(token) };

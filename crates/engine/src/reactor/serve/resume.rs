@@ -10,6 +10,13 @@ use super::*;
 impl Reactor {
     pub(super) fn hello_resume(&mut self, token: usize, raw: i32, message: &[u8]) {
         let Ok(id) = hello::resume_session(message) else { return self.drop_handshake(token) };
+        if !self.by_session.contains_key(&id) {
+            // Whoever accepts a session says so before anybody can know; we may have yet to hear.
+            self.obey_waiting();
+            if !self.handshakes.contains_key(&token) {
+                return;
+            }
+        }
         let Some(local) = self.by_session.get(&id).copied() else {
             return self.resume_elsewhere(token, raw, id, message);
         };
@@ -25,6 +32,7 @@ impl Reactor {
             Holder::Other(owner) => return self.pass_on(token, raw, owner, id, message),
         }
         let receive = socket.shared.receive.load(Ordering::SeqCst);
+        let peer = self.handshakes.get(&token).and_then(|handshake| handshake.peer);
         let answered = {
             let Ok(meta) = socket.meta.lock() else { return self.drop_handshake(token) };
             let Some(control) = meta.control.as_ref() else { return self.drop_handshake(token) };
@@ -33,7 +41,7 @@ impl Reactor {
                     Err(Some(Reject::proven(Reason::OldEpoch, 0, &control.secret, message)))
                 }
                 Err(error) => {
-                    log::warn!("a resume was refused: {error}");
+                    self.refusals.note(peer, &format_args!("its resume: {error}"));
                     Err(None)
                 }
                 Ok(ok) => Ok(ok),
@@ -77,7 +85,8 @@ impl Reactor {
                 }
             }
             Err(error) => {
-                log::warn!("a resume was refused: {error}");
+                let peer = self.handshakes.get(&token).and_then(|handshake| handshake.peer);
+                self.refusals.note(peer, &format_args!("its resume: {error}"));
                 self.drop_handshake(token);
             }
         }
@@ -147,7 +156,9 @@ impl Reactor {
         if id.instance() != self.engine.instance && id.instance() != 0 {
             return self.pass_on(token, raw, id.instance(), id, message);
         }
-        let untaken = self.listeners.values().any(|served| served.untaken.contains_key(&id));
+        let untaken = self.listeners.values().any(|served| {
+            served.untaken.contains_key(&id) || served.ready.iter().any(|(birth, _)| birth.id == id)
+        });
         let reason = if untaken { Reason::Busy } else { Reason::UnknownSession };
         self.reject(token, raw, &Reject::plain(reason, BUSY_RETRY));
     }
@@ -214,7 +225,8 @@ impl Reactor {
                 self.attach_resumed(token);
             }
             Err(error) => {
-                log::warn!("a resume was refused: {error}");
+                let peer = self.handshakes.get(&token).and_then(|handshake| handshake.peer);
+                self.refusals.note(peer, &format_args!("its resume: {error}"));
                 self.drop_handshake(token);
             }
         }
