@@ -49,12 +49,18 @@ fn forget_replaced(number: c_int) {
     }
 }
 
-/// The ends of the runs of numbers from `first` to `last` that are not the engine's own.
-fn runs(first: c_uint, last: c_uint, mut visit: impl FnMut(c_uint, c_uint)) {
+/// The ends of the runs of numbers from `first` to `last` that are not the engine's own, nor among
+/// `own`.
+pub(super) fn runs(
+    first: c_uint,
+    last: c_uint,
+    mut own: Vec<c_uint>,
+    mut visit: impl FnMut(c_uint, c_uint),
+) {
     let mut from = first;
-    let mut own = Vec::new();
     posix::for_each_own_number(|number| own.push(number.unsigned_abs()));
     own.sort_unstable();
+    own.dedup();
     for number in own.into_iter().filter(|number| (first..=last).contains(number)) {
         if number > from {
             visit(from, number - 1);
@@ -83,7 +89,7 @@ hook! { next = fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_in
             }
         }
         let mut result = 0;
-        runs(first, last, |from, to| {
+        runs(first, last, Vec::new(), |from, to| {
             if result == 0 {
                 result = next(from, to, flags);
             }

@@ -425,6 +425,56 @@ static void quick_end(void) {
     _exit(0);
 }
 
+enum { ECHO_BYTES = 6 << 20 };
+
+static char pattern(size_t at) { return (char)(at * 2654435761u >> 13); }
+
+static void *write_all(void *unused) {
+    char block[16384];
+    (void)unused;
+    for (size_t done = 0; done < ECHO_BYTES;) {
+        size_t len = sizeof block;
+        for (size_t i = 0; i < len; i++) {
+            block[i] = pattern(done + i);
+        }
+        ssize_t n = write(fd, block, len);
+        CHECK(n > 0);
+        done += (size_t)n;
+    }
+    CHECK(shutdown(fd, SHUT_WR) == 0);
+    return NULL;
+}
+
+/* Megabytes out and back, then the end. */
+static void exchange(void) {
+    char buf[65536];
+    pthread_t writer;
+    size_t got = 0;
+    ssize_t n;
+    CHECK(pthread_create(&writer, NULL, write_all, NULL) == 0);
+    while ((n = read(fd, buf, sizeof buf)) > 0) {
+        for (ssize_t i = 0; i < n; i++) {
+            CHECK(buf[i] == pattern(got + (size_t)i));
+        }
+        got += (size_t)n;
+    }
+    CHECK(n == 0 && got == ECHO_BYTES);
+    CHECK(pthread_join(writer, NULL) == 0);
+}
+
+static void echoes(void) {
+    fd = connected(port);
+    exchange();
+}
+
+/* The same behind a greeting that is said back. */
+static void greeted(void) {
+    fd = connected(port);
+    expect(fd, "hello\n");
+    put(fd, "hello\n");
+    exchange();
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -434,7 +484,7 @@ int main(int argc, char **argv) {
         {"options", options},   {"refused", refused}, {"handler", handler}, {"eintr", eintr},
         {"close_all", close_all}, {"stream", stream}, {"files", files},     {"early", early},
         {"high", high},         {"foreign", foreign}, {"spawned", spawned},
-        {"quick_end", quick_end},
+        {"quick_end", quick_end}, {"echoes", echoes}, {"greeted", greeted},
     };
     CHECK(argc == 3);
     port = atoi(argv[2]);
