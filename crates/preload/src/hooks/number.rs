@@ -3,6 +3,7 @@
 use eversock_engine::posix;
 use libc::{c_int, c_uint};
 
+use super::made::made;
 use crate::early;
 use crate::edge::{self, awake, fail};
 use crate::next::{alias, hook};
@@ -16,9 +17,7 @@ hook! { next = fn dup(fd: c_int) -> c_int {
     if concerns(&[fd]) {
         return awake(|| posix::dup(fd).inspect(|&new| early::forget(new)));
     }
-    let new = next(fd);
-    early::forget(new);
-    new
+    made(next(fd))
 } }
 
 hook! { next = fn dup2(fd: c_int, new: c_int) -> c_int {
@@ -110,7 +109,7 @@ hook! { next = fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     if !edge::is_ours(fd) {
         let result = next(fd, command, argument);
         if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
-            early::forget(result);
+            return made(result);
         }
         return result;
     }

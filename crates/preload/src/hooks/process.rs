@@ -258,6 +258,9 @@ fn be_keeper(numbers: &[c_int], to_relative: &OwnedFd) -> ! {
     }
     let mut spared: Vec<u32> = numbers.iter().map(|number| number.unsigned_abs()).collect();
     spared.push(to_relative.as_raw_fd().unsigned_abs());
+    if log::max_level() != log::LevelFilter::Off {
+        spared.push(libc::STDERR_FILENO.unsigned_abs());
+    }
     runs(0, u32::MAX, spared, |from, to| {
         // SAFETY: takes no pointers; what is closed is nobody's in this process any more.
         unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
