@@ -228,6 +228,7 @@ const FIRST: usize = 16;
 const STACK_BYTES: usize = 512 * 1024;
 
 fn start() -> io::Result<&'static Engine> {
+    let _kept = crate::mark::address();
     let poll = Poll::new()?;
     fd::note_own(poll.as_raw_fd());
     let waker = Waker::new(poll.registry(), WAKER)?;

@@ -100,8 +100,11 @@ impl Legacy {
         let guest = edge::is_guest();
         let wanted = wanted(guest);
         if !guest {
-            let keep: Vec<c_int> =
-                wanted.iter().map(|&(number, _)| number).filter(|&n| exec::needs_keeper(n)).collect();
+            let keep: Vec<c_int> = wanted
+                .iter()
+                .map(|&(number, _)| number)
+                .filter(|&n| exec::needs_keeper(n))
+                .collect();
             if !keep.is_empty() {
                 legacy.keeper = keeper(&keep).inspect_err(|error| log::warn!("{error}")).ok();
             }
