@@ -47,3 +47,4 @@ pub use reactor::{
     network_changed, on_engine_thread, poisoned, set_log_cap, shutdown, shutdown_from_exit,
 };
 pub use sys::calls::{Calls, set_calls};
+pub use sys::process::Uncancelled;

@@ -217,6 +217,12 @@ impl Drop for Leading<'_> {
         if self.done {
             return;
         }
+        // The kernel may have counted bytes for it that it did not bring back.
+        if let Ok(mut rx) = self.socket.rx.lock()
+            && rx.epoch == self.epoch
+        {
+            rx.counted = None;
+        }
         self.socket.fault(self.epoch, "a reader was ended in the middle of a read");
         self.socket.stop_leading();
     }
