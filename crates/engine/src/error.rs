@@ -24,9 +24,10 @@ pub(crate) fn would_block(error: &io::Error) -> bool {
 
 /// Runs what might panic: then the call fails with ENOTRECOVERABLE, and the host lives. Never
 /// around a sleep: the cancellation of a thread unwinds it, and an unwinding that is no panic must
-/// not be caught.
+/// not be caught. So none begins in here either, as it could in any close(2).
 pub(crate) fn guarded<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    let _whole = crate::sys::process::Uncancelled::begin();
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         // What was thrown may throw again when it is dropped.
         let _again = catch_unwind(AssertUnwindSafe(move || drop(payload)));

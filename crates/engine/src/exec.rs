@@ -8,13 +8,16 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use std::sync::atomic::Ordering;
+
 use crate::error::fail;
-use crate::family;
-use crate::process::Holder;
+use crate::process::{self, Holder};
 use crate::reactor::engine_if_running;
-use crate::socket::bits;
-use crate::sys::fd;
+use crate::socket::{Socket, bits};
+use crate::sys::{self, fd};
 use crate::table::{self, Entry};
+use crate::wait::kick::Bell;
+use crate::{family, posix};
 
 /// What becomes of this process's engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +68,9 @@ pub fn inherit(number: RawFd, engine: Engine) -> io::Result<Inherited> {
             for descriptor in [&pump, &line] {
                 rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
             }
-            fd::set_nonblocking(pump.as_raw_fd(), fd::is_nonblocking(number)?)?;
+            // Not read from the number: a vfork child may have closed it, and kept a duplicate.
+            let nonblocking = socket.nonblocking.load(Ordering::Relaxed);
+            fd::set_nonblocking(pump.as_raw_fd(), nonblocking)?;
             Ok(Inherited::Pump(pump, line))
         }
         Some(Entry::Listener(listener)) => {
@@ -92,4 +97,76 @@ pub fn place(number: RawFd, inherited: Inherited) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// True when nobody could serve a pump of the session behind `number` once this process has become
+/// another program: it is ours, or nobody has used it since a fork, and who had it before may have
+/// closed it by now. Another process must [`keep`] it.
+pub fn needs_keeper(number: RawFd) -> bool {
+    let Some(Entry::Stream(socket)) = table::get(number) else { return false };
+    if socket.link().is_some()
+        || socket.has(bits::FRESH | bits::CONNECTING | bits::PUMPED | bits::FAILED)
+    {
+        return false;
+    }
+    let us = engine_if_running().map_or(0, |engine| engine.instance);
+    !matches!(socket.owner.holder(us), Holder::Other(_))
+}
+
+/// The number of the virtual stream whose file this is, by device and inode: for a child between
+/// vfork and exec, which has numbers of its own that the table does not know.
+pub fn number_of(identity: (u64, u64)) -> Option<RawFd> {
+    let mut found = None;
+    table::for_each_number(|number| {
+        if found.is_none()
+            && let Some(Entry::Stream(socket)) = table::get(number)
+            && socket.place.lock().is_ok_and(|place| place.identity == identity)
+        {
+            found = Some(number);
+        }
+    });
+    found
+}
+
+/// Keeps the sessions behind `numbers` for a relative that becomes another program, until they have
+/// ended. For a process that was forked for this alone: the sessions are its own from here on,
+/// `claimed` tells the relative so and returns when that has what it needs, and then the numbers
+/// are closed, as the pumps do not need them.
+///
+/// # Errors
+/// ECONNRESET when a session cannot be claimed; those of starting the engine.
+pub fn keep(numbers: &[RawFd], claimed: impl FnOnce()) -> io::Result<()> {
+    let mut kept = Vec::new();
+    for &number in numbers {
+        if let Some(Entry::Stream(socket)) = table::get(number)
+            && !kept.iter().any(|other| std::sync::Arc::ptr_eq(other, &socket))
+        {
+            process::claim(&socket)?;
+            kept.push(socket);
+        }
+    }
+    claimed();
+    let bell = Bell::new()?;
+    for socket in &kept {
+        socket.sleepers.add(&bell);
+        let numbers = Socket::lock(&socket.place)?.numbers.clone();
+        for number in numbers {
+            posix::close(number)?;
+        }
+    }
+    let us = engine_if_running().map_or(0, |engine| engine.instance);
+    let is_over = |socket: &Socket| {
+        !socket.owner.is(us)
+            || socket.has(bits::FAILED)
+            || socket.meta.lock().map_or(true, |meta| meta.ended.is_some())
+    };
+    while !kept.iter().all(|socket| is_over(socket)) {
+        let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];
+        match sys::io::poll(&mut fds, None) {
+            Ok(_) => bell.silence(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -27,6 +27,7 @@ pub mod exec;
 mod family;
 mod inspect;
 mod listener;
+mod mark;
 mod options;
 pub mod posix;
 mod process;
@@ -41,7 +42,9 @@ pub use config::{
 };
 pub use event::{Event, EventKind};
 pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};
+pub use mark::is_in_another_object;
 pub use reactor::{
     network_changed, on_engine_thread, poisoned, set_log_cap, shutdown, shutdown_from_exit,
 };
 pub use sys::calls::{Calls, set_calls};
+pub use sys::process::Uncancelled;

@@ -332,6 +332,18 @@ impl Listener {
         }
         result
     }
+
+    /// A number is closed, or will be, where it cannot be seen.
+    pub(crate) fn forget(self: &Arc<Self>, number: RawFd) {
+        let mut numbers = self.numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        numbers.retain(|&n| n != number);
+        drop(table::take(number));
+        if numbers.is_empty()
+            && let Some(engine) = reactor::engine_if_running()
+        {
+            engine.command(Command::Unlisten { listener: Arc::clone(self) });
+        }
+    }
 }
 
 fn set_flags(number: RawFd, cloexec: bool, nonblocking: bool) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use eversock_engine::posix;
+use eversock_engine::{Uncancelled, posix};
 use libc::c_int;
 
 use crate::next::Absent;
@@ -71,8 +71,9 @@ pub(crate) fn set_errno(number: c_int) {
 }
 
 /// Runs what does not sleep: -1 and errno on failure, errno as it was on success; a panic gives
-/// ENOTRECOVERABLE.
+/// ENOTRECOVERABLE. No cancellation acts in it, as its unwinding would be caught.
 pub(crate) fn awake<T: Absent>(body: impl FnOnce() -> io::Result<T>) -> T {
+    let _whole = Uncancelled::begin();
     sleeping(|| {
         catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
             // What was thrown may throw again when it is dropped.

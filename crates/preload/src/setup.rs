@@ -48,7 +48,7 @@ pub(crate) fn setup() -> &'static Setup {
 fn load() -> &'static Setup {
     let before = edge::errno();
     voice::begin();
-    let rules = if is_set(OFF) { Ok(Rules::default()) } else { read_rules() };
+    let rules = if is_set(OFF) || stands_down() { Ok(Rules::default()) } else { read_rules() };
     let rules = rules.and_then(|rules| {
         // Before any call can lead into the engine, which would lead back here.
         if rules.is_empty() || divert_engine() {
@@ -63,6 +63,15 @@ fn load() -> &'static Setup {
     });
     edge::set_errno(before);
     publish(std::ptr::null_mut(), setup)
+}
+
+/// A program that has eversock in it decides itself what is virtual.
+fn stands_down() -> bool {
+    let found = eversock_engine::is_in_another_object();
+    if found {
+        log::info!("the program has eversock in it: the preload stands down");
+    }
+    found
 }
 
 fn read_rules() -> Result<Rules, String> {

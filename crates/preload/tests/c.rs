@@ -7,8 +7,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use common::{ALL, NONE, Program, compiled, preload, proxy_to};
+use common::{ALL, NONE, Program, compiled, cuts, cutting, preload, proxy_to};
 use eversock_chaos::{Fault, Target};
 
 fn server() -> &'static Path {
@@ -33,7 +34,11 @@ fn does(what: &str, rules: &str) {
     loop {
         match client.line().as_str() {
             "cut" => {
-                assert!(proxy.inject(Fault::Reset, Target::Open).unwrap() > 0);
+                // The redial after the last one may be under way still.
+                while proxy.inject(Fault::Reset, Target::Open).unwrap() == 0 {
+                    assert!(client.is_running(), "{what}: {:?}", client.end());
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 client.stdin().write_all(b"x").unwrap();
             }
             "done" => break,
@@ -118,9 +123,72 @@ fn a_spawned_child_does_not_inherit_the_middle_of_a_session() {
     does("spawned", ALL);
 }
 
+// A reader that was cancelled after the kernel had given it bytes was taken for a foreign one, which
+// ended the session; one that was cancelled in a close(2) of the engine's own aborted the program.
+#[test]
+fn a_thread_cancelled_in_any_wait_leaves_the_session_as_it_was() {
+    does("cancel_waits", ALL);
+}
+
+#[test]
+fn every_kind_of_epoll_registration_is_kept_across_cuts_and_sees_none() {
+    does("sets", ALL);
+}
+
+#[test]
+fn a_reader_that_sleeps_through_cuts_gets_what_comes_afterwards() {
+    does("blocked", ALL);
+}
+
+#[test]
+fn a_stream_made_before_the_connect_is_the_sessions_and_ends_with_fclose() {
+    does("early_stream", ALL);
+}
+
+#[test]
+fn a_number_closed_past_the_library_is_what_the_program_makes_of_it_next() {
+    does("closed_unseen", ALL);
+}
+
+#[test]
+fn a_descriptor_sent_to_another_process_works_there_through_cuts() {
+    does("sent", ALL);
+}
+
+#[test]
+fn bytes_received_with_msg_trunc_are_dropped() {
+    does("discards", ALL);
+}
+
+#[test]
+fn programs_run_by_system_and_popen_get_nothing_of_a_session() {
+    does("commands", ALL);
+}
+
+#[test]
+fn workers_that_were_forked_before_their_clients_came_serve_them_through_cuts() {
+    let mut server = Program::start(preload(Command::new(server()).arg("prefork"), ALL));
+    let proxy = cutting(server.port(), 1024 * 1024);
+    let port = proxy.local_addr().port().to_string();
+    let hit = cuts(&proxy, || {
+        let mut clients: Vec<Program> = (0..4)
+            .map(|_| {
+                let mut command = Command::new(client());
+                Program::start(preload(command.args(["echoes", &port]), ALL))
+            })
+            .collect();
+        for client in &mut clients {
+            assert_eq!(client.succeed("echoes"), "done\n");
+        }
+    });
+    assert!(hit >= 10, "only {hit} cuts");
+}
+
 #[test]
 fn programs_without_a_matching_rule_do_the_same_as_without_the_library() {
-    for what in ["numbers", "timed", "options", "refused", "handler", "eintr", "stream", "files"] {
+    for what in [
+        "numbers", "timed", "options", "refused", "handler", "eintr", "stream", "files", "discards",
+    ] {
         let mut server = Program::start(preload(&mut Command::new(server()), NONE));
         let port = server.port().to_string();
         let mut command = Command::new(client());

@@ -84,9 +84,9 @@ fn curl_gets_a_file_from_nginx_through_cuts() {
     if !have("nginx") || !have("curl") {
         return;
     }
-    let (folder, file) = folder("download", 64);
+    let (folder, file) = folder("download", 200);
     let (_server, port) = nginx(&folder, 2, Some(ALL));
-    let proxy = cutting(port, 8 * MIB);
+    let proxy = cutting(port, 16 * MIB);
     let got = folder.join("got");
     let hit = cuts(&proxy, || {
         let mut command = Command::new("curl");
@@ -231,4 +231,46 @@ fn netcat_and_socat_pass_a_file_through_cuts() {
         assert!(same(&got, &file), "{}: the bytes differ", server[0]);
         assert!(hit >= 5, "{}: only {hit} cuts", server[0]);
     }
+}
+
+/// Runs a program to its end: its status, what it printed and what it complained of.
+fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
+    let (status, out, errors) = Program::start(command).end();
+    (status.code(), out, errors)
+}
+
+#[test]
+fn programs_under_rules_that_match_nothing_print_and_end_as_without_the_library() {
+    if !have("nginx") || !have("curl") || !have("wget") || !have("socat") {
+        return;
+    }
+    let (folder, file) = folder("nothing", 2);
+    let plain = nginx(&folder, 2, None).1;
+    let url = |name: &str| format!("http://127.0.0.1:{plain}/{name}");
+    let refused = format!("http://127.0.0.1:{}/", free_port());
+    let (_idle, preloaded) = nginx(&folder, 2, Some(NONE));
+    let from_preloaded = format!("http://127.0.0.1:{preloaded}/content");
+    let runs: [&[&str]; 6] = [
+        &["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{size_download}", &url("content")],
+        &["curl", "-sS", "-f", &url("absent")],
+        &["curl", "-sS", "-o", "/dev/null", "-w", "%{size_download}", &from_preloaded],
+        &["wget", "-q", "-O", "/dev/null", &url("absent")],
+        &["curl", "-s", "-o", "/dev/null", &refused],
+        &["socat", "-u", "OPEN:/etc/hostname", "TCP:127.0.0.1:1"],
+    ];
+    for words in runs {
+        let run = |rules: Option<&str>| {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            match rules {
+                Some(rules) => outcome(preload(&mut command, rules)),
+                None => outcome(&mut command),
+            }
+        };
+        let (without, with) = (run(None), run(Some(NONE)));
+        assert_eq!((without.0, &without.1), (with.0, &with.1), "{words:?}: {}", with.2);
+        // socat names its process and the time.
+        assert!(words[0] == "socat" || without.2 == with.2, "{words:?}: {}", with.2);
+    }
+    assert!(same(&folder.join("content"), &file));
 }

@@ -15,6 +15,8 @@ use common::{ALL, Program, cutting, free_port, have, library, out_dir, preload, 
 use common::{cuts, wait_listening};
 
 const MIB: u64 = 1024 * 1024;
+/// Commands that are sent without waiting for an answer.
+const PIPED: usize = 500_000;
 
 #[test]
 fn redis_keeps_its_clients_through_cuts() {
@@ -50,8 +52,40 @@ fn redis_keeps_its_clients_through_cuts() {
         client("redis-benchmark", &load, Stdio::null());
         let counter = client("redis-cli", &["get", "counter:__rand_int__"], Stdio::null());
         assert_eq!(counter.trim(), "100000", "a command was lost, or came twice");
+        // Half a million commands without waiting for an answer in between.
+        let commands = folder.join("commands");
+        let line = "INCR piped\r\n".repeat(PIPED);
+        fs::write(&commands, line).unwrap();
+        let input = Stdio::from(fs::File::open(&commands).unwrap());
+        let said = client("redis-cli", &["--pipe"], input);
+        assert!(said.contains(&format!("errors: 0, replies: {PIPED}")), "{said}");
+        let counter = client("redis-cli", &["get", "piped"], Stdio::null());
+        assert_eq!(counter.trim(), PIPED.to_string());
     });
     assert!(hit >= 10, "only {hit} cuts");
+}
+
+#[test]
+fn without_eversock_redis_loses_its_client_at_the_first_cut() {
+    if !have("redis-server") || !have("redis-cli") {
+        return;
+    }
+    let folder = out_dir().join("redis-control");
+    fs::create_dir_all(&folder).unwrap();
+    let port = free_port();
+    let mut command = Command::new("redis-server");
+    command.args(["--save", "", "--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"]);
+    let mut server = Program::start(command.arg(&folder));
+    wait_listening(port, &mut server);
+    let proxy = cutting(port, MIB);
+    let commands = folder.join("commands");
+    fs::write(&commands, "INCR piped\r\n".repeat(PIPED)).unwrap();
+    let mut command = Command::new("redis-cli");
+    command.args(["-p", &proxy.local_addr().port().to_string(), "--pipe"]);
+    command.stdin(fs::File::open(&commands).unwrap());
+    let (status, out, _) = Program::start(&mut command).end();
+    let whole = format!("errors: 0, replies: {PIPED}");
+    assert!(!status.success() || !out.contains(&whole), "the cut did nothing");
 }
 
 /// The folder of PostgreSQL's programs, which Debian keeps out of the way.
@@ -131,8 +165,34 @@ fn postgresql_keeps_sessions_and_transactions_through_cuts() {
         client("psql", &[&session[..], &["-c", &difference, "postgres"]].concat());
         let same = format!("select count(*) from (select * from t intersect {rows}) d");
         assert_eq!(client("psql", &["-Atc", &same, "postgres"]), "500000\n");
+        // 200 MB in one COPY.
+        let big = folder.join("big");
+        let wide = "select g, repeat(md5(g::text), 32) from generate_series(1, 200000) g";
+        let copy = format!("\\copy ({wide}) to '{}'", big.display());
+        assert_eq!(client("psql", &["-Atc", &copy, "postgres"]), "COPY 200000\n");
+        assert!(fs::metadata(&big).unwrap().len() > 200_000_000);
+        let sum = format!("select sum(length(m)), bit_xor(hashtext(m)) from ({wide}) t(g, m)");
+        let expected = client("psql", &["-Atc", &sum, "postgres"]);
+        let back = format!("\\copy big from '{}'", big.display());
+        let sum = "select sum(length(m)), bit_xor(hashtext(m)) from big";
+        let table = "create unlogged table big (g int, m text)";
+        let found = client("psql", &["-qAt", "-c", table, "-c", &back, "-c", sum, "postgres"]);
+        assert!(found.ends_with(&expected), "{found} {expected}");
     });
     assert!(hit >= 10, "only {hit} cuts");
+    // Without eversock the first cut ends the session. The server takes plain clients no more, so
+    // the client's own connection is what is cut: by a server that serves it without the library.
+    drop(server);
+    let mut command = as_user("postgres");
+    command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "fsync=off"]);
+    command.args(["-c", "listen_addresses=127.0.0.1", "-k"]).arg(&folder);
+    let mut server = Program::start(&mut command);
+    wait_listening(port, &mut server);
+    let mut command = Command::new(programs.join("psql"));
+    let to = proxy.local_addr().port().to_string();
+    command.args(["-h", "127.0.0.1", "-p", &to, "-U", "postgres", "postgres", "-Atc"]);
+    let (status, _, _) = Program::start(command.arg(format!("copy ({rows}) to stdout"))).end();
+    assert!(!status.success(), "the cut did nothing");
 }
 
 struct Clean<'a>(&'a Path);

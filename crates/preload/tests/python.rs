@@ -188,6 +188,36 @@ fn a_rule_with_a_name_holds_for_the_addresses_that_the_program_looked_up() {
     assert!(hit >= 5, "only {hit} cuts");
 }
 
+#[test]
+fn urllib_gets_a_file_from_http_server_through_cuts() {
+    let folder = common::out_dir().join("http");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("content");
+    common::random_file(&file, 32);
+    for (rules, survives) in [(Some(ALL), true), (None, false)] {
+        let start = |command: &mut Command| match rules {
+            Some(rules) => Program::start(preload(command, rules)),
+            None => Program::start(command),
+        };
+        let port = common::free_port();
+        let mut command = Command::new("python3");
+        command.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]);
+        let mut server = start(command.arg(&folder).arg(port.to_string()));
+        common::wait_listening(port, &mut server);
+        let proxy = cutting(port, 4 * MIB);
+        let get = "import sys, urllib.request as u; \
+                   sys.exit(u.urlopen(sys.argv[1]).read() != open(sys.argv[2], 'rb').read())";
+        let hit = cuts(&proxy, || {
+            let url = format!("http://{}/content", proxy.local_addr());
+            let mut command = Command::new("python3");
+            let mut client = start(command.args(["-c", get, &url]).arg(&file));
+            let (status, _, errors) = client.end();
+            assert_eq!(status.success(), survives, "{errors}");
+        });
+        assert!(hit >= if survives { 5 } else { 1 }, "only {hit} cuts");
+    }
+}
+
 /// Rules for both sides with one more line.
 fn with(line: &str) -> String {
     format!("[[connect]]\nmode = \"require\"\n{line}\n[[listen]]\nmode = \"require\"\n{line}\n")

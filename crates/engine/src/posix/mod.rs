@@ -41,7 +41,7 @@ pub use adopt::{
     local_addr,
 };
 pub use handle::Handle;
-pub use number::{dup, dup3};
+pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
 
 /// True when the number is a virtual socket or listener. One load.

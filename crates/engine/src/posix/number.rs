@@ -1,4 +1,4 @@
-//! Numbers: dup, dup2, dup3.
+//! Numbers: dup, dup2, dup3, and those that are closed where it cannot be seen.
 
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::close_taken;
 use crate::error::fail;
+use crate::reactor::{self, Command};
 use crate::socket::Socket;
 use crate::sys::{self, fd};
 use crate::table::{self, Entry};
@@ -89,4 +90,37 @@ pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
         None => fd::replace(sys::borrow(number), new, cloexec)?,
     }
     Ok(new)
+}
+
+/// close(2) without the kernel's part, which the caller leaves to somebody who calls no function of
+/// ours (stdio's fclose): until then the number names a file that nothing comes of.
+pub fn close_before(number: RawFd) -> io::Result<()> {
+    match table::get(number) {
+        Some(Entry::Listener(listener)) => {
+            listener.forget(number);
+            Ok(())
+        }
+        Some(Entry::Stream(socket)) => {
+            drop(table::take(number));
+            epoll::closed(&socket, number);
+            close_taken(&socket, number, false)
+        }
+        None => fail(libc::EBADF),
+    }
+}
+
+/// The table has `number`, and a call that makes descriptors has just given it: it was closed past
+/// us. The session ends as by a close, unless it has other numbers.
+pub fn forget_stale(number: RawFd) {
+    match table::take(number) {
+        Some(Entry::Stream(socket)) => {
+            epoll::lost(&socket, number);
+            // The engine looks at all the numbers that it knows, and finds this one another's.
+            if let Some(engine) = reactor::engine_if_running() {
+                engine.command(Command::Look { socket });
+            }
+        }
+        Some(Entry::Listener(listener)) => listener.forget(number),
+        None => {}
+    }
 }

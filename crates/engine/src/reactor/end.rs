@@ -343,6 +343,8 @@ impl Reactor {
             }
             self.engine.strike(socket.id);
         }
+        // Who keeps it for another program waits for this (`exec::keep`).
+        socket.sleepers.ring();
     }
 
     /// The process exits: all that was written is to be delivered first.

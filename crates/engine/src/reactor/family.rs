@@ -156,6 +156,8 @@ impl Reactor {
         self.foreign.insert(session, to);
         if socket.has(bits::ORPHAN) {
             self.engine.strike(socket.id);
+            // A keeper that waits for the end has nothing left to keep.
+            socket.sleepers.ring();
         }
     }
 

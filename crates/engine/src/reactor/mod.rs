@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Goaway { socket: Arc<Socket> },
     /// The program closed its last number.
     Closed { socket: Arc<Socket>, reset: bool },
+    /// A number of it was closed past us: perhaps the last.
+    Look { socket: Arc<Socket> },
     /// The program closed its last number while relatives go on.
     Orphaned { socket: Arc<Socket> },
     /// The program listens.
@@ -226,6 +228,7 @@ const FIRST: usize = 16;
 const STACK_BYTES: usize = 512 * 1024;
 
 fn start() -> io::Result<&'static Engine> {
+    let _kept = crate::mark::address();
     let poll = Poll::new()?;
     fd::note_own(poll.as_raw_fd());
     let waker = Waker::new(poll.registry(), WAKER)?;
@@ -606,6 +609,7 @@ impl Reactor {
             Command::Goaway { socket } => self.goaway(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),
             Command::Orphaned { socket } => self.serve_guests(&socket),
+            Command::Look { socket } => self.look_at(&socket),
             Command::Listen { listener } => self.listen(listener),
             Command::Heir { listener } => self.become_heir(listener),
             Command::Unlisten { listener } => self.unlisten(&listener),

@@ -28,6 +28,36 @@ pub(crate) fn raise_sigpipe() {
     }
 }
 
+/// While it lives, the calling thread is not cancelled: what asks for its end meanwhile is kept.
+#[derive(Debug)]
+pub struct Uncancelled(libc::c_int);
+
+impl Uncancelled {
+    /// From here on.
+    pub fn begin() -> Self {
+        let mut before = ENABLE;
+        // SAFETY: writes the state that was to a local of ours.
+        unsafe { pthread_setcancelstate(DISABLE, &raw mut before) };
+        Self(before)
+    }
+}
+
+impl Drop for Uncancelled {
+    fn drop(&mut self) {
+        // SAFETY: a state that the function itself has given.
+        unsafe { pthread_setcancelstate(self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// PTHREAD_CANCEL_ENABLE and PTHREAD_CANCEL_DISABLE, of glibc and musl.
+const ENABLE: libc::c_int = 0;
+const DISABLE: libc::c_int = 1;
+
+// Not in the libc crate for Linux.
+unsafe extern "C" {
+    fn pthread_setcancelstate(state: libc::c_int, before: *mut libc::c_int) -> libc::c_int;
+}
+
 /// Blocks all signals in the calling thread but those that glibc itself needs.
 pub(crate) fn block_signals() {
     // SAFETY: the set is initialised before use; pthread_sigmask leaves 32 and 33 alone.

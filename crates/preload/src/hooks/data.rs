@@ -10,6 +10,7 @@ use libc::{
 };
 
 use super::life::connect_if_ours;
+use super::passing;
 use crate::edge::{self, count, fail, sleeping};
 use crate::next::{alias, hook};
 
@@ -27,10 +28,36 @@ unsafe fn send_ours(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -
 /// `data` is writable for `len` bytes.
 unsafe fn recv_ours(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     sleeping(|| {
+        if flags & libc::MSG_TRUNC != 0 {
+            return discard(fd, len, flags & !libc::MSG_TRUNC).map(count);
+        }
         // SAFETY: the caller's word.
         let data = unsafe { memory::bytes_mut(data, len)? };
         posix::recv(fd, &mut [IoSliceMut::new(data)], flags).map(count)
     })
+}
+
+/// MSG_TRUNC on a stream: the bytes are taken and go nowhere; looked at, they are only counted.
+fn discard(fd: c_int, len: usize, mut flags: c_int) -> io::Result<usize> {
+    let mut scratch = vec![0; len.min(64 * 1024)];
+    let mut done = 0;
+    while done < len {
+        let most = scratch.len().min(len - done);
+        match posix::recv(fd, &mut [IoSliceMut::new(&mut scratch[..most])], flags) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+        if flags & libc::MSG_PEEK != 0 {
+            break;
+        }
+        if flags & libc::MSG_WAITALL == 0 {
+            // Nobody waits for more than what has come.
+            flags |= libc::MSG_DONTWAIT;
+        }
+    }
+    Ok(done)
 }
 
 hook! { next = fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
@@ -161,6 +188,10 @@ hook! { next = fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ss
         // SAFETY: the caller's word.
         return sleeping(|| unsafe { send_message(fd, message, flags) });
     }
+    // SAFETY: as above.
+    if let Err(error) = unsafe { passing::before_send(message) } {
+        return sleeping(|| Err(error));
+    }
     next(fd, message, flags)
 } }
 
@@ -169,7 +200,12 @@ hook! { next = fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssiz
         // SAFETY: the caller's word.
         return sleeping(|| unsafe { recv_message(fd, message, flags) });
     }
-    next(fd, message, flags)
+    let received = next(fd, message, flags);
+    if received >= 0 && edge::is_used() {
+        // SAFETY: as above.
+        unsafe { passing::after_receive(message) };
+    }
+    received
 } }
 
 hook! { next = fn sendmmsg(
@@ -179,6 +215,16 @@ hook! { next = fn sendmmsg(
     flags: c_int,
 ) -> c_int {
     if !edge::is_ours(fd) {
+        for at in 0..message_count.min(memory::IOV_MAX as c_uint) {
+            // SAFETY: the caller's word that there are so many.
+            let message = unsafe { messages.add(at as usize) };
+            if edge::is_used()
+                // SAFETY: as above.
+                && let Err(error) = unsafe { passing::before_send(&raw const (*message).msg_hdr) }
+            {
+                return sleeping(|| Err(error));
+            }
+        }
         return next(fd, messages, message_count, flags);
     }
     sleeping(|| {
@@ -207,7 +253,12 @@ hook! { next = fn recvmmsg(
     timeout: *mut timespec,
 ) -> c_int {
     if !edge::is_ours(fd) {
-        return next(fd, messages, message_count, flags, timeout);
+        let received = next(fd, messages, message_count, flags, timeout);
+        for at in 0..received.max(0) {
+            // SAFETY: the kernel has filled in so many.
+            unsafe { passing::after_receive(&raw const (*messages.add(at as usize)).msg_hdr) };
+        }
+        return received;
     }
     sleeping(|| {
         let (mut done, mut flags) = (0, flags & !libc::MSG_WAITFORONE);

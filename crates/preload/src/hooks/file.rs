@@ -12,6 +12,7 @@ use rustix::pipe::SpliceFlags;
 
 use crate::edge::{self, count, errno, fail, sleeping};
 use crate::next::{hook, symbol};
+use crate::setup::setup;
 
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -231,8 +232,20 @@ unsafe extern "C-unwind" fn stream_close(cookie: *mut c_void) -> c_int {
 #[cfg(target_env = "gnu")]
 const FILENO_OFFSET: usize = 112;
 
+/// True when a stream over this number must go by way of our calls: it is virtual, or may become
+/// so by a later connect.
+fn must_be_seen(fd: c_int) -> bool {
+    if edge::is_ours(fd) {
+        return true;
+    }
+    let before = errno();
+    let fresh = !setup().is_empty() && fd >= 0 && posix::is_fresh_tcp(fd);
+    edge::set_errno(before);
+    fresh
+}
+
 hook! { next = fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
-    if !edge::is_ours(fd) {
+    if !must_be_seen(fd) {
         return next(fd, mode);
     }
     type Open =
@@ -261,3 +274,48 @@ hook! { next = fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
     edge::set_errno(before);
     stream
 } }
+
+/// libc is about to close a stream's number by itself: what is virtual there ends first.
+///
+/// # Safety
+/// `stream` is NULL or a stream of stdio's.
+unsafe fn before_close(stream: *mut FILE) {
+    if !edge::is_used() || stream.is_null() {
+        return;
+    }
+    let before = errno();
+    // SAFETY: the caller's word.
+    let number = unsafe { libc::fileno(stream) };
+    if edge::is_ours(number) && !edge::is_guest() {
+        // SAFETY: as above. What it has to write goes out before the end.
+        unsafe { libc::fflush(stream) };
+        // The error of a close that libc would not have told either.
+        let _told = posix::close_before(number);
+    }
+    edge::set_errno(before);
+}
+
+hook! { next = fn fclose(stream: *mut FILE) -> c_int {
+    // SAFETY: the caller's word.
+    unsafe { before_close(stream) };
+    next(stream)
+} }
+
+macro_rules! reopens {
+    ($($name:ident;)*) => {$(
+        hook! { next = fn $name(
+            path: *const c_char,
+            mode: *const c_char,
+            stream: *mut FILE,
+        ) -> *mut FILE {
+            // SAFETY: the caller's word.
+            unsafe { before_close(stream) };
+            next(path, mode, stream)
+        } }
+    )*};
+}
+
+reopens! {
+    freopen;
+    freopen64;
+}

@@ -9,6 +9,7 @@ use eversock_engine::cabi::addr;
 use eversock_engine::{Config, Peers, posix};
 use libc::{c_char, c_int, sockaddr, socklen_t};
 
+use super::made::made;
 use crate::early;
 use crate::edge::{self, awake, sleeping};
 use crate::next::{alias, hook};
@@ -147,7 +148,7 @@ hook! { next = fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) ->
         // SAFETY: the caller's word.
         return unsafe { accept_ours(fd, addr, len, 0) };
     }
-    next(fd, addr, len)
+    made(next(fd, addr, len))
 } }
 
 hook! { next = fn accept4(
@@ -160,7 +161,7 @@ hook! { next = fn accept4(
         // SAFETY: the caller's word.
         return unsafe { accept_ours(fd, addr, len, flags) };
     }
-    next(fd, addr, len, flags)
+    made(next(fd, addr, len, flags))
 } }
 
 hook! { next = fn shutdown(fd: c_int, how: c_int) -> c_int {
@@ -220,4 +221,5 @@ unsafe fn addresses(mut entry: *const libc::addrinfo) -> Vec<IpAddr> {
 alias! {
     __connect = connect, (fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int;
     __close = close, (fd: c_int) -> c_int;
+    __close_nocancel = close, (fd: c_int) -> c_int;
 }

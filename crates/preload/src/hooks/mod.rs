@@ -3,8 +3,10 @@
 mod data;
 mod file;
 mod life;
+mod made;
 mod number;
 mod option;
+mod passing;
 mod process;
 mod raw;
 mod wait;

@@ -3,6 +3,7 @@
 use eversock_engine::posix;
 use libc::{c_int, c_uint};
 
+use super::made::made;
 use crate::early;
 use crate::edge::{self, awake, fail};
 use crate::next::{alias, hook};
@@ -16,9 +17,7 @@ hook! { next = fn dup(fd: c_int) -> c_int {
     if concerns(&[fd]) {
         return awake(|| posix::dup(fd).inspect(|&new| early::forget(new)));
     }
-    let new = next(fd);
-    early::forget(new);
-    new
+    made(next(fd))
 } }
 
 hook! { next = fn dup2(fd: c_int, new: c_int) -> c_int {
@@ -49,12 +48,18 @@ fn forget_replaced(number: c_int) {
     }
 }
 
-/// The ends of the runs of numbers from `first` to `last` that are not the engine's own.
-fn runs(first: c_uint, last: c_uint, mut visit: impl FnMut(c_uint, c_uint)) {
+/// The ends of the runs of numbers from `first` to `last` that are not the engine's own, nor among
+/// `own`.
+pub(super) fn runs(
+    first: c_uint,
+    last: c_uint,
+    mut own: Vec<c_uint>,
+    mut visit: impl FnMut(c_uint, c_uint),
+) {
     let mut from = first;
-    let mut own = Vec::new();
     posix::for_each_own_number(|number| own.push(number.unsigned_abs()));
     own.sort_unstable();
+    own.dedup();
     for number in own.into_iter().filter(|number| (first..=last).contains(number)) {
         if number > from {
             visit(from, number - 1);
@@ -83,7 +88,7 @@ hook! { next = fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_in
             }
         }
         let mut result = 0;
-        runs(first, last, |from, to| {
+        runs(first, last, Vec::new(), |from, to| {
             if result == 0 {
                 result = next(from, to, flags);
             }
@@ -104,7 +109,7 @@ hook! { next = fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     if !edge::is_ours(fd) {
         let result = next(fd, command, argument);
         if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
-            early::forget(result);
+            return made(result);
         }
         return result;
     }

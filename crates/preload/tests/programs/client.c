@@ -425,6 +425,320 @@ static void quick_end(void) {
     _exit(0);
 }
 
+enum { ECHO_BYTES = 6 << 20 };
+
+static char pattern(size_t at) { return (char)(at * 2654435761u >> 13); }
+
+static void *write_all(void *unused) {
+    char block[16384];
+    (void)unused;
+    for (size_t done = 0; done < ECHO_BYTES;) {
+        size_t len = sizeof block;
+        for (size_t i = 0; i < len; i++) {
+            block[i] = pattern(done + i);
+        }
+        ssize_t n = write(fd, block, len);
+        CHECK(n > 0);
+        done += (size_t)n;
+    }
+    CHECK(shutdown(fd, SHUT_WR) == 0);
+    return NULL;
+}
+
+/* Megabytes out and back, then the end. */
+static void exchange(void) {
+    char buf[65536];
+    pthread_t writer;
+    size_t got = 0;
+    ssize_t n;
+    CHECK(pthread_create(&writer, NULL, write_all, NULL) == 0);
+    while ((n = read(fd, buf, sizeof buf)) > 0) {
+        for (ssize_t i = 0; i < n; i++) {
+            CHECK(buf[i] == pattern(got + (size_t)i));
+        }
+        got += (size_t)n;
+    }
+    CHECK(n == 0 && got == ECHO_BYTES);
+    CHECK(pthread_join(writer, NULL) == 0);
+}
+
+static void echoes(void) {
+    fd = connected(port);
+    exchange();
+}
+
+/* The same behind a greeting that is said back. */
+static void greeted(void) {
+    fd = connected(port);
+    expect(fd, "hello\n");
+    put(fd, "hello\n");
+    exchange();
+}
+
+static void *sleep_in_recvmsg(void *unused) {
+    char buf[16];
+    struct iovec part = {buf, sizeof buf};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    for (;;) {
+        CHECK(recvmsg(fd, &message, 0) >= 0);
+    }
+    return unused;
+}
+
+static void *sleep_in_poll(void *unused) {
+    for (;;) {
+        CHECK(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1) >= 0);
+    }
+    return unused;
+}
+
+static void *sleep_in_epoll(void *unused) {
+    struct epoll_event event = {.events = EPOLLIN};
+    int set = epoll_create1(0);
+    CHECK(epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) == 0);
+    for (;;) {
+        CHECK(epoll_wait(set, &event, 1, -1) >= 0);
+    }
+    return unused;
+}
+
+static void *sleep_in_accept(void *unused) {
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in addr = loopback(0);
+    CHECK(bind(listener, (struct sockaddr *)&addr, sizeof addr) == 0 && listen(listener, 4) == 0);
+    for (;;) {
+        CHECK(accept(listener, NULL, NULL) >= 0);
+    }
+    return unused;
+}
+
+/* Whatever call a thread is cancelled in, the session is as good as before. */
+static void cancel_waits(void) {
+    void *(*const waits[])(void *) = {sleep_in_recvmsg, sleep_in_poll, sleep_in_epoll,
+                                      sleep_in_accept};
+    fd = connected(port);
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < sizeof waits / sizeof *waits; i++) {
+            pthread_t thread;
+            void *result;
+            CHECK(pthread_create(&thread, NULL, waits[i], NULL) == 0);
+            /* At once, and when it is likely to sleep: each moment must do. */
+            usleep(round * 5000u);
+            CHECK(pthread_cancel(thread) == 0);
+            CHECK(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+            put(fd, "still there");
+            expect(fd, "still there");
+        }
+        cut();
+    }
+    put(fd, "and again");
+    expect(fd, "and again");
+}
+
+/* Every kind of registration is kept across cuts, on a duplicate too, and no cut is seen. */
+static void sets(void) {
+    static const uint32_t kinds[] = {EPOLLIN, EPOLLIN | EPOLLET, EPOLLIN | EPOLLONESHOT,
+                                     EPOLLIN | EPOLLEXCLUSIVE};
+    fd = connected(port);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct epoll_event event = {.events = kinds[i], .data.u64 = 77 + i}, out;
+        int set = epoll_create1(0), second = dup(fd);
+        CHECK(second >= 0 && epoll_ctl(set, EPOLL_CTL_ADD, i % 2 ? fd : second, &event) == 0);
+        for (int round = 0; round < 3; round++) {
+            char byte;
+            ssize_t n;
+            put(fd, "s");
+            do {
+                CHECK(epoll_wait(set, &out, 1, 20000) == 1);
+                CHECK(out.data.u64 == 77 + i && out.events == EPOLLIN);
+                n = recv(fd, &byte, 1, MSG_DONTWAIT);
+                CHECK(n == 1 || (n == -1 && errno == EAGAIN));
+                if (kinds[i] & EPOLLONESHOT) {
+                    CHECK(epoll_wait(set, &out, 1, 0) == 0);
+                    CHECK(epoll_ctl(set, EPOLL_CTL_MOD, i % 2 ? fd : second, &event) == 0);
+                }
+            } while (n < 1);
+            CHECK(byte == 's');
+            cut();
+        }
+        CHECK(epoll_ctl(set, EPOLL_CTL_DEL, i % 2 ? fd : second, NULL) == 0);
+        close(second);
+        close(set);
+    }
+}
+
+static void *read_one(void *at) {
+    CHECK(read(fd, at, 1) == 1);
+    return NULL;
+}
+
+/* A reader that sleeps while the connection is cut gets what comes afterwards. */
+static void blocked(void) {
+    pthread_t thread;
+    char byte = 0;
+    fd = connected(port);
+    CHECK(pthread_create(&thread, NULL, read_one, &byte) == 0);
+    cut();
+    cut();
+    put(fd, "b");
+    CHECK(pthread_join(thread, NULL) == 0 && byte == 'b');
+}
+
+/* A stream made before the connect goes by way of the session too; fclose and freopen end it. */
+static void early_stream(void) {
+    char line[64];
+    struct sockaddr_in addr = loopback(port);
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+    FILE *file = fdopen(fd, "r+");
+    CHECK(file != NULL && connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0);
+    for (int round = 0; round < 3; round++) {
+        CHECK(fprintf(file, "line %d\n", round) == 7 && fflush(file) == 0);
+        CHECK(fgets(line, sizeof line, file) != NULL && line[5] == '0' + round);
+        cut();
+    }
+    int other = dup(fd);
+    CHECK(fclose(file) == 0 && fcntl(fd, F_GETFD) == -1 && errno == EBADF);
+    put(other, "other");
+    expect(other, "other");
+    /* libc's own stream over a number that is ours: reopened, it is not ours any more. */
+    fd = other;
+    cut();
+    int in = dup(0);
+    CHECK(in >= 0 && dup2(other, 0) == 0);
+    CHECK(freopen("/dev/null", "r", stdin) == stdin && getchar() == EOF);
+    CHECK(recv(0, line, 1, 0) == -1 && errno == ENOTSOCK);
+    CHECK(dup2(in, 0) == 0);
+    put(other, "other");
+    expect(other, "other");
+}
+
+/* close(2) as no library sees it. */
+static void close_unseen(int number) {
+    long result;
+#if defined(__x86_64__)
+    __asm__ volatile("syscall" : "=a"(result) : "a"((long)SYS_close), "D"((long)number)
+                     : "rcx", "r11", "memory");
+#else
+    register long call __asm__("x8") = SYS_close;
+    register long arg __asm__("x0") = number;
+    __asm__ volatile("svc 0" : "+r"(arg) : "r"(call) : "memory");
+    result = arg;
+#endif
+    CHECK(result == 0);
+}
+
+/* A number that was closed past the library is what the program makes of it next. */
+static void closed_unseen(void) {
+    int pair[2];
+    char byte;
+    for (int round = 0; round < 4; round++) {
+        fd = connected(port);
+        put(fd, "x");
+        expect(fd, "x");
+        close_unseen(fd);
+        if (round == 0) {
+            CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && pair[0] == fd);
+        } else if (round == 1) {
+            CHECK(pipe(pair) == 0 && pair[0] == fd);
+            int swap = pair[0];
+            pair[0] = pair[1];
+            pair[1] = swap;
+        } else if (round == 2) {
+            pair[0] = pair[1] = open("/dev/zero", O_RDWR);
+            CHECK(pair[0] == fd);
+        } else {
+            /* Another session under the same number. */
+            CHECK(connected(port) == fd);
+            put(fd, "z");
+            expect(fd, "z");
+            cut();
+            put(fd, "z");
+            expect(fd, "z");
+            close(fd);
+            break;
+        }
+        CHECK(write(pair[0], "y", 1) == 1 && read(pair[1], &byte, 1) == 1);
+        CHECK(close(pair[0]) == 0 && (pair[0] == pair[1] || close(pair[1]) == 0));
+    }
+}
+
+static ssize_t send_number(int through, int number) {
+    char control[CMSG_SPACE(sizeof number)] = {0}, byte = 'n';
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+                             .msg_controllen = sizeof control};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof number);
+    memcpy(CMSG_DATA(header), &number, sizeof number);
+    return sendmsg(through, &message, 0);
+}
+
+static int receive_number(int through) {
+    int number = -1;
+    char control[CMSG_SPACE(sizeof number)], byte;
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+                             .msg_controllen = sizeof control};
+    CHECK(recvmsg(through, &message, 0) == 1);
+    memcpy(&number, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof number);
+    return number;
+}
+
+/* A descriptor that is sent to another process works there; one that cannot be sent says so. */
+static void sent(void) {
+    int pair[2], status;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        close(pair[0]);
+        int got = receive_number(pair[1]);
+        for (int round = 0; round < 3; round++) {
+            put(got, "from afar");
+            expect(got, "from afar");
+            cut();
+        }
+        close(got);
+        _exit(0);
+    }
+    fd = connected(port);
+    int second = dup(fd);
+    CHECK(send_number(pair[0], fd) == -1 && errno == EOPNOTSUPP);
+    close(second);
+    put(fd, "here");
+    expect(fd, "here");
+    CHECK(send_number(pair[0], fd) == 1);
+    CHECK(close(fd) == 0);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+/* MSG_TRUNC takes bytes and drops them. */
+static void discards(void) {
+    fd = connected(port);
+    put(fd, "0123456789");
+    CHECK(recv(fd, NULL, 4, MSG_TRUNC | MSG_WAITALL) == 4);
+    expect(fd, "456");
+    CHECK(recv(fd, NULL, 100, MSG_TRUNC | MSG_PEEK) == 3);
+    CHECK(recv(fd, NULL, 100, MSG_TRUNC) == 3);
+    CHECK(recv(fd, NULL, 100, MSG_TRUNC | MSG_DONTWAIT) == -1 && errno == EAGAIN);
+}
+
+/* system and popen give their programs nothing of ours, and leave it as it was. */
+static void commands(void) {
+    char command[128], line[16];
+    fd = connected(port);
+    snprintf(command, sizeof command, "test ! -e /proc/self/fd/%d", fd);
+    CHECK(system(command) == 0);
+    snprintf(command, sizeof command, "test -e /proc/self/fd/%d || echo none", fd);
+    FILE *out = popen(command, "r");
+    CHECK(out != NULL && fgets(line, sizeof line, out) != NULL && strcmp(line, "none\n") == 0);
+    CHECK(pclose(out) == 0 && fcntl(fd, F_GETFD) == 0);
+    cut();
+    put(fd, "after");
+    expect(fd, "after");
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -434,9 +748,13 @@ int main(int argc, char **argv) {
         {"options", options},   {"refused", refused}, {"handler", handler}, {"eintr", eintr},
         {"close_all", close_all}, {"stream", stream}, {"files", files},     {"early", early},
         {"high", high},         {"foreign", foreign}, {"spawned", spawned},
-        {"quick_end", quick_end},
+        {"quick_end", quick_end}, {"echoes", echoes}, {"greeted", greeted},
+        {"cancel_waits", cancel_waits}, {"sets", sets}, {"blocked", blocked},
+        {"early_stream", early_stream}, {"closed_unseen", closed_unseen}, {"sent", sent},
+        {"discards", discards}, {"commands", commands},
     };
     CHECK(argc == 3);
+    setvbuf(stdin, NULL, _IONBF, 0);
     port = atoi(argv[2]);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (strcmp(argv[1], all[i].name) == 0) {

@@ -1,23 +1,30 @@
 /* forks: an echo server with a child per connection; prints its port. It runs until it is killed.
- * With an argument it echoes nothing and prints how many bytes each client has sent before its
+ * With "prefork" three processes accept, and serve their clients one after the other.
+ * With "count" it echoes nothing and prints how many bytes each client has sent before its
  * end, or "broken" if there was no end. */
 #include "waits.h"
 #include <signal.h>
 
 int main(int argc, char **argv) {
     int listener = listening();
-    (void)argv;
+    int prefork = argc > 1 && strcmp(argv[1], "prefork") == 0;
+    if (prefork && fork() != 0) {
+        (void)!fork();
+    }
+    argc -= prefork;
     signal(SIGCHLD, SIG_IGN);
     for (;;) {
         int fd = accept(listener, NULL, NULL);
         if (fd < 0) {
             continue;
         }
-        if (fork() == 0) {
+        if (prefork || fork() == 0) {
             char buf[65536];
             size_t total = 0;
             ssize_t n;
-            close(listener);
+            if (!prefork) {
+                close(listener);
+            }
             while ((n = read(fd, buf, sizeof buf)) > 0) {
                 total += (size_t)n;
                 for (ssize_t done = 0; argc == 1 && done < n;) {
@@ -33,6 +40,9 @@ int main(int argc, char **argv) {
             }
             fflush(stdout);
             close(fd);
+            if (prefork) {
+                continue;
+            }
             _exit(n == 0 ? 0 : 1);
         }
         close(fd);

@@ -1,0 +1,78 @@
+//! Programs that are run with a virtual socket for their standard input and output, as inetd does.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use common::{ALL, Program, compiled, cuts, cutting, free_port, have, preload, wait_listening};
+
+const MIB: u64 = 1024 * 1024;
+
+fn inetd() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| compiled("inetd"))
+}
+
+fn client() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| compiled("client"))
+}
+
+/// Megabytes to the server on `port` and back through cuts, twice.
+fn echoes(port: u16, what: &str) {
+    let proxy = cutting(port, MIB);
+    let port = proxy.local_addr().port().to_string();
+    let hit = cuts(&proxy, || {
+        for _ in 0..2 {
+            let mut command = Command::new(client());
+            let mut client = Program::start(preload(command.args([what, &port]), ALL));
+            assert_eq!(client.succeed(what), "done\n");
+        }
+    });
+    assert!(hit >= 5, "only {hit} cuts");
+}
+
+fn served_by_cat(how: &str, what: &str) {
+    let mut server = Program::start(preload(Command::new(inetd()).arg(how), ALL));
+    echoes(server.port(), what);
+}
+
+#[test]
+fn a_program_that_a_fork_child_becomes_has_the_session_through_cuts() {
+    for how in ["execl", "execve", "execlp", "execle"] {
+        served_by_cat(how, "echoes");
+    }
+}
+
+#[test]
+fn a_child_that_has_used_its_session_passes_it_on_through_exec() {
+    served_by_cat("spoke", "greeted");
+}
+
+#[test]
+fn an_exec_that_fails_leaves_the_session_as_it_was() {
+    served_by_cat("fails", "greeted");
+}
+
+#[test]
+fn a_child_of_vfork_passes_a_session_on_under_numbers_of_its_own() {
+    served_by_cat("vfork", "echoes");
+}
+
+#[test]
+fn socat_runs_a_program_for_each_connection_through_cuts() {
+    if !have("socat") {
+        return;
+    }
+    for exec in ["EXEC:cat", "EXEC:cat,nofork", "SYSTEM:cat"] {
+        let port = free_port();
+        let mut command = Command::new("socat");
+        command.arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,fork")).arg(exec);
+        let mut server = Program::start(preload(&mut command, ALL));
+        wait_listening(port, &mut server);
+        echoes(port, "echoes");
+    }
+}

@@ -1,0 +1,92 @@
+/* inetd HOW: a server that runs /bin/cat for each connection, with the connection for its standard
+ * input and output; prints its port. It runs until it is killed.
+ * HOW: execl, execve, execlp, execle, fails (tries programs that are not there or cannot be run,
+ * first), spoke (the child has used the connection before), vfork, action (posix_spawn with file
+ * actions). */
+#define _GNU_SOURCE
+#include "waits.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static const char *how;
+static char *cat[] = {"cat", NULL};
+static char *environment[] = {"A=b", NULL};
+
+static int is(const char *what) { return strcmp(how, what) == 0; }
+
+static void run(int fd) {
+    if (is("spoke")) {
+        put(fd, "hello\n");
+        expect(fd, "hello\n");
+    }
+    if (is("fails")) {
+        char path[] = "/tmp/eversock-noexec-XXXXXX";
+        int file = mkstemp(path);
+        CHECK(file >= 0 && write(file, "\x7f" "ELF", 4) == 4 && fchmod(file, 0755) == 0);
+        close(file);
+        CHECK(execl("/nonexistent/cat", "cat", (char *)NULL) == -1 && errno == ENOENT);
+        CHECK(dup2(fd, 0) == 0 && dup2(fd, 1) == 1);
+        CHECK(execv(path, cat) == -1 && errno == ENOEXEC);
+        unlink(path);
+        /* As good as before. */
+        put(fd, "hello\n");
+        expect(0, "hello\n");
+    }
+    CHECK(dup2(fd, 0) == 0 && dup2(fd, 1) == 1);
+    close(fd);
+    if (is("execl") || is("spoke") || is("fails")) {
+        execl("/bin/cat", "cat", "-", (char *)NULL);
+    } else if (is("execve")) {
+        execve("/bin/cat", cat, environment);
+    } else if (is("execlp")) {
+        execlp("cat", "cat", (char *)NULL);
+    } else if (is("execle")) {
+        /* More arguments than registers, and the environment behind them. */
+        execle("/bin/sh", "sh", "-c", "test \"$1$2$3$4$5$6$7\" = 1234567 -a \"$A\" = b && exec cat",
+               "sh", "1", "2", "3", "4", "5", "6", "7", (char *)NULL, environment);
+    }
+}
+
+static __attribute__((noinline)) void by_vfork(int fd) {
+    if (vfork() == 0) {
+        dup2(fd, 0);
+        dup2(fd, 1);
+        close(fd);
+        execv("/nonexistent/cat", cat);
+        execv("/bin/cat", cat);
+        _exit(127);
+    }
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    how = argv[1];
+    int listener = listening();
+    fcntl(listener, F_SETFD, FD_CLOEXEC);
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+        int fd = accept(listener, NULL, NULL);
+        if (fd < 0) {
+            continue;
+        }
+        if (is("vfork")) {
+            by_vfork(fd);
+        } else if (is("action")) {
+            pid_t child;
+            posix_spawn_file_actions_t actions;
+            CHECK(posix_spawn_file_actions_init(&actions) == 0);
+            CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 0) == 0);
+            CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 1) == 0);
+            CHECK(posix_spawn(&child, "/bin/cat", &actions, NULL, cat, environment) == 0);
+            CHECK(posix_spawn_file_actions_destroy(&actions) == 0);
+        } else if (fork() == 0) {
+            close(listener);
+            run(fd);
+            _exit(127);
+        }
+        close(fd);
+    }
+}
