@@ -8,17 +8,20 @@ use eversock_chaos::{Config as ProxyConfig, Fault, Proxy, Target};
 
 use crate::Options;
 use crate::pair::Pair;
+use crate::preload;
 use crate::report::{Figure, Goal, Rows, quantile};
 use crate::socket::Kind;
 use crate::usage::monotonic_ns;
 
 /// What `--only` may name.
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 12] = [
     "stream-1KiB",
     "stream-16KiB",
     "stream-64KiB",
     "stream-256KiB",
     "round-trip",
+    "preload-round-trip",
+    "preload-stream",
     "open-close",
     "stall-idle",
     "stall-busy",
@@ -36,6 +39,7 @@ pub(crate) fn all(options: &Options, rows: &mut Rows) -> io::Result<()> {
     if options.wants("round-trip") {
         round_trip(options, rows)?;
     }
+    preload::all(options, rows)?;
     if options.wants("open-close") {
         open_close(options, rows)?;
     }

@@ -18,12 +18,8 @@ pub(crate) struct End {
 }
 
 impl End {
-    fn start(kind: Kind, role: &str) -> io::Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["--child", kind.name(), role])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+    fn start(mut command: Command) -> io::Result<Self> {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = process.stdin.take();
         let Some(output) = process.stdout.take() else {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -95,15 +91,37 @@ impl Pair {
         Self::start_through(kind, Ok)
     }
 
+    /// Of a program that understands what this program's own children do: `command` gives it, told
+    /// that it is "server", or the address of the server.
+    pub(crate) fn start_of(
+        kind: Kind,
+        command: impl Fn(&str) -> io::Result<Command>,
+    ) -> io::Result<Self> {
+        Self::start_any(kind, command, Ok)
+    }
+
     /// The client connects to what `route` makes of the server's address.
     pub(crate) fn start_through(
         kind: Kind,
         route: impl FnOnce(SocketAddr) -> io::Result<SocketAddr>,
     ) -> io::Result<Self> {
-        let mut server = End::start(kind, "server")?;
+        let own = |role: &str| {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args(["--child", kind.name(), role]);
+            Ok(command)
+        };
+        Self::start_any(kind, own, route)
+    }
+
+    fn start_any(
+        kind: Kind,
+        command: impl Fn(&str) -> io::Result<Command>,
+        route: impl FnOnce(SocketAddr) -> io::Result<SocketAddr>,
+    ) -> io::Result<Self> {
+        let mut server = End::start(command("server")?)?;
         let addr = server.answer()?;
         let addr = addr.parse().map_err(|_| io::Error::other(format!("address: {addr}")))?;
-        let client = End::start(kind, &route(addr)?.to_string())?;
+        let client = End::start(command(&route(addr)?.to_string())?)?;
         Ok(Self { kind, client, server })
     }
 

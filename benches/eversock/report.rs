@@ -83,7 +83,7 @@ impl Rows {
         if !is_json {
             println!("{}", usage::machine());
             println!(
-                "{:<34} {:>12} {:>12} {:>12}  {:<8} {:>7}  goal",
+                "{:<46} {:>12} {:>12} {:>12}  {:<8} {:>7}  goal",
                 "median of the turns", "median", "least", "greatest", "unit", "/ plain"
             );
         }
@@ -92,11 +92,15 @@ impl Rows {
 
     /// A group of figures, one for each kind; the plain one is what the others are compared with.
     pub(crate) fn group(&mut self, figures: Vec<(Kind, Figure)>) {
-        let plain = figures.iter().find(|(kind, _)| *kind == Kind::Plain);
-        let reference = plain.map(|(_, figure)| quantile(&figure.values, 0.5));
-        for (kind, figure) in &figures {
-            let reference = if *kind == Kind::Plain { None } else { reference };
-            self.row(&format!("{} {}", figure.name, kind.name()), figure, reference);
+        self.group_of(figures.into_iter().map(|(kind, figure)| (kind.name(), figure)).collect());
+    }
+
+    /// The same for figures that have other labels; the first is the reference.
+    pub(crate) fn group_of(&mut self, figures: Vec<(&'static str, Figure)>) {
+        let reference = figures.first().map(|(_, figure)| quantile(&figure.values, 0.5));
+        for (at, (label, figure)) in figures.iter().enumerate() {
+            let reference = if at == 0 { None } else { reference };
+            self.row(&format!("{} {label}", figure.name), figure, reference);
         }
         if !self.is_json {
             println!();
@@ -137,7 +141,7 @@ impl Rows {
             (None, _) => String::new(),
         };
         let line = format!(
-            "{name:<34} {:>12} {:>12} {:>12}  {:<8} {ratio:>7}  {goal}",
+            "{name:<46} {:>12} {:>12} {:>12}  {:<8} {ratio:>7}  {goal}",
             digits(value),
             digits(least),
             digits(most),
