@@ -147,8 +147,8 @@ pub fn keep(numbers: &[RawFd], claimed: impl FnOnce()) -> io::Result<()> {
     }
     claimed();
     let bell = Bell::new()?;
+    let _listed: Vec<_> = kept.iter().map(|socket| socket.sleepers.list(&bell)).collect();
     for socket in &kept {
-        socket.sleepers.add(&bell);
         let numbers = Socket::lock(&socket.place)?.numbers.clone();
         for number in numbers {
             posix::close(number)?;
