@@ -96,6 +96,11 @@ unsafe extern "C-unwind" fn recvmsg(a: c_int, b: *mut msghdr, c: c_int) -> ssize
     n
 }
 
+unsafe extern "C-unwind" fn sendmsg_real(a: c_int, b: *const msghdr, c: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    unsafe { libc::sendmsg(a, b, c) }
+}
+
 fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -107,6 +112,7 @@ fn prepare() {
             ppoll,
             recv: recv_real,
             recvmsg,
+            sendmsg: sendmsg_real,
             setsockopt,
         };
         // SAFETY: each does what libc's function of its name does, or unwinds.
