@@ -3,7 +3,8 @@
 //! Every figure is taken for plain TCP, direct and pumped in turn (A B C A B C ...), after a
 //! warm-up, between two processes that this program starts from itself; the median of the turns is
 //! printed with its least and greatest. The `preload` figures are those of a C program, compiled
-//! for the purpose, alone and under the preload library in turn. Options, also in the variable `EVERSOCK_BENCH`:
+//! for the purpose, alone and under the preload library in turn. Options, also in the variable
+//! `EVERSOCK_BENCH`:
 //!
 //! * `--quick`: small amounts and few turns, seconds in all; shows that it works, not how fast
 //! * `--json`: one object with the keys `machine`, `quick`, `rows` instead of the table
