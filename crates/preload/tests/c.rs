@@ -123,8 +123,8 @@ fn a_spawned_child_does_not_inherit_the_middle_of_a_session() {
     does("spawned", ALL);
 }
 
-// A reader that was cancelled after the kernel had given it bytes was taken for a foreign one, which
-// ended the session; one that was cancelled in a close(2) of the engine's own aborted the program.
+// A reader that was cancelled when the kernel had given it bytes was taken for a foreign one, which
+// ended the session; one that was cancelled in a close(2) of the engine's aborted the program.
 #[test]
 fn a_thread_cancelled_in_any_wait_leaves_the_session_as_it_was() {
     does("cancel_waits", ALL);
