@@ -504,7 +504,7 @@ hook! { next = fn posix_spawn_file_actions_adddup2(
 ) -> c_int {
     if edge::is_ours(fd) {
         // libc duplicates it where nobody sees it: the child would have the bare connection.
-        log::warn!("posix_spawn cannot duplicate a virtual socket for its child: fork and exec can");
+        log::warn!("posix_spawn cannot duplicate a virtual socket for a child: fork and exec can");
         return libc::EOPNOTSUPP;
     }
     next(actions, fd, new)
