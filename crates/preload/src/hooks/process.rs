@@ -12,7 +12,7 @@ use std::mem::ManuallyDrop;
 use eversock_engine::exec::{self, Engine, Inherited};
 use eversock_engine::posix;
 use libc::{c_int, c_void, pid_t};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::io::{DupFlags, FdFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -159,7 +159,11 @@ impl Legacy {
         let after = edge::errno();
         if edge::is_guest() {
             // A child of vfork tries the next folder of its path: what it has will do.
-            std::mem::forget((self.passed, self.held));
+            let saved = self.passed.into_iter().map(|passed| passed.saved);
+            let held = self.held.into_iter().flat_map(|(file, line)| [Some(file), line]).flatten();
+            for descriptor in saved.chain(held) {
+                let _stays = descriptor.into_raw_fd();
+            }
         } else {
             for passed in &self.passed {
                 let _lost = put(passed.saved.as_fd(), passed.number);
@@ -492,6 +496,19 @@ spawn! {
     posix_spawn;
     posix_spawnp;
 }
+
+hook! { next = fn posix_spawn_file_actions_adddup2(
+    actions: *mut c_void,
+    fd: c_int,
+    new: c_int,
+) -> c_int {
+    if edge::is_ours(fd) {
+        // libc duplicates it where nobody sees it: the child would have the bare connection.
+        log::warn!("posix_spawn cannot duplicate a virtual socket for a child: fork and exec can");
+        return libc::EOPNOTSUPP;
+    }
+    next(actions, fd, new)
+} }
 
 hook! { next = fn system(command: *const c_char) -> c_int {
     let _kept = Kept::back();

@@ -403,6 +403,11 @@ static void spawned(void) {
     CHECK(posix_spawn(&child, "/bin/sh", NULL, NULL, argv, environ) == 0);
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     CHECK(fcntl(fd, F_GETFD) == 0);
+    posix_spawn_file_actions_t actions;
+    CHECK(posix_spawn_file_actions_init(&actions) == 0);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 0) == EOPNOTSUPP);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, 2, 1) == 0);
+    CHECK(posix_spawn_file_actions_destroy(&actions) == 0);
     char *wrong[] = {"nothing", NULL};
     CHECK(execv("/nonexistent/program", wrong) == -1 && errno == ENOENT);
     CHECK(fcntl(fd, F_GETFD) == 0);

@@ -1,13 +1,11 @@
 /* inetd HOW: a server that runs /bin/cat for each connection, with the connection for its standard
  * input and output; prints its port. It runs until it is killed.
  * HOW: execl, execve, execlp, execle, fails (tries programs that are not there or cannot be run,
- * first), spoke (the child has used the connection before), vfork, action (posix_spawn with file
- * actions). */
+ * first), spoke (the child has used the connection before), vfork. */
 #define _GNU_SOURCE
 #include "waits.h"
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -74,14 +72,6 @@ int main(int argc, char **argv) {
         }
         if (is("vfork")) {
             by_vfork(fd);
-        } else if (is("action")) {
-            pid_t child;
-            posix_spawn_file_actions_t actions;
-            CHECK(posix_spawn_file_actions_init(&actions) == 0);
-            CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 0) == 0);
-            CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 1) == 0);
-            CHECK(posix_spawn(&child, "/bin/cat", &actions, NULL, cat, environment) == 0);
-            CHECK(posix_spawn_file_actions_destroy(&actions) == 0);
         } else if (fork() == 0) {
             close(listener);
             run(fd);
