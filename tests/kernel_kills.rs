@@ -205,12 +205,20 @@ fn in_step(
     let (kills, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let send = |mut stream: &VirtualStream, bytes: &[u8]| {
         for (part, bytes) in bytes.chunks(bytes.len() / KILLS).enumerate() {
-            // One less, so that there is always something on its way.
+            // One less, so that there is always something on its way; and a byte now and then, as
+            // an idle connection hears of a firewall's resets only when something is sent on it. A
+            // tool that took longer to start than a part to send left all to the keepalive of 15 s.
             let enough = || kills.load(Ordering::SeqCst) + 1 >= part.min(KILLS);
-            wait_unless(&over, "the kernel kills", enough);
-            // In pieces over some 50 ms, the time that a tool takes to start: an idle connection
-            // hears of a firewall's resets only when something is sent on it.
-            for piece in bytes.chunks(64 * 1024) {
+            let (until, mut begun) = (Instant::now() + PATIENCE, 0);
+            while !enough() && !over.load(Ordering::SeqCst) {
+                assert!(Instant::now() < until, "not within {PATIENCE:?}: the kernel kills");
+                // The last part is a rest of a few bytes.
+                let some = usize::from(begun < bytes.len());
+                stream.write_all(&bytes[begun..][..some]).unwrap();
+                begun += some;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            for piece in bytes[begun..].chunks(64 * 1024) {
                 stream.write_all(piece).unwrap();
                 std::thread::sleep(Duration::from_millis(5));
             }

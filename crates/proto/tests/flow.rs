@@ -409,3 +409,22 @@ fn only_a_reset_may_overtake_bytes_that_are_not_begun() {
     b.handle_bytes(&bytes).unwrap();
     assert_eq!(b.reset_by_peer(), Some(7));
 }
+
+/// What came behind it kept a kernel that was full busy with bytes that nobody takes.
+#[test]
+fn a_reset_is_the_last_that_is_sent_in_an_epoch() {
+    let (mut a, _) = sessions();
+    a.write(&[5; 100]);
+    a.tx.finish();
+    a.tx.want_reset(7);
+    assert!(a.tx.has_output());
+    assert_eq!(a.transmit(usize::MAX).len(), HEADER_BYTES + 8);
+    a.tx.want_ack();
+    a.tx.want_stop(0);
+    a.tx.want_reset(7);
+    assert!(!a.tx.has_output() && a.transmit(usize::MAX).is_empty());
+    // The connection may have died with it: START and RESET, and nothing else, in the next.
+    a.begin_epoch(0).unwrap();
+    assert_eq!(a.transmit(usize::MAX).len(), 2 * (HEADER_BYTES + 8));
+    assert!(!a.tx.has_output());
+}

@@ -17,8 +17,8 @@ use super::target::Target;
 
 const EVENTS_PER_WAIT: usize = 256;
 const ACCEPTS_PER_TURN: usize = 64;
-/// So many connects go on at one time; further clients wait to be accepted. The other end bounds
-/// the handshakes that it has under way (256 at a listener) and drops the oldest beyond that.
+/// So many connects go on at one time; further clients wait to be accepted. The other end shakes
+/// hands with 256 at a time, and other clients of its listener wait behind ours.
 const DIALS_MAX: usize = 64;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
