@@ -56,12 +56,16 @@ fn write_past_us(victim: &VirtualStream, bytes: &[u8]) {
 /// An ACK frame: the peer's parser takes it for one of ours.
 const FRAME: [u8; 16] = [3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn both_learn(ends: &Ends, fault: &Fault) {
+/// `victim_dials` when the client is the one that was read from or written to.
+fn both_learn(ends: &Ends, fault: &Fault, victim_dials: bool) {
     ends.proxy.inject(fault.clone(), Target::Open).unwrap();
     has_failed_once(&ends.client);
     has_failed_once(&ends.server);
-    // The server may have seen one: the connection over which the client said that it has failed.
-    assert_eq!(ends.client.info().unwrap().resumes, 0, "it was resumed");
+    // A server may have seen one: the connection over which the client said that it has failed. And
+    // a client that dials before the server has seen the cut has confirmed a resume, which the
+    // server refuses when it looks at the connection that is replaced.
+    let seen = ends.client.info().unwrap().resumes;
+    assert!(seen <= u64::from(!victim_dials), "it was resumed {seen} times");
 }
 
 #[test]
@@ -72,7 +76,7 @@ fn a_plain_read_of_the_client_ends_the_session_on_both_sides_at_the_next_fault()
         for fault in [Fault::Reset, Fault::Fin] {
             let ends = patient_ends();
             read_past_us(&ends.client, &ends.server, n);
-            both_learn(&ends, &fault);
+            both_learn(&ends, &fault, true);
         }
     }
 }
@@ -84,7 +88,7 @@ fn a_plain_read_of_the_server_ends_the_session_on_both_sides_at_the_next_fault()
         for fault in [Fault::Reset, Fault::Fin] {
             let ends = patient_ends();
             read_past_us(&ends.server, &ends.client, n);
-            both_learn(&ends, &fault);
+            both_learn(&ends, &fault, false);
         }
     }
 }
@@ -110,7 +114,7 @@ fn a_plain_write_ends_the_session_on_both_sides_at_the_next_fault() {
     for is_client in [true, false] {
         let ends = patient_ends();
         write_past_us(if is_client { &ends.client } else { &ends.server }, &FRAME);
-        both_learn(&ends, &Fault::Reset);
+        both_learn(&ends, &Fault::Reset, is_client);
     }
 }
 
