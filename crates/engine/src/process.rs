@@ -371,9 +371,11 @@ extern "C" fn prepare() {
         locks.push(held);
     }
     FORKS.fetch_add(1, Ordering::SeqCst);
-    let pool = freeze_pool(engine);
     let sets = epoll::hold();
     let relatives = sockets.iter().map(|socket| freeze(&socket.relatives)).collect();
+    // Behind the sets: who forgets a set may drop a socket under its index, and that gives chunks
+    // back.
+    let pool = freeze_pool(engine);
     let frozen = Frozen {
         sockets,
         locks,
