@@ -283,6 +283,8 @@ pub(crate) fn ask(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> 
         // What the other thread gets is ours too; who called looks again.
         return process::claim(socket);
     }
+    // Cancelled in between, ASKING would stay up for ever, and a session on its way would be lost.
+    let _uncancelled = sys::process::Uncancelled::begin();
     let result = ask_until(socket, engine, owner);
     socket.change(0, bits::ASKING);
     result?;
@@ -308,7 +310,12 @@ fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::R
     loop {
         match ask_once(socket, engine.instance, owner, false)? {
             Brought::Session(snapshot, real) => {
-                socket.take_over(&snapshot, real)?;
+                if let Err(error) = socket.take_over(&snapshot, real) {
+                    // The owner has given it up already: nobody has it any more, and a later call
+                    // must not wait for what will not come.
+                    log::error!("session {}: it could not be taken over: {error}", socket.id);
+                    return end(socket, libc::ECONNRESET);
+                }
                 engine.enroll(socket);
                 engine.command(Command::Adopt { socket: Arc::clone(socket) });
                 return Ok(());
