@@ -26,8 +26,15 @@ pub(crate) fn would_block(error: &io::Error) -> bool {
 /// around a sleep: the cancellation of a thread unwinds it, and an unwinding that is no panic must
 /// not be caught. So none begins in here either, as it could in any close(2).
 pub(crate) fn guarded<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
     let _whole = crate::sys::process::Uncancelled::begin();
+    caught(body)
+}
+
+/// The same for what calls no cancellation point of libc (pthreads(7)), but only takes locks,
+/// allocates and makes system calls of rustix, which do not go through libc.
+#[inline]
+pub(crate) fn caught<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         // What was thrown may throw again when it is dropped.
         let _again = catch_unwind(AssertUnwindSafe(move || drop(payload)));

@@ -108,8 +108,7 @@ pub struct Log {
     end: u64,
     /// What of ours the pool counts as beyond the guaranteed part.
     shared: u64,
-    /// A small chunk for the next bytes, kept until [`Log::rest`].
-    spare: Option<Box<[u8]>>,
+    /// Keeps its last chunk, if it is a small one, for the next bytes, until [`Log::rest`].
     keeps: bool,
 }
 
@@ -131,15 +130,7 @@ impl std::fmt::Debug for Chunk {
 impl Log {
     /// An empty log whose next byte has offset `base`.
     pub fn new(pool: Arc<Pool>, base: u64) -> Self {
-        Self {
-            pool,
-            chunks: VecDeque::new(),
-            base,
-            end: base,
-            shared: 0,
-            spare: None,
-            keeps: false,
-        }
+        Self { pool, chunks: VecDeque::new(), base, end: base, shared: 0, keeps: false }
     }
 
     /// The same for one that is filled and emptied all the time: it keeps a small chunk when it is
@@ -152,8 +143,10 @@ impl Log {
 
     /// Nothing has come for a while: an empty log holds no chunk then.
     pub fn rest(&mut self) {
-        if let Some(spare) = self.spare.take() {
-            self.pool.give(spare);
+        if self.is_empty() {
+            while let Some(chunk) = self.chunks.pop_front() {
+                self.pool.give(chunk.bytes);
+            }
         }
     }
 
@@ -183,14 +176,31 @@ impl Log {
     }
 
     /// Appends all of `bytes`. Whoever calls has checked [`Self::room`] as far as the cap matters.
-    pub fn append(&mut self, mut bytes: &[u8]) {
+    #[inline]
+    pub fn append(&mut self, bytes: &[u8]) {
+        if let Some(chunk) = self.chunks.back_mut()
+            && let Some(space) = chunk.bytes.get_mut(chunk.to..chunk.to + bytes.len())
+        {
+            space.copy_from_slice(bytes);
+            chunk.to += bytes.len();
+            self.end += bytes.len() as u64;
+            return self.account();
+        }
+        self.append_to_more(bytes);
+    }
+
+    /// The same where the last chunk has no room for all.
+    fn append_to_more(&mut self, mut bytes: &[u8]) {
         let total = bytes.len();
+        if total > CHUNK_SMALL_BYTES {
+            // Not in two pieces because of what was kept for small ones.
+            self.rest();
+        }
         while !bytes.is_empty() {
             let has_space = self.chunks.back().is_some_and(|chunk| chunk.to < chunk.bytes.len());
             if !has_space {
                 let wanted = if self.chunks.is_empty() { bytes.len() } else { CHUNK_BYTES };
-                let spare = self.spare.take_if(|spare| wanted <= spare.len());
-                let bytes = spare.unwrap_or_else(|| self.pool.take(wanted));
+                let bytes = self.pool.take(wanted);
                 self.chunks.push_back(Chunk { bytes, from: 0, to: 0 });
             }
             let Some(chunk) = self.chunks.back_mut() else { break };
@@ -206,11 +216,29 @@ impl Log {
 
     /// Forgets the bytes below `offset`; beyond the end it empties the log and moves both ends
     /// there.
+    #[inline]
     pub fn trim(&mut self, offset: u64) {
-        if offset <= self.base {
-            return;
+        if offset > self.base {
+            self.trim_to(offset);
         }
-        let mut left = offset.min(self.end) - self.base;
+    }
+
+    /// Moves both ends of an empty log: the bytes up to `offset` have gone another way.
+    #[inline]
+    pub fn pass(&mut self, offset: u64) {
+        debug_assert!(self.is_empty() && offset >= self.base);
+        self.base = offset;
+        self.end = offset;
+    }
+
+    fn trim_to(&mut self, offset: u64) {
+        if offset >= self.end {
+            self.base = offset;
+            self.end = offset;
+            self.empty();
+            return self.account();
+        }
+        let mut left = offset - self.base;
         while left > 0 {
             let Some(chunk) = self.chunks.front_mut() else { break };
             let held = (chunk.to - chunk.from) as u64;
@@ -220,24 +248,25 @@ impl Log {
             }
             left -= held;
             if let Some(chunk) = self.chunks.pop_front() {
-                self.give(chunk.bytes);
+                self.pool.give(chunk.bytes);
             }
         }
         self.base = offset;
-        self.end = self.end.max(offset);
-        if self.is_empty() {
-            while let Some(chunk) = self.chunks.pop_front() {
-                self.give(chunk.bytes);
-            }
-        }
         self.account();
     }
 
-    fn give(&mut self, bytes: Box<[u8]>) {
-        if self.keeps && self.spare.is_none() && bytes.len() == CHUNK_SMALL_BYTES {
-            self.spare = Some(bytes);
-        } else {
-            self.pool.give(bytes);
+    /// Nothing is held any more: neither are the chunks, but for one that a busy log keeps.
+    fn empty(&mut self) {
+        if self.keeps
+            && self.chunks.len() == 1
+            && let Some(chunk) = self.chunks.front_mut()
+            && chunk.bytes.len() == CHUNK_SMALL_BYTES
+        {
+            (chunk.from, chunk.to) = (0, 0);
+            return;
+        }
+        while let Some(chunk) = self.chunks.pop_front() {
+            self.pool.give(chunk.bytes);
         }
     }
 
@@ -293,7 +322,14 @@ impl Log {
     }
 
     /// Tells the pool what this log holds beyond its guaranteed part.
+    #[inline]
     fn account(&mut self) {
+        if self.shared != 0 || self.len() > LOG_GUARANTEED_BYTES {
+            self.account_shared();
+        }
+    }
+
+    fn account_shared(&mut self) {
         let now = self.len().saturating_sub(LOG_GUARANTEED_BYTES);
         if now > self.shared {
             self.pool.shared_used.fetch_add(now - self.shared, Ordering::Relaxed);
@@ -306,7 +342,6 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.keeps = false;
         self.trim(self.end);
         self.rest();
     }
@@ -338,11 +373,12 @@ mod tests {
         let mut log = Log::busy(Arc::default(), 0);
         log.append(&[0; 100]);
         log.trim(100);
-        assert_eq!(log.spare.as_ref().map(|spare| spare.len()), Some(CHUNK_SMALL_BYTES));
+        let kept: Vec<_> = log.chunks.iter().map(|chunk| chunk.bytes.len()).collect();
+        assert_eq!(kept, [CHUNK_SMALL_BYTES]);
         log.append(&[0; 100_000]);
         log.trim(100_100);
         log.rest();
-        assert!(log.chunks.is_empty() && log.spare.is_none());
+        assert!(log.chunks.is_empty());
     }
 
     #[test]

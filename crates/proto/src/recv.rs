@@ -304,7 +304,7 @@ impl Receiver {
         if in_front > 0 {
             self.take_payload(in_front).map_err(|violation| self.condemn(violation))?;
             // Straight to the program: never in the stash.
-            self.stash.trim(self.next);
+            self.stash.pass(self.next);
         }
         let rest = n - in_front;
         if rest == 0 {
@@ -324,8 +324,10 @@ impl Receiver {
             match self.step(&buf[at..end]) {
                 Ok(Step::Eaten(k)) => at += k,
                 Ok(Step::Payload(k)) => {
-                    self.stash.trim(self.next);
-                    buf.copy_within(at..at + k, out);
+                    self.stash.pass(self.next);
+                    if at != out {
+                        buf.copy_within(at..at + k, out);
+                    }
                     at += k;
                     out += k;
                 }
@@ -334,7 +336,9 @@ impl Receiver {
                 }
             }
         }
-        buf[out..end.max(out)].fill(0);
+        if out < end {
+            buf[out..end].fill(0);
+        }
         // What came before a violation is good and was counted: it must reach the program first.
         if out == 0 { self.check().map(|()| 0) } else { Ok(out) }
     }

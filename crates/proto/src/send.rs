@@ -86,6 +86,17 @@ struct Due {
     goaway: bool,
 }
 
+impl Due {
+    /// An ack goes with any frame; the rest is to be said before payload.
+    fn is_more_than_an_ack(&self) -> bool {
+        self.start.is_some()
+            || self.stop.is_some()
+            || self.reset.is_some()
+            || self.addrs
+            || self.goaway
+    }
+}
+
 impl Sender {
     /// A direction that starts at `offset` (0 in real life) and may send up to the credit `edge`.
     pub fn new(pool: Arc<Pool>, offset: u64, edge: u64) -> Self {
@@ -369,6 +380,34 @@ impl Sender {
         true
     }
 
+    /// A small write on a connection that owes nothing, in one step: takes `bytes`, cuts their
+    /// frame and lays it out in `out`, whose length is the limit. Gives the frame's, to be put on
+    /// the wire at once and answered by [`Self::sent`]; `None`, with nothing changed, where
+    /// [`Self::write`] and [`Self::prepare`] are the way, as they are when no room would be left.
+    #[inline]
+    pub fn write_frame(&mut self, bytes: &[u8], acks: Acks, out: &mut [u8]) -> Option<usize> {
+        let n = bytes.len();
+        let end = self.log.end();
+        if n == 0
+            || n + HEADER_BYTES > out.len()
+            || self.cursor != end
+            || self.due.is_more_than_an_ack()
+            || self.reset.is_some()
+            || self.is_mid_frame()
+            || n >= self.room()
+        {
+            return None;
+        }
+        self.log.append(bytes);
+        let blocked = end + n as u64 >= self.edge;
+        self.cut(Kind::Data, if blocked { FLAG_BLOCKED } else { 0 }, n, acks);
+        self.frame.payload_left = n;
+        let (head, rest) = out.split_at_mut(HEADER_BYTES);
+        head.copy_from_slice(&self.frame.head);
+        rest[..n].copy_from_slice(bytes);
+        Some(HEADER_BYTES + n)
+    }
+
     /// Bytes of the current frame that the connection has not taken.
     pub fn frame_left(&self) -> usize {
         self.frame.head.len() - self.frame.head_sent + self.frame.payload_left
@@ -433,10 +472,13 @@ impl Sender {
         self.frame.head.extend_from_slice(&value.to_le_bytes());
     }
 
+    #[inline]
     fn cut(&mut self, kind: Kind, flags: u8, length: usize, acks: Acks) {
         debug_assert!(self.frame.head.is_empty());
         let header = Header { kind, flags, length: length as u32, acks };
-        self.frame.head.reserve_exact(HEADER_BYTES + CONTROL_BODY_BYTES);
+        if self.frame.head.capacity() == 0 {
+            self.frame.head.reserve_exact(HEADER_BYTES + CONTROL_BODY_BYTES);
+        }
         self.frame.head.extend_from_slice(&header.encode());
         self.told = acks;
         self.due.ack = false;

@@ -15,13 +15,15 @@ use eversock_proto::recv::Receiver;
 
 use super::recv::{Read, ReadError};
 use super::{Rx, Socket, bits};
-use crate::error::{fail, guarded, number as errno_of};
+use crate::error::{caught, fail, number as errno_of};
 use crate::process;
-use crate::sys;
+use crate::sys::{self, process::Uncancelled};
 
 /// Up to this many bytes are read in one piece with the header and copied, which costs less than a
 /// scattered read.
 const COPIED_MAX_BYTES: usize = 256;
+/// Room for the smallest: to zero more costs more than the copy.
+const TINY_BYTES: usize = 128;
 
 /// Where a reader cannot sleep in the read itself.
 const NOT_HERE: u32 = bits::STASH
@@ -72,7 +74,8 @@ impl Socket {
             (ask, Leading { socket: self, epoch: rx.epoch, done: false })
         };
         let came = ask.read(number, buf, cancellation_point);
-        guarded(|| self.finish_leading(leading, &ask, buf, came))
+        // What may reach a cancellation point holds cancellation off for itself.
+        caught(|| self.finish_leading(leading, &ask, buf, came))
     }
 
     fn finish_leading(
@@ -111,6 +114,7 @@ impl Socket {
                 fail(errno_of(&error))
             }
             Err(error) => {
+                let _uncancelled = Uncancelled::begin();
                 rx.number = -1;
                 self.condemn(epoch, &error);
                 drop(rx);
@@ -132,6 +136,10 @@ impl Socket {
         let payload = ask.accept(receiver, buf, n)?;
         let more = n == ask.front + ask.space + ask.rest;
         rx.drained = !more;
+        if self.is_noted(receiver) {
+            return Ok(Read { payload, more });
+        }
+        let _uncancelled = Uncancelled::begin();
         self.after_input(receiver);
         if let Some(violation) = receiver.violation() {
             rx.number = -1;
@@ -176,13 +184,10 @@ impl Ask {
             let mut slices = [IoSliceMut::new(space), IoSliceMut::new(buf)];
             return sys::io::recv_blocking(number, &mut slices, cancel);
         }
-        let mut whole = [0; HEADER_BYTES + COPIED_MAX_BYTES];
-        let whole = &mut whole[..space.len() + buf.len()];
-        let n = sys::io::recv_blocking(number, &mut [IoSliceMut::new(whole)], cancel)?;
-        let (head, payload) = whole[..n].split_at(n.min(space.len()));
-        space[..head.len()].copy_from_slice(head);
-        buf[..payload.len()].copy_from_slice(payload);
-        Ok(n)
+        if HEADER_BYTES + buf.len() <= TINY_BYTES {
+            return read_whole(number, space, buf, &mut [0; TINY_BYTES], cancel);
+        }
+        read_whole(number, space, buf, &mut [0; HEADER_BYTES + COPIED_MAX_BYTES], cancel)
     }
 
     fn accept(
@@ -197,6 +202,23 @@ impl Ask {
         }
         Ok(receiver.accept(buf, self.front, n)?)
     }
+}
+
+/// Reads header and payload in one piece, and parts them.
+#[inline]
+fn read_whole(
+    number: RawFd,
+    space: &mut [u8],
+    buf: &mut [u8],
+    whole: &mut [u8],
+    cancel: bool,
+) -> io::Result<usize> {
+    let whole = &mut whole[..space.len() + buf.len()];
+    let n = sys::io::recv_blocking(number, &mut [IoSliceMut::new(whole)], cancel)?;
+    let (head, payload) = whole[..n].split_at(n.min(space.len()));
+    space[..head.len()].copy_from_slice(head);
+    buf[..payload.len()].copy_from_slice(payload);
+    Ok(n)
 }
 
 /// Who sleeps in the read. Dropped without [`Leading::end`], it has been unwound (thread
@@ -226,6 +248,7 @@ impl Drop for Leading<'_> {
         if self.done {
             return;
         }
+        let _uncancelled = Uncancelled::begin();
         // Nor does the kernel's count say anything any more: it is not somebody else who has read.
         let mut rx = self.socket.rx.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.socket.sleepers.is_reading() {

@@ -9,6 +9,7 @@
 
 pub(crate) mod lead;
 pub(crate) mod link;
+mod quick;
 pub(crate) mod recv;
 pub(crate) mod relatives;
 pub(crate) mod send;
@@ -106,6 +107,14 @@ pub(crate) struct Shared {
     pub(crate) peer_stopped: AtomicBool,
     /// On the list of the next sweep.
     pub(crate) in_sweep: AtomicBool,
+}
+
+impl Shared {
+    /// The peer has confirmed more. Only under the sending lock, which makes this one writer's.
+    pub(crate) fn count_progress(&self) {
+        let count = self.progress.load(Ordering::Relaxed);
+        self.progress.store(count.wrapping_add(1), Ordering::Relaxed);
+    }
 }
 
 /// The sending direction.

@@ -583,6 +583,7 @@ impl Socket {
     /// A reader is no leader any more: the engine may read for those who need it.
     pub(crate) fn let_others_read(&self) {
         if self.has(bits::WANTS_CREDIT | bits::CLOSED) {
+            let _uncancelled = sys::process::Uncancelled::begin();
             self.watch_in(true);
         }
     }

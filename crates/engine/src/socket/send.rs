@@ -10,6 +10,7 @@ use std::time::Instant;
 use eversock_proto::send::{GATHER_SLICES, Sender};
 use eversock_proto::wire::frame::Acks;
 
+use super::quick::{SMALL_MAX_BYTES, Small};
 use super::{Socket, Tx, bits};
 use crate::error::{errno, fail, guarded, number, would_block};
 use crate::sys::{self, process};
@@ -72,13 +73,32 @@ impl Socket {
         let mut deadline = None;
         let mut done = 0;
         let mut looked = false;
+        let mut quick = None;
+        if let [bytes] = slices
+            && (1..=SMALL_MAX_BYTES).contains(&bytes.len())
+            && !mode.more
+        {
+            match self.send_small(bytes)? {
+                Small::Sent => return Ok(total),
+                Small::Owed => {
+                    if dont_wait {
+                        self.owe();
+                    }
+                    quick = Some(Step::Took { n: total, owed: true });
+                }
+                Small::NotHere => {}
+            }
+        }
         if self.has(bits::EOF) {
             // Behind the peer's end there is only control, which no reader fetches any more: acks,
             // and perhaps that nobody reads what we write.
             self.read_ahead();
         }
         loop {
-            let step = match guarded(|| self.send_step(slices, done, mode.more, dont_wait)) {
+            let step = match quick
+                .take()
+                .map_or_else(|| guarded(|| self.send_step(slices, done, mode.more, dont_wait)), Ok)
+            {
                 Ok(step) => step,
                 // The error stays for the next call when part of this one was taken.
                 Err(_) if done > 0 => return Ok(done),
@@ -257,7 +277,7 @@ impl Socket {
             return;
         }
         if sender.acked() > before {
-            self.shared.progress.fetch_add(1, Ordering::Relaxed);
+            self.shared.count_progress();
         }
         if self.shared.peer_stopped.load(Ordering::Relaxed) && !sender.is_stopped() {
             sender.stop();
@@ -416,7 +436,7 @@ fn put(sender: &Sender, to: RawFd, more: bool) -> (usize, io::Result<usize>) {
                 whole[at..at + slice.len()].copy_from_slice(slice);
                 at += slice.len();
             }
-            return (bytes, sys::io::send(to, &[IoSlice::new(&whole[..bytes])], more));
+            return (bytes, sys::io::send_one(to, &whole[..bytes], more));
         }
     }
     let mut slices = [IoSlice::new(&[]); GATHER_SLICES];

@@ -11,16 +11,24 @@ use super::fd::borrow;
 
 /// Sends without blocking and without SIGPIPE.
 pub(crate) fn send(number: RawFd, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
-    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    if more {
-        flags |= SendFlags::MORE;
+    if let [one] = slices {
+        return send_one(number, one, more);
     }
+    let flags = send_flags(more);
     retry(|| {
-        if let [one] = slices {
-            return rustix::net::send(borrow(number), one, flags);
-        }
         rustix::net::sendmsg(borrow(number), slices, &mut SendAncillaryBuffer::default(), flags)
     })
+}
+
+/// The same for one piece.
+pub(crate) fn send_one(number: RawFd, bytes: &[u8], more: bool) -> io::Result<usize> {
+    let flags = send_flags(more);
+    retry(|| rustix::net::send(borrow(number), bytes, flags))
+}
+
+fn send_flags(more: bool) -> SendFlags {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if more { flags | SendFlags::MORE } else { flags }
 }
 
 /// Receives without blocking; 0 is the end of the connection.
