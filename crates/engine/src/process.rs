@@ -257,6 +257,12 @@ pub(crate) fn is_ours(socket: &Socket) -> bool {
         .is_some_and(|engine| socket.owner.is(engine.instance) && !socket.has(bits::ASKING))
 }
 
+/// True when this process owns the session and its program has used it.
+#[inline]
+pub(crate) fn is_used_by_us(socket: &Socket) -> bool {
+    engine_if_running().is_some_and(|engine| socket.owner.is_used_by(engine.instance))
+}
+
 /// The kernel says that the connection of a session which nobody has is dead: a program that only
 /// waits must not be the reason that nobody mends it. True when there is something to wait for.
 pub(crate) fn claim_dead(socket: &Arc<Socket>) -> bool {

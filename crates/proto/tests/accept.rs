@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{control, data, frame, start};
-use eversock_proto::limits::{WINDOW_INITIAL_BYTES, WINDOW_MIN_BYTES};
+use eversock_proto::limits::{HEADER_BYTES, WINDOW_INITIAL_BYTES, WINDOW_MIN_BYTES};
 use eversock_proto::recv::{Receiver, Violation};
 use eversock_proto::testing::Rng;
 use eversock_proto::wire::frame::{Acks, Header, Kind};
@@ -102,7 +102,13 @@ fn read_directly(
         let whole = left <= buf.len();
         let space = if whole { receiver.header_space().len() } else { 0 };
         let rest = if whole { buf.len() - front } else { 0 };
-        let n = rng.slice((front + space + rest).min(wire.len() - at));
+        let most = (front + space + rest).min(wire.len() - at);
+        let mut n = rng.slice(most);
+        if front == 0 && space == HEADER_BYTES && most > space && rng.chance(1, 2) {
+            // As in a conversation: a frame comes alone.
+            let length = wire[at + 4..at + 8].try_into().map(u32::from_le_bytes).unwrap();
+            n = most.min(HEADER_BYTES + length as usize);
+        }
         let bytes = &wire[at..at + n];
         at += n;
         let (first, behind) = bytes.split_at(n.min(front));

@@ -27,6 +27,7 @@ use crate::inspect::{SessionInfo, describe};
 use crate::listener::{Listener, not_connected};
 use crate::process;
 use crate::reactor::{self, Command};
+use crate::socket::lead::Led;
 use crate::socket::recv::RecvMode;
 use crate::socket::send::SendMode;
 use crate::socket::{Socket, bits};
@@ -317,6 +318,12 @@ fn send_on(
         more: flags & libc::MSG_MORE != 0,
         no_signal: flags & libc::MSG_NOSIGNAL != 0,
     };
+    if socket.is_quiet() {
+        match socket.send(slices, mode) {
+            Err(error) if is_moved(&error) => {}
+            result => return result,
+        }
+    }
     loop {
         if socket.has(bits::PUMPED) && !socket.has(bits::FRESH) {
             return send_pumped(socket, number, slices, flags);
@@ -383,6 +390,19 @@ fn recv_on(
     flags: i32,
     cancellation_point: bool,
 ) -> io::Result<usize> {
+    if flags == 0
+        && socket.is_quiet()
+        && socket.blocks()
+        && let [buf] = slices
+        && !buf.is_empty()
+    {
+        // The usual read of a conversation.
+        match socket.read_leading(number, buf, cancellation_point)? {
+            Led::Bytes { n, more } if n == buf.len() || n > 0 && !more => return Ok(n),
+            Led::Bytes { n: n @ 1.., .. } => return Ok(socket.fill_up(slices, n)),
+            Led::Bytes { .. } | Led::NotHere => {}
+        }
+    }
     if flags & libc::MSG_OOB != 0 {
         return fail(libc::EINVAL);
     }

@@ -51,11 +51,9 @@ impl Socket {
     pub(crate) fn read_leading(
         self: &Arc<Self>,
         number: RawFd,
-        slices: &mut [IoSliceMut<'_>],
-        done: usize,
+        buf: &mut [u8],
         cancellation_point: bool,
     ) -> io::Result<Led> {
-        let Some(buf) = only_buffer(slices, done) else { return Ok(Led::NotHere) };
         let (mut ask, leading) = {
             let rx = self.lock_rx()?;
             let Some(receiver) = rx.receiver.as_ref() else { return Ok(Led::NotHere) };
@@ -262,7 +260,10 @@ impl Drop for Leading<'_> {
 }
 
 /// The one buffer that is still to be filled, if it is one and not empty.
-fn only_buffer<'a>(slices: &'a mut [IoSliceMut<'_>], mut done: usize) -> Option<&'a mut [u8]> {
+pub(super) fn only_buffer<'a>(
+    slices: &'a mut [IoSliceMut<'_>],
+    mut done: usize,
+) -> Option<&'a mut [u8]> {
     let mut found = None;
     for slice in slices {
         if done >= slice.len() {

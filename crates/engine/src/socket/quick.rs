@@ -51,6 +51,19 @@ impl Socket {
         }
     }
 
+    /// True when the session stands, is this process's, and nothing is the matter with it.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.bits() == 0 && process::is_used_by_us(self)
+    }
+
+    /// True when a read sleeps as long as it takes.
+    #[inline]
+    pub(crate) fn blocks(&self) -> bool {
+        !self.nonblocking.load(Ordering::Relaxed)
+            && self.recv_timeout_us.load(Ordering::Relaxed) == 0
+    }
+
     #[inline]
     fn send_in(self: &Arc<Self>, bytes: &[u8], frame: &mut [u8]) -> io::Result<Small> {
         let shared = &self.shared;

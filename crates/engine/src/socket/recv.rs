@@ -11,7 +11,7 @@ use eversock_proto::limits::{CONTROL_FRAMES_PER_CALL_MAX, HEADER_BYTES};
 use eversock_proto::recv::{Receiver, Violation};
 use eversock_proto::wire::frame::Header;
 
-use super::lead::Led;
+use super::lead::{Led, only_buffer};
 use super::{Rx, Socket, bits};
 use crate::error::{errno, fail, guarded, would_block};
 use crate::process;
@@ -68,7 +68,11 @@ impl Socket {
         loop {
             if sleeps_in_read {
                 // A blocking read gives at once what is queued: no need to ask first.
-                match self.read_leading(number, slices, done, mode.cancellation_point) {
+                let led = match only_buffer(slices, done) {
+                    Some(buf) => self.read_leading(number, buf, mode.cancellation_point),
+                    None => Ok(Led::NotHere),
+                };
+                match led {
                     Ok(Led::NotHere) => {}
                     Ok(Led::Bytes { n, more }) => {
                         done += n;
@@ -78,11 +82,7 @@ impl Socket {
                         if n == 0 || mode.wait_all {
                             continue;
                         }
-                        // An edge-triggered program takes a short read for an empty queue.
-                        return match self.recv_step(slices, done, mode, false, false) {
-                            Ok(Got::Bytes { n, .. }) => Ok(done + n),
-                            _ => Ok(done),
-                        };
+                        return Ok(self.fill_up(slices, done));
                     }
                     Err(_) if done > 0 => return Ok(done),
                     Err(error) => return Err(error),
@@ -120,6 +120,16 @@ impl Socket {
                 Err(_) if done > 0 => return Ok(done),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// A read has brought `done` bytes and there may be more: an edge-triggered program takes a
+    /// short read for an empty queue. Gives the number of all.
+    pub(crate) fn fill_up(self: &Arc<Self>, slices: &mut [IoSliceMut<'_>], done: usize) -> usize {
+        match guarded(|| self.recv_step(slices, done, RecvMode::default(), false, false)) {
+            Ok(Got::Bytes { n, .. }) => done + n,
+            // What else there is to say is said to the next call.
+            Ok(Got::Nothing | Got::End) | Err(_) => done,
         }
     }
 
