@@ -84,7 +84,7 @@ fn two_resumes_in_a_row_cut_after_any_byte_lose_nothing() {
 
 #[test]
 fn an_open_whose_confirm_is_lost_is_completed_by_a_resume() {
-    let offer = Offer { key: None, window: 65536, grace: secs(90), addrs: Vec::new() };
+    let offer = Offer { window: 65536, grace: secs(90), ..Offer::default() };
     let (client, open) = OpenClient::start(&offer, [1; 32]).unwrap();
     let (server, ok) = OpenServer::answer(&offer, &open, SessionId::new(1, 2), [2; 32]).unwrap();
     let (opened, _lost) = client.answered(&ok).unwrap();
@@ -265,7 +265,7 @@ fn a_wrong_key_ends_the_open_and_never_a_session() {
         key: Some(PresharedKey([key; 32])),
         window: 65536,
         grace: secs(1),
-        addrs: Vec::new(),
+        ..Offer::default()
     };
     let (_, open) = OpenClient::start(&with(1), [1; 32]).unwrap();
     let answer = OpenServer::answer(&with(2), &open, SessionId::new(0, 0), [2; 32]);
@@ -274,7 +274,7 @@ fn a_wrong_key_ends_the_open_and_never_a_session() {
 
 #[test]
 fn two_sessions_never_share_a_secret_even_if_one_side_repeats_its_seed() {
-    let offer = Offer { key: None, window: 65536, grace: secs(1), addrs: Vec::new() };
+    let offer = Offer { window: 65536, grace: secs(1), ..Offer::default() };
     let secret = |client: u8, server: u8| {
         let (c, open) = OpenClient::start(&offer, [client; 32]).unwrap();
         let id = SessionId::new(0, 0);
