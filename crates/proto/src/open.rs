@@ -152,6 +152,8 @@ pub struct OpenClient {
 pub struct OpenServer {
     opened: Opened,
     transcript: Vec<u8>,
+    /// A CONFIRM was taken: another session does not come of it.
+    is_used: bool,
 }
 
 /// The Noise pattern that the flags of an OPEN stand for; none if they contradict each other.
@@ -264,8 +266,7 @@ impl OpenClient {
         let pattern = pattern(flags).ok_or(OpenError::Config("no such combination of keys"))?;
         let aes = flags & FLAG_SEALED != 0 && offer.aes;
         let features = if aes { FEATURE_AES } else { 0 };
-        let clear =
-            Writer::new(HelloKind::Open).u32(features).u16(units(offer.window)).u16(flags);
+        let clear = Writer::new(HelloKind::Open).u32(features).u16(units(offer.window)).u16(flags);
         let mut noise = noise(offer, pattern, seed, prologue(clear.so_far()), true)
             .map_err(OpenError::Crypto)?;
         let mut buf = [0; 128];
@@ -327,6 +328,11 @@ fn prologue(clear: &[u8]) -> &[u8] {
 }
 
 impl Opened {
+    fn without_keys(&self) -> Self {
+        let (secret, addrs) = (self.secret.clone(), self.addrs.clone());
+        Self { secret, addrs, keys: None, ..*self }
+    }
+
     fn epoch_keys(&self, transcript: &[u8]) -> Option<EpochKeys> {
         let parts: [&[u8]; 2] = [transcript, &self.id.0];
         self.cipher.map(|cipher| EpochKeys::of_open(&self.secret, cipher, &parts))
@@ -364,8 +370,7 @@ impl OpenServer {
             if fast { Cipher::Aes256Gcm } else { Cipher::Chacha20Poly1305 }
         });
         let grace_ms = u32::try_from(offer.grace.as_millis()).unwrap_or(u32::MAX);
-        let mut payload =
-            Writer::body().bytes(&id.0).u16(units(offer.window)).u32(grace_ms);
+        let mut payload = Writer::body().bytes(&id.0).u16(units(offer.window)).u32(grace_ms);
         if let Some(cipher) = cipher {
             payload = payload.u8(cipher as u8);
         }
@@ -374,7 +379,7 @@ impl OpenServer {
         let n = noise.write_message(&payload, &mut buf).map_err(OpenError::Crypto)?;
         let (opened, transcript) = finish(noise, id, window, cipher);
         let answer = Writer::new(HelloKind::OpenOk).bytes(&buf[..n]).finish();
-        Ok((Self { opened, transcript }, answer))
+        Ok((Self { opened, transcript, is_used: false }, answer))
     }
 
     /// The name that the session will have.
@@ -401,24 +406,22 @@ impl OpenServer {
     /// value may go. A wrong message leaves it as it was: it may come from a stranger.
     pub fn resumed(&self, pending: &ResumeServer, message: &[u8]) -> Result<Opened, ResumeError> {
         pending.clone().confirmed(&self.opened.secret, 1, message)?;
-        let opened = &self.opened;
-        Ok(Opened {
-            secret: opened.secret.clone(),
-            addrs: opened.addrs.clone(),
-            keys: None,
-            ..*opened
-        })
+        Ok(self.opened.without_keys())
     }
 
-    /// Takes the CONFIRM; only now there is a session.
-    pub fn confirmed(self, message: &[u8]) -> Result<Opened, OpenError> {
+    /// Takes the CONFIRM; only now there is a session, and only once. A wrong message leaves this
+    /// value as it was, to be kept for a resume: the client has a session, and it may have been
+    /// somebody on the path who changed the message.
+    pub fn confirmed(&mut self, message: &[u8]) -> Result<Opened, OpenError> {
         let mac = Reader::open(message, HelloKind::Confirm)?.rest();
-        let Self { mut opened, transcript } = self;
-        if !opened.secret.verify(CONFIRM_LABEL, &[&transcript, &opened.id.0], mac) {
+        let opened = &self.opened;
+        let parts: [&[u8]; 2] = [&self.transcript, &opened.id.0];
+        if self.is_used || !opened.secret.verify(CONFIRM_LABEL, &parts, mac) {
             return Err(OpenError::Proof);
         }
-        opened.keys = opened.epoch_keys(&transcript);
-        Ok(opened)
+        self.is_used = true;
+        let keys = opened.epoch_keys(&self.transcript);
+        Ok(Opened { keys, ..opened.without_keys() })
     }
 }
 
@@ -459,7 +462,7 @@ mod tests {
     fn open(client: &Offer, server: &Offer) -> Result<(Opened, Opened), OpenError> {
         let id = SessionId::new(1, 2);
         let (c, open) = OpenClient::start(client, [1; 32])?;
-        let (s, open_ok) = OpenServer::answer(server, &open, id, [2; 32])?;
+        let (mut s, open_ok) = OpenServer::answer(server, &open, id, [2; 32])?;
         let (at_client, confirm) = c.answered(&open_ok)?;
         Ok((at_client, s.confirmed(&confirm)?))
     }
@@ -486,13 +489,15 @@ mod tests {
     fn a_recorded_open_opens_nothing() {
         let (c, open) = OpenClient::start(&offer(Some(1)), [1; 32]).expect("starts");
         let id = SessionId::new(1, 2);
-        let (s, open_ok) =
+        let (mut s, open_ok) =
             OpenServer::answer(&offer(Some(1)), &open, id, [2; 32]).expect("answers");
         let (_, confirm) = c.answered(&open_ok).expect("verifies");
         // The attacker replays OPEN and CONFIRM; the server's fresh ephemeral makes them differ.
-        let (again, _) = OpenServer::answer(&offer(Some(1)), &open, id, [3; 32]).expect("answers");
+        let (mut again, _) =
+            OpenServer::answer(&offer(Some(1)), &open, id, [3; 32]).expect("answers");
         assert!(matches!(again.confirmed(&confirm), Err(OpenError::Proof)));
         assert!(s.confirmed(&confirm).is_ok());
+        assert!(matches!(s.confirmed(&confirm), Err(OpenError::Proof)), "a session of its own");
     }
 
     #[test]
@@ -503,7 +508,7 @@ mod tests {
             let mut bad = open.clone();
             bad[at] ^= 0x10;
             let id = SessionId::new(1, 2);
-            let Ok((s, open_ok)) = OpenServer::answer(&offer(None), &bad, id, [2; 32]) else {
+            let Ok((mut s, open_ok)) = OpenServer::answer(&offer(None), &bad, id, [2; 32]) else {
                 continue;
             };
             let Ok((_, confirm)) = c.answered(&open_ok) else { continue };

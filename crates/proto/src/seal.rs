@@ -173,9 +173,8 @@ impl Lane {
 
     fn make_key(&mut self) {
         let secret = self.secret();
-        self.key = UnboundKey::new(self.cipher.algorithm(), secret.expose())
-            .ok()
-            .map(LessSafeKey::new);
+        self.key =
+            UnboundKey::new(self.cipher.algorithm(), secret.expose()).ok().map(LessSafeKey::new);
         #[cfg(any(test, feature = "testing"))]
         if let Some((_, key)) = &mut self.witness {
             *key = *secret.expose();
@@ -373,8 +372,7 @@ mod tests {
     fn the_ledger_sees_a_nonce_that_meets_its_key_twice() {
         let ledger = Arc::new(Ledger::default());
         for _ in 0..2 {
-            let (mut sealer, _) =
-                keys(Cipher::Aes256Gcm, 1).witnessed(&ledger).split(Role::Client);
+            let (mut sealer, _) = keys(Cipher::Aes256Gcm, 1).witnessed(&ledger).split(Role::Client);
             assert!(sealer.seal(&mut frame(b"x")));
         }
     }

@@ -127,6 +127,16 @@ impl Session {
         Ok(taken?)
     }
 
+    /// The same for a sealed session: see [`Receiver::accept_records`].
+    pub fn accept_records(&mut self, n: usize, out: &mut [u8]) -> Result<usize, Fault> {
+        let taken = self.rx.accept_records(n, out);
+        if taken.is_ok_and(|payload| payload > 0) {
+            self.control.progress();
+        }
+        self.digest()?;
+        Ok(taken?)
+    }
+
     /// Passes on what the receiving direction has learnt.
     fn digest(&mut self) -> Result<(), Fault> {
         let (ack, edge) = self.rx.peer();

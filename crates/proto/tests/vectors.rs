@@ -114,8 +114,8 @@ fn opened(key: Option<[u8; 32]>) -> Open {
 
 #[test]
 fn every_message_and_secret_is_the_one_in_the_document() {
-    let plain = opened(None);
-    let keyed = opened(Some([9; 32]));
+    let mut plain = opened(None);
+    let mut keyed = opened(Some([9; 32]));
     let secret = &plain.secret;
     let (client, resume) = ResumeClient::start(SessionId::new(1, 2), secret, 2, 5, [3; 32]);
     let (_, resume_ok) = ResumeServer::answer(secret, 1, &resume, 7, [4; 32]).unwrap();

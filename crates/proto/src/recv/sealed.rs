@@ -175,7 +175,10 @@ impl Receiver {
                     let direct = if self.stash.is_empty() { n.min(out.len() - *done) } else { 0 };
                     out[*done..*done + direct].copy_from_slice(&payload[..direct]);
                     *done += direct;
-                    self.stash.trim(self.stash.end() + direct as u64);
+                    if direct > 0 {
+                        // Straight to the program: never in the stash, which is empty.
+                        self.stash.trim(self.stash.end() + direct as u64);
+                    }
                     self.stash.append(&payload[direct..]);
                     n
                 }

@@ -319,6 +319,9 @@ impl Net {
                 let from = spot(bytes.len() - 1);
                 let to = from + 1 + spot(bytes.len() - from - 1);
                 bytes.drain(from..to);
+                if bytes.is_empty() {
+                    lane.flying.remove(at);
+                }
                 lane.held = lane.held.saturating_sub(to - from);
             }
             Tamper::DropAll => {

@@ -151,9 +151,10 @@ impl Pair {
         let Some(at) = self.server.opens.iter().position(|(of, _, _)| *of == conn) else {
             return false;
         };
-        let (_, open, _) = self.server.opens.remove(at);
+        let open = &mut self.server.opens[at].1;
         let id = open.id();
         let Ok(mut opened) = open.confirmed(message) else { return false };
+        self.server.opens.remove(at);
         opened.keys = opened.keys.map(|keys| self.prepare_keys(keys));
         self.accept(opened, id);
         self.server.unproven.remove(&conn);
