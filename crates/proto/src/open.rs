@@ -97,7 +97,7 @@ pub enum OpenError {
     Key,
     /// One side wants the session sealed and the other does not.
     #[error(
-        "the peer does not agree on sealing; configure both sides to seal their sessions, or neither"
+        "the peer does not agree on sealing; configure both sides to seal sessions, or neither"
     )]
     Sealing,
     /// The server has another static key than the one that is pinned, or none.

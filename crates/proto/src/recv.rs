@@ -266,8 +266,8 @@ impl Receiver {
         n
     }
 
-    /// True when payload may go straight into the program's buffer: it is not sealed, nothing older waits in the
-    /// stash, and no replayed bytes are to be skipped.
+    /// True when payload may go straight into the program's buffer: it is not sealed, nothing older
+    /// waits in the stash, and no replayed bytes are to be skipped.
     pub fn is_direct(&self) -> bool {
         self.records.is_none()
             && self.stash.is_empty()

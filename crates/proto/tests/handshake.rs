@@ -523,9 +523,12 @@ fn a_changed_byte_of_any_open_is_noticed_whatever_the_keys() {
     let (server, client) = (identity(1), identity(2));
     let known = ServerKey::Known(server.public());
     let sealing = Sealing::Always;
-    for (wanted, name) in
-        [(known, None), (known, Some(&client)), (ServerKey::Asked, None), (known, Some(&client))]
-    {
+    for (wanted, name) in [
+        (known, None),
+        (known, Some(&client)),
+        (ServerKey::Asked, None),
+        (ServerKey::Asked, Some(&client)),
+    ] {
         let at_client =
             Offer { identity: name.cloned(), server: wanted, sealing, aes: true, ..plain() };
         let at_server = Offer { identity: Some(server.clone()), sealing, aes: true, ..plain() };

@@ -15,7 +15,7 @@ use core::net::SocketAddr;
 
 use eversock_proto::control::{Role, Tombstone};
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
-use eversock_proto::open::{OpenError, OpenServer};
+use eversock_proto::open::OpenServer;
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
 use eversock_proto::secret::SessionId;
 use eversock_proto::send::{GATHER_SLICES, Sender};

@@ -14,8 +14,8 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Notes that `key` has sealed with `nonce`; panics if it had already. Nonces of one key come in
-    /// rising order or not at all, so the next that is free says it all.
+    /// Notes that `key` has sealed with `nonce`; panics if it had already. Nonces of one key come
+    /// in rising order or not at all, so the next that is free says it all.
     pub fn note(&self, key: &[u8; 32], nonce: u64) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let free = keys.entry(*key).or_insert(0);
