@@ -135,8 +135,8 @@ pub fn to_hex(key: &[u8; KEY_BYTES]) -> String {
 
 /// The servers whose static keys are known, as `known_peers` files list them.
 ///
-/// A line is `HOST KEY` or `HOST:PORT KEY` (`[ADDRESS]:PORT` for IPv6); one with the port goes before
-/// one without. Empty lines and what follows `#` do not count.
+/// A line is `HOST KEY` or `HOST:PORT KEY` (`[ADDRESS]:PORT` for IPv6); one with the port goes
+/// before one without. Empty lines and what follows `#` do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownPeers(Vec<KnownPeer>);
 
@@ -202,8 +202,8 @@ impl KnownPeers {
     }
 }
 
-/// Reads the static keys of the clients that a server lets in: `KEY`, and perhaps a name for whoever
-/// reads the file.
+/// Reads the static keys of the clients that a server lets in: `KEY`, and perhaps a name for
+/// whoever reads the file.
 ///
 /// # Errors
 /// Those of [`KeyError`] about lists.
@@ -438,7 +438,8 @@ mod tests {
     fn a_known_peer_is_found_by_host_and_port_and_then_by_host() {
         let (a, b, c) = ("01".repeat(32), "02".repeat(32), "03".repeat(32));
         let text = format!(
-            "# servers\n\ndb.example {a}\nDB.example:5432 {b} # the main one\n[::1]:80 {c}\n::1 {a}\n"
+            "# servers\n\ndb.example {a}\nDB.example:5432 {b} # the main one\n\
+             [::1]:80 {c}\n::1 {a}\n"
         );
         let peers = KnownPeers::parse(&text, "known_peers").unwrap();
         let first = |host, port| peers.key_of(host, port).map(|key| key[0]);
