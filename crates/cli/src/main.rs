@@ -1,6 +1,7 @@
 //! The program `evs`: makes the connections of other programs survive (`run`, `doctor`,
-//! `gateway`), shows what eversock does (`demo`), breaks connections on purpose (`chaos`), and
-//! looks into the sessions of running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
+//! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
+//! connections on purpose (`chaos`), and looks into the sessions of running programs (`ls`,
+//! `info`, `top`, `kill`, `redial`, `answer`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the
@@ -16,6 +17,7 @@ mod gateway;
 mod hold;
 mod info;
 mod key;
+mod keygen;
 mod kill;
 mod lines;
 mod ls;
@@ -47,6 +49,7 @@ enum Command {
     Run(run::Run),
     Doctor(doctor::Doctor),
     Gateway(gateway::Gateway),
+    Keygen(keygen::Keygen),
     Ls(ls::Ls),
     Info(info::Info),
     Top(top::Top),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Gateway(command) => command.run(),
+        Command::Keygen(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Top(command) => command.run(),

@@ -35,7 +35,8 @@ pub(crate) struct Run {
     /// connections, off exempts these connections. Default: auto; require with --key.
     #[arg(long, value_name = "MODE", value_parser = mode)]
     mode: Option<Mode>,
-    /// A file with the key that both ends need: 32 bytes, or 64 hexadecimal digits.
+    /// A file with the key that both ends need: 32 bytes, 64 hexadecimal digits
+    /// or base64, and readable by you alone (see `evs keygen`).
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Encrypt the sessions.

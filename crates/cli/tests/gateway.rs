@@ -3,9 +3,10 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::RwLock;
 use std::sync::mpsc::channel;
@@ -397,6 +398,7 @@ fn gateways_with_different_keys_do_not_meet() {
     let key = |name: &str, digit: &str| {
         let path = place.file(name);
         fs::write(&path, digit.repeat(64)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         path.to_str().unwrap().to_owned()
     };
     let (one, other) = (key("one", "1"), key("other", "2"));
@@ -569,7 +571,7 @@ fn wrong_arguments_are_refused_with_what_was_expected() {
         (&["--plain", ANY, "--resilient", "nowhere"], "expected HOST:PORT"),
         (&["--plain", "nowhere", "--resilient", "127.0.0.1:1"], "an address is like"),
         (&["--plain", ANY, "--resilient-listen", ANY], "cannot be used with"),
-        (&["--plain", ANY, "--resilient", "127.0.0.1:1", "--key", "/dev/zero"], "32 bytes"),
+        (&["--plain", ANY, "--resilient", "127.0.0.1:1", "--key", "/dev/zero"], "chmod 600"),
     ];
     for (args, expected) in cases {
         let done = place.run(&[&["gateway"], args].concat());

@@ -248,6 +248,7 @@ fn the_program_gets_the_rules_the_library_and_what_was_preloaded_before() {
     let bench = Bench::new();
     let key = bench.place.file("key");
     fs::write(&key, "ab".repeat(32)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let mut command = bench.command(&[
         "run",
         "--connect",

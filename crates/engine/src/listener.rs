@@ -272,6 +272,9 @@ impl Listener {
             window: birth.window,
             grace: std::time::Duration::ZERO,
             addrs: Vec::new(),
+            peer: None,
+            cipher: None,
+            keys: None,
         };
         reactor::furnish(&socket, Role::Server, opened)?;
         if let Some(control) = Socket::lock(&socket.meta)?.control.as_mut() {

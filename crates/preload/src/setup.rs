@@ -156,31 +156,9 @@ fn config(rule: &Rule) -> Result<Config, String> {
     })
 }
 
-/// A key file has 32 bytes, or 64 hexadecimal digits and perhaps a newline.
 fn read_key(path: &Path) -> Result<PresharedKey, String> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| format!("{}: the key cannot be read: {error}", path.display()))?;
-    if let Ok(key) = <[u8; 32]>::try_from(bytes.as_slice()) {
-        return Ok(PresharedKey(key));
-    }
-    let text = bytes.trim_ascii();
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|n| u8::try_from(n).ok());
-    let mut key = [0; 32];
-    let fits = text.len() == 64
-        && key.iter_mut().zip(text.chunks_exact(2)).all(|(out, pair)| {
-            match (digit(pair[0]), digit(pair[1])) {
-                (Some(high), Some(low)) => {
-                    *out = high << 4 | low;
-                    true
-                }
-                _ => false,
-            }
-        });
-    if fits {
-        Ok(PresharedKey(key))
-    } else {
-        Err(format!("{}: no key; expected 32 bytes, or 64 hexadecimal digits", path.display()))
-    }
+    let key = eversock_rules::keys::read_key(path).map_err(|error| error.to_string())?;
+    Ok(PresharedKey(key))
 }
 
 fn policy(rule: &Rule) -> RecoveryPolicy {

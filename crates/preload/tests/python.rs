@@ -226,6 +226,8 @@ fn with(line: &str) -> String {
 fn file(name: &str, text: &str) -> std::path::PathBuf {
     let path = common::out_dir().join(name);
     std::fs::write(&path, text).unwrap();
+    let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&path, own).unwrap();
     path
 }
 

@@ -4,6 +4,7 @@
 use crate::limits::STALE_RESUMES_MAX;
 use crate::redial::Redial;
 use crate::resume::{Reason, Reject, ResumeClient, ResumeError, ResumeServer};
+use crate::seal::Cipher;
 use crate::secret::{KEY_BYTES, Secret, SessionId};
 use crate::snapshot::{In, Out};
 
@@ -59,6 +60,8 @@ pub struct Control {
     pub id: SessionId,
     /// What the two ends share.
     pub secret: Secret,
+    /// What seals the records of a sealed session.
+    pub cipher: Option<Cipher>,
     /// Back-off of the redials.
     pub redial: Redial,
     confirmed: u64,
@@ -75,6 +78,7 @@ impl Control {
             role,
             id,
             secret,
+            cipher: None,
             redial: Redial::default(),
             confirmed: 1,
             attempted: 1,
@@ -185,6 +189,7 @@ impl Control {
         let (acked, receive) = self.last.unwrap_or_default();
         out.u64(acked);
         out.u64(receive);
+        out.option(self.cipher.map(|cipher| cipher as u64));
     }
 
     /// Takes that over; false, and nothing is changed, when it cannot be.
@@ -193,12 +198,17 @@ impl Control {
             let (confirmed, attempted) = (from.u64()?, from.u64()?);
             let (stale, resumes, has_last) = (from.number()?, from.u64()?, from.flag()?);
             let last = (from.u64()?, from.u64()?);
+            let cipher = match from.option()? {
+                Some(code) => Some(Cipher::from_wire(u8::try_from(code).ok()?)?),
+                None => None,
+            };
             let is_sound = confirmed <= attempted && attempted < u64::MAX / 2;
-            is_sound.then_some((confirmed, attempted, stale, resumes, has_last.then_some(last)))
+            let counts = (confirmed, attempted, stale, resumes);
+            is_sound.then_some((counts, has_last.then_some(last), cipher))
         };
-        let Some((confirmed, attempted, stale, resumes, last)) = read() else { return false };
-        (self.confirmed, self.attempted, self.stale) = (confirmed, attempted, stale);
-        (self.resumes, self.last) = (resumes, last);
+        let Some((counts, last, cipher)) = read() else { return false };
+        (self.confirmed, self.attempted, self.stale, self.resumes) = counts;
+        (self.last, self.cipher) = (last, cipher);
         true
     }
 

@@ -10,7 +10,8 @@
 //! number or starts a thread, so the same inputs always give the same run.
 //!
 //! * [`wire`]: bytes to types and back: frame headers, handshake messages.
-//! * [`open`]: how a session begins; [`resume`]: how a new connection takes it over.
+//! * [`open`]: how a session begins; [`resume`]: how a new connection takes it over;
+//!   [`identity`]: who the two ends are; [`seal`]: frames that nobody else can read or make.
 //! * [`send::Sender`] and [`recv::Receiver`]: the two directions. They are separate values because
 //!   a program's reader and writer run in different threads; what one learns for the other is
 //!   passed as plain values.
@@ -23,12 +24,14 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod identity;
 pub mod limits;
 pub mod log;
 pub mod open;
 pub mod recv;
 pub mod redial;
 pub mod resume;
+pub mod seal;
 pub mod secret;
 pub mod send;
 pub mod session;

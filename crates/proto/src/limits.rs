@@ -14,6 +14,16 @@ pub const WINDOW_MIN_BYTES: u64 = 16 * 1024;
 pub const WINDOW_WIRE_MAX_BYTES: u64 = (u16::MAX as u64) * WINDOW_UNIT_BYTES;
 /// The payload of one DATA frame, at most, in bytes.
 pub const FRAME_PAYLOAD_MAX_BYTES: usize = 1024 * 1024;
+/// The payload of one DATA frame of a sealed session, at most, in bytes.
+pub const SEALED_PAYLOAD_MAX_BYTES: usize = 64 * 1024;
+/// The payload of the first DATA frame of a sealed epoch, at most, in bytes.
+pub const SEALED_PAYLOAD_FIRST_BYTES: usize = 1024;
+/// The tag behind a sealed frame, in bytes.
+pub const TAG_BYTES: usize = 16;
+/// What each record adds to the weight on a key besides its body, in bytes.
+pub const RECORD_WEIGHT_BYTES: u64 = 64;
+/// The weight at which a key gives way to the next, in bytes.
+pub const KEY_WEIGHT_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// The length of a frame header, in bytes.
 pub const HEADER_BYTES: usize = 16;
 /// The body of START, FIN, STOP and RESET, in bytes.
@@ -28,6 +38,8 @@ pub const HELLO_ENVELOPE_BYTES: usize = 8;
 pub const ADDRS_MAX: usize = 16;
 /// How long an unproven connection may take for its handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a record may be cut short without another byte of it.
+pub const RECORD_DEADLINE: Duration = Duration::from_secs(10);
 /// Resumes in a row that may bring no progress before the session is given up.
 pub const STALE_RESUMES_MAX: u32 = 16;
 /// A payload chunk of the log for ordinary traffic, in bytes.

@@ -8,6 +8,7 @@
 //! Invariants: `consumed + stash == next`; `next` never exceeds the credit edge that was given;
 //! nothing but a FIN ends the stream.
 
+mod sealed;
 mod snapshot;
 
 use core::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::limits::{
 use crate::log::{Log, Pool};
 use crate::wire::frame::{Acks, FLAG_BLOCKED, Header, Kind};
 use crate::wire::hello::decode_addrs;
+use sealed::Records;
 
 /// What the peer sent cannot be. All but [`Violation::DataLost`] condemn the connection, not the
 /// session: a broken middlebox is survived like any other fault.
@@ -53,6 +55,9 @@ pub enum Violation {
     /// An ADDRS body that is none.
     #[error("malformed address list")]
     BadAddrs,
+    /// Sealed: bytes that the session's other end has not sealed, or not for this place.
+    #[error("a record whose seal is broken: the bytes were changed or made on the way")]
+    BrokenSeal,
 }
 
 /// What the peer has told besides payload, until taken.
@@ -88,6 +93,8 @@ pub struct Receiver {
     taken: u64,
     frames: u64,
     news: News,
+    /// Only of a sealed session: records that are not whole yet, and what opens them.
+    records: Option<Box<Records>>,
 }
 
 /// The state of one connection's byte stream.
@@ -142,6 +149,7 @@ impl Receiver {
             taken: 0,
             frames: 0,
             news: News::default(),
+            records: None,
         }
     }
 
@@ -171,6 +179,9 @@ impl Receiver {
         self.taken = 0;
         self.peer_ack = 0;
         self.peer_edge = 0;
+        if let Some(records) = &mut self.records {
+            records.begin_epoch();
+        }
     }
 
     /// Offset of the next byte to come: what a RESUME quotes.
@@ -255,10 +266,11 @@ impl Receiver {
         n
     }
 
-    /// True when payload may go straight into the program's buffer: nothing older waits in the
-    /// stash, and no replayed bytes are to be skipped.
+    /// True when payload may go straight into the program's buffer: it is not sealed, nothing older
+    /// waits in the stash, and no replayed bytes are to be skipped.
     pub fn is_direct(&self) -> bool {
-        self.stash.is_empty()
+        self.records.is_none()
+            && self.stash.is_empty()
             && self.parser.skip == 0
             && !matches!(self.parser.state, State::Body { .. })
             && self.fin.is_none()
@@ -267,7 +279,9 @@ impl Receiver {
     /// True when what comes next on the connection is payload of the current frame, or a header:
     /// then the bytes that are queued can be counted before they are read.
     pub fn is_between_bodies(&self) -> bool {
-        self.parser.skip == 0 && !matches!(self.parser.state, State::Body { .. })
+        self.records.is_none()
+            && self.parser.skip == 0
+            && !matches!(self.parser.state, State::Body { .. })
     }
 
     /// Payload bytes of the current frame that are still to come: what a reader may read into the
@@ -389,6 +403,9 @@ impl Receiver {
 
     /// Takes raw bytes of the connection; payload goes to the stash.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+        if self.records.is_some() {
+            return self.feed_records(bytes);
+        }
         self.taken += bytes.len() as u64;
         self.check()?;
         while !bytes.is_empty() {

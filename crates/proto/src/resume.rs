@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::seal::{Cipher, EpochKeys};
 use crate::secret::{KEY_BYTES, Secret, SessionId};
 use crate::wire::hello::{HelloError, HelloKind, Reader, Writer, confirm, split};
 
@@ -36,6 +37,8 @@ pub enum Reason {
     Key = 7,
     /// The server's program reset the session.
     Reset = 8,
+    /// One side wants the session sealed, the other does not.
+    Sealing = 9,
 }
 
 /// A refusal.
@@ -61,6 +64,7 @@ impl std::fmt::Display for Reject {
             Reason::Busy => "it is busy",
             Reason::Key => "keys differ",
             Reason::Reset => "the session was reset",
+            Reason::Sealing => "one side wants the session sealed, the other does not",
         })
     }
 }
@@ -106,6 +110,7 @@ impl Reject {
             6 => Reason::Busy,
             7 => Reason::Key,
             8 => Reason::Reset,
+            9 => Reason::Sealing,
             _ => return Err(HelloError::Malformed),
         };
         let retry_after = Duration::from_millis(u64::from(reader.u32()?));
@@ -192,6 +197,12 @@ impl ResumeClient {
         let mac = secret.mac(CONFIRM_LABEL, &[&self.message, answer]);
         Ok((receive, confirm(&mac)))
     }
+
+    /// The keys of the new epoch of a sealed session, once [`Self::answered`] has verified this
+    /// answer.
+    pub fn keys(&self, secret: &Secret, cipher: Cipher, answer: &[u8]) -> EpochKeys {
+        EpochKeys::of_resume(secret, cipher, &[&self.message, answer])
+    }
 }
 
 /// The server's side of a resume, between RESUME_OK and CONFIRM. Several may stand at once.
@@ -248,6 +259,12 @@ impl ResumeServer {
             return Err(ResumeError::OldEpoch { got: self.epoch, confirmed });
         }
         Ok((self.epoch, self.peer_receive))
+    }
+
+    /// The keys of the new epoch of a sealed session. They are of no use before
+    /// [`Self::confirmed`] has verified the CONFIRM.
+    pub fn keys(&self, secret: &Secret, cipher: Cipher) -> EpochKeys {
+        EpochKeys::of_resume(secret, cipher, &[&self.resume, &self.answer])
     }
 
     /// The epoch asked for.

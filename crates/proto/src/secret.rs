@@ -83,6 +83,18 @@ impl Secret {
         Self(out)
     }
 
+    /// HKDF-Expand with this secret as the key; `info` is what its parts are one behind the other.
+    pub(crate) fn expand(&self, info: &[&[u8]]) -> Self {
+        let mut out = [0; KEY_BYTES];
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &self.0);
+        // Expanding 32 bytes of SHA-256 output cannot exceed HKDF's limit of 255 blocks.
+        if let Ok(okm) = prk.expand(info, hkdf::HKDF_SHA256) {
+            let filled = okm.fill(&mut out);
+            debug_assert!(filled.is_ok());
+        }
+        Self(out)
+    }
+
     /// HMAC-SHA256 under this secret; `label` separates the uses, each part is prefixed with its
     /// length.
     pub fn mac(&self, label: &str, parts: &[&[u8]]) -> [u8; KEY_BYTES] {

@@ -16,8 +16,12 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::limits::{CONTROL_BODY_BYTES, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES};
+use crate::limits::{
+    CONTROL_BODY_BYTES, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES, SEALED_PAYLOAD_FIRST_BYTES,
+    SEALED_PAYLOAD_MAX_BYTES,
+};
 use crate::log::{Log, Pool};
+use crate::seal::{Sealer, record_len};
 use crate::wire::frame::{Acks, FLAG_BLOCKED, Header, Kind};
 use crate::wire::hello::encode_addrs;
 
@@ -65,9 +69,25 @@ pub struct Sender {
     replayed: u64,
     /// Bytes that the current connection took.
     given: u64,
+    seal: Seal,
 }
 
-/// The frame that is on its way: `head` first, then payload from the log.
+/// Whether frames go out as records.
+#[derive(Debug, Default)]
+enum Seal {
+    #[default]
+    Clear,
+    /// Sealed, in an epoch that has no keys yet: nothing goes out.
+    Waiting,
+    /// Sealed with these.
+    Ready(Box<Sealer>),
+}
+
+/// A record buffer of more than this is given back when a session rests, in bytes.
+const HEAD_KEPT_BYTES: usize = 256;
+
+/// The frame that is on its way: `head` first, then payload from the log. A record is all head: it
+/// was sealed once, and its rest is kept as it is.
 #[derive(Debug, Default)]
 struct Frame {
     head: Vec<u8>,
@@ -117,7 +137,25 @@ impl Sender {
             delivered: offset,
             replayed: 0,
             given: 0,
+            seal: Seal::Clear,
         }
+    }
+
+    /// From here on nothing goes out in clear: frames wait until [`Self::seal_with`] has given the
+    /// epoch its keys.
+    pub fn set_sealed(&mut self) {
+        self.seal = Seal::Waiting;
+    }
+
+    /// The keys of the epoch that [`Self::begin_epoch`] has begun.
+    pub fn seal_with(&mut self, sealer: Sealer) {
+        debug_assert!(matches!(self.seal, Seal::Waiting), "keys are those of one epoch");
+        self.seal = Seal::Ready(Box::new(sealer));
+    }
+
+    /// True when frames go out as records only.
+    pub fn is_sealed(&self) -> bool {
+        !matches!(self.seal, Seal::Clear)
     }
 
     /// Takes what the receiving direction has learnt: the highest ack and credit edge.
@@ -226,6 +264,9 @@ impl Sender {
     /// speed.
     pub fn rest(&mut self) {
         self.log.rest();
+        if !self.is_mid_frame() && self.frame.head.capacity() > HEAD_KEPT_BYTES {
+            self.frame = Frame::default();
+        }
     }
 
     /// Bytes held for replay.
@@ -251,6 +292,10 @@ impl Sender {
             return Err(ClaimError::BeyondSent { claimed: peer_receive, sent: self.sent_max });
         }
         self.frame = Frame::default();
+        if self.is_sealed() {
+            // The keys of an epoch die with it.
+            self.seal = Seal::Waiting;
+        }
         let from = peer_receive.max(self.acked);
         self.replayed += self.sent_max.min(self.log.end()).saturating_sub(from);
         self.cursor = from;
@@ -328,6 +373,9 @@ impl Sender {
     /// True when [`Self::prepare`] would find something to send.
     pub fn has_output(&self) -> bool {
         let due = &self.due;
+        if matches!(self.seal, Seal::Waiting) {
+            return false;
+        }
         if self.is_reset() {
             return self.is_mid_frame() || due.start.is_some();
         }
@@ -347,6 +395,14 @@ impl Sender {
         if self.is_mid_frame() {
             return true;
         }
+        if matches!(self.seal, Seal::Waiting) {
+            return false;
+        }
+        self.cut_next(acks) && self.seal_frame()
+    }
+
+    /// Cuts the next frame; false when there is none.
+    fn cut_next(&mut self, acks: Acks) -> bool {
         if let Some(offset) = self.due.start.take() {
             self.cut_control(Kind::Start, offset, acks);
         } else if self.is_reset() {
@@ -364,7 +420,7 @@ impl Sender {
             self.due.goaway = false;
             self.cut(Kind::Goaway, 0, 0, acks);
         } else if self.payload_waiting() > 0 {
-            let n = self.payload_waiting().min(FRAME_PAYLOAD_MAX_BYTES);
+            let n = self.payload_waiting().min(self.payload_max());
             let blocked = self.cursor + n as u64 >= self.edge;
             self.cut(Kind::Data, if blocked { FLAG_BLOCKED } else { 0 }, n, acks);
             self.frame.payload_left = n;
@@ -391,6 +447,7 @@ impl Sender {
         if n == 0
             || n + HEADER_BYTES > out.len()
             || self.cursor != end
+            || self.is_sealed()
             || self.due.is_more_than_an_ack()
             || self.reset.is_some()
             || self.is_mid_frame()
@@ -406,6 +463,38 @@ impl Sender {
         head.copy_from_slice(&self.frame.head);
         rest[..n].copy_from_slice(bytes);
         Some(HEADER_BYTES + n)
+    }
+
+    /// The payload of the next DATA frame, at most. A record counts only when all of it has come,
+    /// so the first of an epoch are small: a path that breaks again and again still carries some.
+    fn payload_max(&self) -> usize {
+        if !self.is_sealed() {
+            return FRAME_PAYLOAD_MAX_BYTES;
+        }
+        let proven = usize::try_from(self.given.saturating_mul(4)).unwrap_or(usize::MAX);
+        proven.clamp(SEALED_PAYLOAD_FIRST_BYTES, SEALED_PAYLOAD_MAX_BYTES)
+    }
+
+    /// Seals the frame that was cut, if frames are sealed. Its payload counts as sent from here on.
+    /// False when it cannot be sealed: then this epoch sends nothing more.
+    fn seal_frame(&mut self) -> bool {
+        let Seal::Ready(sealer) = &mut self.seal else { return true };
+        let frame = &mut self.frame;
+        frame.head.reserve_exact(record_len(frame.payload_left));
+        while frame.payload_left > 0 {
+            let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+            let (count, n) = self.log.gather(self.cursor, frame.payload_left, &mut slices);
+            slices[..count].iter().for_each(|slice| frame.head.extend_from_slice(slice));
+            frame.payload_left -= n;
+            self.cursor += n as u64;
+        }
+        self.sent_max = self.sent_max.max(self.cursor);
+        if sealer.seal(&mut frame.head) {
+            return true;
+        }
+        self.frame = Frame::default();
+        self.seal = Seal::Waiting;
+        false
     }
 
     /// Bytes of the current frame that the connection has not taken.

@@ -12,6 +12,7 @@ use crate::control::{Control, Offsets, Role};
 use crate::log::Pool;
 use crate::open::Opened;
 use crate::recv::{Receiver, Violation};
+use crate::seal::EpochKeys;
 use crate::send::{ClaimError, GATHER_SLICES, Sender};
 use thiserror::Error;
 
@@ -70,11 +71,26 @@ impl Session {
             control: Control::new(role, opened.id, opened.secret),
             reset_by_peer: None,
         };
+        if let Some(cipher) = opened.cipher {
+            session.control.cipher = Some(cipher);
+            session.tx.set_sealed();
+            session.rx.set_sealed();
+        }
         session.rx.begin_epoch();
         // Both sides start where they agreed to: nothing can be beyond what was sent.
         let begun = session.tx.begin_epoch(start.send);
         debug_assert!(begun.is_ok());
+        if let Some(keys) = opened.keys {
+            session.seal_with(keys);
+        }
         session
+    }
+
+    /// The keys of the epoch that has just begun; a sealed session is silent and deaf before.
+    pub fn seal_with(&mut self, keys: EpochKeys) {
+        let (sealer, opener) = keys.split(self.control.role);
+        self.tx.seal_with(sealer);
+        self.rx.open_with(opener);
     }
 
     /// A new connection stands; `peer_receive` is what the peer quoted.
@@ -104,6 +120,16 @@ impl Session {
     /// program's buffer: see [`Receiver::accept`].
     pub fn accept(&mut self, buf: &mut [u8], front: usize, n: usize) -> Result<usize, Fault> {
         let taken = self.rx.accept(buf, front, n);
+        if taken.is_ok_and(|payload| payload > 0) {
+            self.control.progress();
+        }
+        self.digest()?;
+        Ok(taken?)
+    }
+
+    /// The same for a sealed session: see [`Receiver::accept_records`].
+    pub fn accept_records(&mut self, n: usize, out: &mut [u8]) -> Result<usize, Fault> {
+        let taken = self.rx.accept_records(n, out);
         if taken.is_ok_and(|payload| payload > 0) {
             self.control.progress();
         }

@@ -6,11 +6,15 @@ mod common;
 
 use common::{exchange, finish, millis, secs, sessions};
 use eversock_proto::control::Offsets;
+use eversock_proto::identity::{ServerKey, StaticKey};
 use eversock_proto::limits::{HELLO_ENVELOPE_BYTES, HELLO_MAX_BYTES};
-use eversock_proto::open::{Offer, OpenClient, OpenError, OpenServer};
+use eversock_proto::open::{Offer, OpenClient, OpenError, OpenServer, Opened, Sealing};
 use eversock_proto::resume::{Reason, Reject, ResumeError};
+use eversock_proto::seal::Cipher;
 use eversock_proto::secret::{PresharedKey, SessionId};
-use eversock_proto::testing::{Cut, Ending, InFlight, Notice, Pair, PairConfig, PlannedCut, Side};
+use eversock_proto::testing::{
+    Cut, Ending, InFlight, Notice, Pair, PairConfig, PlannedCut, Side, Tamper,
+};
 use eversock_proto::wire::hello::{HelloError, HelloKind, HelloReader, MAGIC, VERSION, split};
 
 const RESUME_BYTES: u64 = 8 + 16 + 8 + 8 + 32 + 32;
@@ -84,7 +88,7 @@ fn two_resumes_in_a_row_cut_after_any_byte_lose_nothing() {
 
 #[test]
 fn an_open_whose_confirm_is_lost_is_completed_by_a_resume() {
-    let offer = Offer { key: None, window: 65536, grace: secs(90), addrs: Vec::new() };
+    let offer = Offer { window: 65536, grace: secs(90), ..Offer::default() };
     let (client, open) = OpenClient::start(&offer, [1; 32]).unwrap();
     let (server, ok) = OpenServer::answer(&offer, &open, SessionId::new(1, 2), [2; 32]).unwrap();
     let (opened, _lost) = client.answered(&ok).unwrap();
@@ -265,7 +269,7 @@ fn a_wrong_key_ends_the_open_and_never_a_session() {
         key: Some(PresharedKey([key; 32])),
         window: 65536,
         grace: secs(1),
-        addrs: Vec::new(),
+        ..Offer::default()
     };
     let (_, open) = OpenClient::start(&with(1), [1; 32]).unwrap();
     let answer = OpenServer::answer(&with(2), &open, SessionId::new(0, 0), [2; 32]);
@@ -274,7 +278,7 @@ fn a_wrong_key_ends_the_open_and_never_a_session() {
 
 #[test]
 fn two_sessions_never_share_a_secret_even_if_one_side_repeats_its_seed() {
-    let offer = Offer { key: None, window: 65536, grace: secs(1), addrs: Vec::new() };
+    let offer = Offer { window: 65536, grace: secs(1), ..Offer::default() };
     let secret = |client: u8, server: u8| {
         let (c, open) = OpenClient::start(&offer, [client; 32]).unwrap();
         let id = SessionId::new(0, 0);
@@ -370,4 +374,178 @@ fn the_lengths_that_these_tests_cut_at_are_the_real_ones() {
     let lengths: Vec<usize> = pair.recorded().iter().map(|hello| hello.message.len()).collect();
     assert_eq!(lengths[0] as u64, RESUME_BYTES);
     assert_eq!(lengths[2] as u64, CONFIRM_BYTES);
+}
+
+/// Somebody on the path who changed one CONFIRM took the session away for good: the server forgot
+/// the open with it, and answered every resume with "unknown session".
+#[test]
+fn a_confirm_that_was_changed_on_its_way_costs_a_connection_and_not_the_session() {
+    let mut hits = 0;
+    for seed in 0..40 {
+        let cipher = Some(Cipher::Aes256Gcm);
+        let mut pair = Pair::new(seed, PairConfig { open: true, cipher, ..PairConfig::default() });
+        assert!(pair.run_until(secs(5), |pair| pair.end(Side::Client).session().is_some()));
+        // The CONFIRM is under way, and some of the first frames.
+        assert!(pair.tamper(Side::Client, Tamper::Flip));
+        pair.run_for(millis(20));
+        hits += u32::from(pair.end(Side::Server).session().is_none());
+        let up = |pair: &mut Pair| pair.is_up() && pair.end(Side::Server).session().is_some();
+        assert!(pair.run_until(secs(60), up), "{pair:?}");
+        exchange(&mut pair);
+    }
+    assert!(hits > 3, "no CONFIRM was hit");
+}
+
+fn identity(byte: u8) -> StaticKey {
+    StaticKey::from_bytes([byte; 32])
+}
+
+fn plain() -> Offer {
+    Offer { window: 65536, grace: secs(1), ..Offer::default() }
+}
+
+fn open(client: &Offer, server: &Offer) -> Result<(Opened, Opened), OpenError> {
+    let id = SessionId::new(1, 2);
+    let (at_client, open) = OpenClient::start(client, [1; 32])?;
+    let (mut at_server, ok) = OpenServer::answer(server, &open, id, [2; 32])?;
+    let (c, confirm) = at_client.answered(&ok)?;
+    Ok((c, at_server.confirmed(&confirm)?))
+}
+
+#[test]
+fn a_session_is_sealed_as_both_ends_agree_and_nobody_is_talked_down() {
+    use Sealing::{Always, Either, Never};
+    let offer = |sealing, aes| Offer { sealing, aes, ..plain() };
+    for (client, server, sealed) in [
+        (Never, Never, Some(false)),
+        (Never, Either, Some(false)),
+        (Never, Always, None),
+        (Always, Never, None),
+        (Always, Either, Some(true)),
+        (Always, Always, Some(true)),
+        (Either, Always, Some(true)),
+    ] {
+        for (at_client, at_server) in [(false, false), (false, true), (true, false), (true, true)] {
+            let opened = open(&offer(client, at_client), &offer(server, at_server));
+            let Some(sealed) = sealed else {
+                assert!(matches!(opened, Err(OpenError::Sealing)), "{client:?} {server:?}");
+                continue;
+            };
+            let fast = at_client && at_server;
+            let cipher = if fast { Cipher::Aes256Gcm } else { Cipher::Chacha20Poly1305 };
+            let (c, s) = opened.unwrap();
+            assert_eq!((c.cipher, s.cipher), (sealed.then_some(cipher), sealed.then_some(cipher)));
+            assert_eq!((c.keys.is_some(), s.keys.is_some()), (sealed, sealed));
+        }
+    }
+    // Somebody on the path who changes the flag or the feature bits is noticed.
+    for (byte, bit) in [(14, 0x02), (8, 0x01)] {
+        let (client, mut message) = OpenClient::start(&offer(Always, true), [1; 32]).unwrap();
+        message[byte] ^= bit;
+        let id = SessionId::new(1, 2);
+        let (_, ok) = OpenServer::answer(&offer(Either, true), &message, id, [2; 32]).unwrap();
+        assert!(client.answered(&ok).is_err(), "byte {byte}");
+    }
+}
+
+#[test]
+fn only_who_has_the_static_key_that_the_other_side_expects_opens() {
+    let (server, client, stranger) = (identity(1), identity(2), identity(3));
+    let known = |key: &StaticKey| ServerKey::Known(key.public());
+    let at_client = |identity: Option<&StaticKey>, server| Offer {
+        identity: identity.cloned(),
+        server,
+        ..plain()
+    };
+    let at_server = |clients: Option<&[&StaticKey]>| Offer {
+        identity: Some(server.clone()),
+        clients: clients.map(|keys| keys.iter().map(|key| key.public()).collect()),
+        ..plain()
+    };
+    let (anyone, listed) = (at_server(None), at_server(Some(&[&identity(9), &client])));
+    // Pinned or asked for, with a name or without: each end learns who the other is.
+    for wanted in [known(&server), ServerKey::Asked] {
+        let (c, s) = open(&at_client(None, wanted), &anyone).unwrap();
+        assert_eq!((c.peer, s.peer), (Some(server.public()), None));
+        assert_eq!(c.secret, s.secret);
+        for offer in [&anyone, &listed] {
+            let (c, s) = open(&at_client(Some(&client), wanted), offer).unwrap();
+            assert_eq!((c.peer, s.peer), (Some(server.public()), Some(client.public())));
+            assert_eq!(c.secret, s.secret);
+        }
+        let nameless = open(&at_client(None, wanted), &listed);
+        assert!(matches!(nameless, Err(OpenError::Key)), "{nameless:?}");
+        let refused = open(&at_client(Some(&stranger), wanted), &listed);
+        assert!(matches!(&refused, Err(OpenError::Stranger(key)) if *key == stranger.public()));
+    }
+    // Another server than the pinned one, one without a key, and a client that expects none.
+    for offer in [at_client(None, known(&stranger)), at_client(Some(&client), known(&stranger))] {
+        assert!(matches!(open(&offer, &anyone), Err(OpenError::Pin)));
+        assert!(matches!(open(&offer, &plain()), Err(OpenError::Key)));
+    }
+    assert!(matches!(open(&plain(), &anyone), Err(OpenError::Key)));
+    // Who claims to be the client without its private key is no more than a recording: the secret
+    // is another, and so is the proof.
+    let (_, message) =
+        OpenClient::start(&at_client(Some(&client), known(&server)), [1; 32]).unwrap();
+    let id = SessionId::new(1, 2);
+    let (mut again, ok) = OpenServer::answer(&listed, &message, id, [4; 32]).unwrap();
+    let (thief, _) =
+        OpenClient::start(&at_client(Some(&stranger), known(&server)), [1; 32]).unwrap();
+    assert!(thief.answered(&ok).is_err());
+    let (_, confirm) = {
+        let (honest, message) =
+            OpenClient::start(&at_client(Some(&client), known(&server)), [1; 32]).unwrap();
+        let (_, ok) = OpenServer::answer(&listed, &message, id, [2; 32]).unwrap();
+        honest.answered(&ok).unwrap()
+    };
+    assert!(matches!(again.confirmed(&confirm), Err(OpenError::Proof)));
+}
+
+#[test]
+fn keys_that_exclude_each_other_are_refused_before_anything_is_said() {
+    let key = Some(PresharedKey([1; 32]));
+    let known = ServerKey::Known(identity(1).public());
+    for offer in [
+        Offer { key: key.clone(), server: known, ..plain() },
+        Offer { key: key.clone(), server: ServerKey::Asked, ..plain() },
+        Offer { key, identity: Some(identity(2)), ..plain() },
+        Offer { identity: Some(identity(2)), ..plain() },
+        Offer { clients: Some(Vec::new()), ..plain() },
+    ] {
+        let refused = OpenClient::start(&offer, [1; 32]);
+        assert!(matches!(refused, Err(OpenError::Config(_))), "{offer:?}");
+    }
+}
+
+#[test]
+fn a_changed_byte_of_any_open_is_noticed_whatever_the_keys() {
+    let (server, client) = (identity(1), identity(2));
+    let known = ServerKey::Known(server.public());
+    let sealing = Sealing::Always;
+    for (wanted, name) in [
+        (known, None),
+        (known, Some(&client)),
+        (ServerKey::Asked, None),
+        (ServerKey::Asked, Some(&client)),
+    ] {
+        let at_client =
+            Offer { identity: name.cloned(), server: wanted, sealing, aes: true, ..plain() };
+        let at_server = Offer { identity: Some(server.clone()), sealing, aes: true, ..plain() };
+        let (_, open) = OpenClient::start(&at_client, [1; 32]).unwrap();
+        for at in 0..open.len() {
+            let (c, mut bad) = OpenClient::start(&at_client, [1; 32]).unwrap();
+            bad[at] ^= 0x10;
+            let id = SessionId::new(1, 2);
+            let Ok((_, ok)) = OpenServer::answer(&at_server, &bad, id, [2; 32]) else { continue };
+            assert!(c.answered(&ok).is_err(), "byte {at}");
+        }
+        let (_, ok) = OpenServer::answer(&at_server, &open, SessionId::new(1, 2), [2; 32]).unwrap();
+        for at in 0..ok.len() {
+            let (c, _) = OpenClient::start(&at_client, [1; 32]).unwrap();
+            let mut bad = ok.clone();
+            bad[at] ^= 0x10;
+            assert!(c.answered(&bad).is_err(), "byte {at} of the answer");
+        }
+    }
 }

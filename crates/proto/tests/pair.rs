@@ -14,9 +14,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
+use eversock_proto::identity::StaticKey;
+use eversock_proto::seal::Cipher;
 use eversock_proto::secret::PresharedKey;
 use eversock_proto::testing::{
-    Cut, Ending, InFlight, Notice, Pair, PairConfig, PlannedCut, Rng, Side,
+    Cut, Ending, InFlight, Notice, Pair, PairConfig, PlannedCut, Rng, Side, Tamper,
 };
 
 const STARTS: [u64; 4] = [0, (1 << 31) - 70_000, (1 << 32) - 70_000, (1 << 63) - 70_000];
@@ -48,9 +50,15 @@ fn config(rng: &mut Rng) -> PairConfig {
     // The whole range, but no link so thin and long that a case takes hours of its time.
     let kernel_bytes = [7, 1000, 20_000, 200_000][rng.below(4) as usize];
     let latency = rng.below(if kernel_bytes < 100 { 2 } else { 4 }) as usize;
+    let key = rng.chance(1, 2).then_some(PresharedKey([3; 32]));
+    let identities = (key.is_none() && rng.chance(1, 2))
+        .then(|| [StaticKey::from_bytes([4; 32]), StaticKey::from_bytes([5; 32])]);
     PairConfig {
         open: rng.chance(1, 10),
-        key: rng.chance(1, 2).then_some(PresharedKey([3; 32])),
+        key,
+        identities,
+        cipher: rng.chance(1, 3).then(|| cipher(rng)),
+        key_weight_max: if rng.chance(1, 2) { 5000 } else { u64::MAX },
         start: [STARTS[rng.below(4) as usize], STARTS[rng.below(4) as usize]],
         window: windows,
         window_max: windows.map(|window| window << rng.below(3)),
@@ -63,6 +71,10 @@ fn config(rng: &mut Rng) -> PairConfig {
         keepalive: Some(Duration::from_secs(45)),
         ..PairConfig::default()
     }
+}
+
+fn cipher(rng: &mut Rng) -> Cipher {
+    [Cipher::Chacha20Poly1305, Cipher::Aes256Gcm][rng.below(2) as usize]
 }
 
 fn notice(rng: &mut Rng) -> Notice {
@@ -156,26 +168,46 @@ fn read_to_the_end(pair: &mut Pair) {
 fn exactly_once(seed: u64) {
     let mut rng = Rng::new(seed);
     let config = config(&mut rng);
+    run_to_the_end(&mut rng, config, 0);
+}
+
+/// The same while somebody on the path changes, drops, repeats and makes bytes.
+fn exactly_once_although_tampered(seed: u64) {
+    let mut rng = Rng::new(seed);
+    let config = config(&mut rng);
+    let config = PairConfig { cipher: Some(cipher(&mut rng)), ..config };
+    run_to_the_end(&mut rng, config, 10);
+}
+
+/// `tampers` times in 40 an operation is followed by somebody's on the path.
+fn run_to_the_end(rng: &mut Rng, config: PairConfig, tampers: u64) {
+    let mut tampered = false;
     let mut cuts = Vec::new();
     for _ in 0..rng.below(4) {
         cuts.push(PlannedCut {
             conn: rng.below(4),
-            from: side(&mut rng),
+            from: side(rng),
             after: rng.below(400),
-            cut: cut(&mut rng),
+            cut: cut(rng),
         });
     }
     let mut pair = Pair::with_cuts(rng.draw(), config, &cuts);
-    let mut shut = [false; 2];
     for _ in 0..rng.below(80) {
-        operate(&mut pair, &mut rng, 10);
+        operate(&mut pair, rng, 10);
+        if tampers > 0 && rng.chance(tampers, 40) {
+            let how = Tamper::ALL[rng.below(Tamper::ALL.len() as u64) as usize];
+            tampered |= pair.tamper(side(rng), how);
+        }
         if rng.chance(1, 100) && pair.end(Side::Client).session().is_some() {
-            let side = side(&mut rng);
+            let side = side(rng);
             pair.shutdown_write(side);
-            shut[side.index()] = true;
         }
     }
     pair.net.heal();
+    if tampered {
+        // Whoever takes bytes away and leaves the connection standing stalls it: until it is cut.
+        pair.cut(Cut::RESET);
+    }
     assert!(pair.run_until(Duration::from_secs(600), |pair| {
         Side::BOTH.iter().all(|&side| pair.end(side).session().is_some())
     }));
@@ -201,6 +233,11 @@ fn bytes_come_through_once_and_in_order_whatever_is_cut() {
 #[test]
 fn bytes_come_through_once_and_in_order_whatever_is_cut_continued() {
     seeds(2, 4000, exactly_once);
+}
+
+#[test]
+fn a_sealed_session_delivers_what_was_written_whatever_is_done_to_its_bytes_on_the_way() {
+    seeds(5, 4000, exactly_once_although_tampered);
 }
 
 /// One side closes or resets at a random moment, amid faults.

@@ -23,6 +23,9 @@ fn opened() -> Opened {
         window: WINDOW,
         grace: Duration::ZERO,
         addrs: Vec::new(),
+        peer: None,
+        cipher: None,
+        keys: None,
     }
 }
 

@@ -61,7 +61,8 @@ pub(crate) struct Gateway {
     /// Where plain connections are made: the server itself.
     #[arg(long, value_name = "HOST:PORT", requires = "listen")]
     plain_to: Option<String>,
-    /// A file with the key that both gateways need: 32 bytes, or 64 hexadecimal digits.
+    /// A file with the key that both gateways need: 32 bytes, 64 hexadecimal digits
+    /// or base64, and readable by you alone (see `evs keygen`).
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// How long a session without connection is redialled and waited for.

@@ -100,7 +100,8 @@ enum Stage {
 
 /// What this side brings to an open.
 pub(super) fn offer(config: &Config, grace: Duration) -> Offer {
-    Offer { key: config.key.clone(), window: config.window, grace, addrs: config.own_addrs.clone() }
+    let (key, addrs) = (config.key.clone(), config.own_addrs.clone());
+    Offer { key, window: config.window, grace, addrs, ..Offer::default() }
 }
 
 /// Gives a socket its session: both directions, ready for the first epoch.

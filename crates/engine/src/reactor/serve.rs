@@ -15,7 +15,7 @@ use core::net::SocketAddr;
 
 use eversock_proto::control::{Role, Tombstone};
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
-use eversock_proto::open::{OpenError, OpenServer};
+use eversock_proto::open::OpenServer;
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
 use eversock_proto::secret::SessionId;
 use eversock_proto::send::{GATHER_SLICES, Sender};
@@ -297,9 +297,11 @@ impl Reactor {
                 Ok((HelloKind::Resume, _)) => self.hello_resume(token, raw, message),
                 _ => self.drop_handshake(token),
             },
-            Stage::Opening(server) => match server.confirmed(message) {
+            Stage::Opening(mut server) => match server.confirmed(message) {
                 Ok(opened) => self.born(token, opened, 1),
                 Err(error) => {
+                    // Changed on its way, perhaps: the client has a session, and may resume it.
+                    handshake.stage = Stage::Opening(server);
                     self.refusals.note(handshake.peer, &error);
                     self.drop_handshake(token);
                 }
@@ -369,8 +371,8 @@ impl Reactor {
             }
             Err(error) => {
                 self.refusals.note(handshake.peer, &error);
-                if matches!(error, OpenError::Key) {
-                    self.reject(token, raw, &Reject::plain(Reason::Key, Duration::ZERO));
+                if let Some(reason) = error.reason() {
+                    self.reject(token, raw, &Reject::plain(reason, Duration::ZERO));
                 } else {
                     self.drop_handshake(token);
                 }

@@ -12,12 +12,15 @@ use crate::wire::frame::Kind;
 
 impl Receiver {
     /// Writes the whole state, the bytes of the stash included. False, and nothing written, while
-    /// news wait to be taken or the connection is condemned: whoever knows of that goes first.
+    /// news wait to be taken or the connection is condemned: whoever knows of that goes first. Of a
+    /// sealed direction neither keys nor a record that is not whole: it goes on in the next epoch.
     pub fn snapshot(&self, out: &mut Out) -> bool {
         if self.has_news() || self.parser.broken.is_some() {
             return false;
         }
-        let (state, kind, length) = match self.parser.state {
+        let fresh = Parser::default();
+        let parser = if self.is_sealed() { &fresh } else { &self.parser };
+        let (state, kind, length) = match parser.state {
             State::Header => (0, 0, 0),
             State::Payload { left } => (1, 0, left),
             State::Body { kind, length } => (2, kind as u8, length),
@@ -31,8 +34,8 @@ impl Receiver {
             self.peer_edge,
             self.frames,
             self.taken,
-            self.parser.skip,
-            self.parser.have as u64,
+            parser.skip,
+            parser.have as u64,
             state,
             u64::from(kind),
             length as u64,
@@ -40,12 +43,13 @@ impl Receiver {
             out.u64(value);
         }
         out.option(self.fin);
-        out.flag(self.parser.started);
-        out.bytes(&self.parser.header);
-        out.bytes(&self.parser.body);
+        out.flag(parser.started);
+        out.bytes(&parser.header);
+        out.bytes(&parser.body);
         let mut stash = vec![0; self.stashed()];
         self.stash.peek(&mut stash);
         out.bytes(&stash);
+        out.flag(self.is_sealed());
         true
     }
 
@@ -60,6 +64,7 @@ impl Receiver {
         let header = *from.bytes()?.first_chunk::<HEADER_BYTES>()?;
         let body = from.bytes()?.to_vec();
         let stash = from.bytes()?;
+        let records = from.flag()?.then(Box::default);
         let state = match state {
             (0, 0, 0) => State::Header,
             (1, 0, left) if left <= FRAME_PAYLOAD_MAX_BYTES => State::Payload { left },
@@ -83,6 +88,7 @@ impl Receiver {
             || edge > OFFSET_MAX
             || skip > next
             || fin.is_some_and(|fin| fin != next)
+            || records.is_some() && (started || have > 0 || !matches!(state, State::Header))
         {
             return None;
         }
@@ -102,6 +108,7 @@ impl Receiver {
             frames,
             taken,
             news: News::default(),
+            records,
         })
     }
 }

@@ -3,15 +3,17 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use super::{Due, Frame, GATHER_SLICES, Sender};
+use super::{Due, Frame, GATHER_SLICES, Seal, Sender};
 use crate::limits::{ADDRS_BODY_MAX_BYTES, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES};
 use crate::log::{Log, Pool};
 use crate::snapshot::{In, OFFSET_MAX, Out};
 use crate::wire::frame::Acks;
 
 impl Sender {
-    /// Writes the whole state, the bytes of the log included.
+    /// Writes the whole state, the bytes of the log included. Of a sealed direction neither keys
+    /// nor a record that is under way: it goes on in the next epoch.
     pub fn snapshot(&self, out: &mut Out) {
+        let frame = if self.is_sealed() { &Frame::default() } else { &self.frame };
         for value in [
             self.cursor,
             self.sent_max,
@@ -22,12 +24,12 @@ impl Sender {
             self.given,
             self.told.ack,
             u64::from(self.told.window),
-            self.frame.head_sent as u64,
-            self.frame.payload_left as u64,
+            frame.head_sent as u64,
+            frame.payload_left as u64,
         ] {
             out.u64(value);
         }
-        out.bytes(&self.frame.head);
+        out.bytes(&frame.head);
         for flag in [self.finished, self.stopped, self.due.ack, self.due.goaway] {
             out.flag(flag);
         }
@@ -46,6 +48,7 @@ impl Sender {
             slices[..count].iter().for_each(|slice| bytes.extend_from_slice(slice));
         }
         out.bytes(&bytes);
+        out.flag(self.is_sealed());
     }
 
     /// Reads a state back; `None` when it cannot be one.
@@ -73,6 +76,8 @@ impl Sender {
         let due = Due { start, ack, stop: due_stop, reset: due_reset, addrs: due_addrs, goaway };
         let base = from.u64()?;
         let bytes = from.bytes()?;
+        let seal = if from.flag()? { Seal::Waiting } else { Seal::Clear };
+        let is_sealed = !matches!(seal, Seal::Clear);
         let end = base.checked_add(bytes.len() as u64)?;
         let total = end.checked_add(u64::from(finished))?;
         let sound = base <= cursor.min(acked).min(end)
@@ -83,7 +88,8 @@ impl Sender {
             && delivered >= acked
             && delivered <= sent_max
             && payload_left <= FRAME_PAYLOAD_MAX_BYTES
-            && payload_left as u64 <= end.saturating_sub(cursor);
+            && payload_left as u64 <= end.saturating_sub(cursor)
+            && (!is_sealed || frame.head.is_empty() && payload_left == 0);
         if !sound {
             return None;
         }
@@ -106,6 +112,7 @@ impl Sender {
             delivered,
             replayed,
             given,
+            seal,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::end::Ending;
 use super::net::{ConnId, Side, Status};
 use super::pair::Pair;
-use crate::control::Role;
+use crate::control::{Control, Role};
 use crate::open::{OpenClient, OpenError};
 use crate::redial::Redial;
 use crate::resume::{Reason, Reject, ResumeClient, ResumeError};
@@ -187,7 +187,8 @@ impl Pair {
         let confirm = match state {
             State::Dialing => None,
             State::Opening(open) => match open.answered(message) {
-                Ok((opened, confirm)) => {
+                Ok((mut opened, confirm)) => {
+                    opened.keys = opened.keys.map(|keys| self.prepare_keys(keys));
                     let start = self.start(Side::Client);
                     let pool = self.pools[0].clone();
                     self.ends[0].session = Some(Session::new(Role::Client, opened, &start, pool));
@@ -235,6 +236,9 @@ impl Pair {
                     self.finish(Side::Client, Ending::Stale);
                     return None;
                 }
+                let Control { cipher, secret, .. } = &session.control;
+                let keys = cipher.map(|cipher| resume.keys(secret, cipher, message));
+                self.begin_sealed(Side::Client, keys);
                 Some(confirm)
             }
             Err(ResumeError::Refused(reject)) => {

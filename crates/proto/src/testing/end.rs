@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::net::{ConnId, Side};
+use crate::limits::RECORD_DEADLINE;
 use crate::resume::Reason;
 use crate::session::Session;
 
@@ -102,6 +103,13 @@ impl End {
     /// Bytes of the peer that the program has read so far.
     pub fn read(&self) -> usize {
         self.read
+    }
+
+    /// When the standing connection is given up because a record has not become whole.
+    pub(super) fn record_due(&self) -> Option<Duration> {
+        let waits = self.session.as_ref().is_some_and(|session| session.rx.is_mid_record());
+        (waits && self.standing.is_some() && self.ending.is_none())
+            .then(|| self.last_heard + RECORD_DEADLINE)
     }
 
     /// Bytes that came over connections which did not stand, and were dropped.

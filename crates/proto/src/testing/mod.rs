@@ -24,13 +24,15 @@
 
 mod client;
 mod end;
+mod ledger;
 mod net;
 mod pair;
 mod rng;
 mod server;
 
 pub use end::{End, Ending};
-pub use net::{ConnId, Cut, InFlight, Net, Notice, PlannedCut, Side};
+pub use ledger::Ledger;
+pub use net::{ConnId, Cut, InFlight, Net, Notice, PlannedCut, Side, Tamper};
 pub use pair::{Pair, PairConfig, Recorded};
 pub use rng::Rng;
 

@@ -90,6 +90,38 @@ pub struct PlannedCut {
     pub cut: Cut,
 }
 
+/// What somebody on the path does to the bytes under way in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tamper {
+    /// One bit is turned over.
+    Flip,
+    /// A few bytes are put in between.
+    Insert,
+    /// A few bytes are taken out.
+    Drop,
+    /// All that is under way is taken out.
+    DropAll,
+    /// Two pieces change places.
+    Swap,
+    /// What was once sent this way, over this connection or an older one, is sent again in between.
+    Replay,
+    /// What the other side once sent is sent back in between.
+    Reflect,
+}
+
+impl Tamper {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Flip,
+        Self::Insert,
+        Self::Drop,
+        Self::DropAll,
+        Self::Swap,
+        Self::Replay,
+        Self::Reflect,
+    ];
+}
+
 /// What an end sees of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
@@ -140,7 +172,12 @@ pub struct Net {
     hold: [Duration; 2],
     conns: BTreeMap<ConnId, Conn>,
     dials: ConnId,
+    /// What each side has sent over whatever connection, as far as somebody who listens keeps it.
+    heard: [Vec<u8>; 2],
 }
+
+/// Of what goes over the network somebody who listens keeps so much for each direction.
+const HEARD_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 impl Net {
     pub(super) fn new(latency: Duration, kernel: usize, keepalive: Option<Duration>) -> Self {
@@ -154,6 +191,7 @@ impl Net {
             hold: [Duration::ZERO; 2],
             conns: BTreeMap::new(),
             dials: 0,
+            heard: Default::default(),
         }
     }
 
@@ -244,10 +282,74 @@ impl Net {
         }
         let lane = &mut conn.lanes[side.index()];
         lane.held += bytes.len();
+        let heard = &mut self.heard[side.index()];
+        if heard.len() + bytes.len() <= HEARD_MAX_BYTES {
+            heard.extend_from_slice(&bytes);
+        }
         // What goes into a cut connection fills its queue and arrives nowhere.
         if !conn.cut {
             lane.flying.push_back((ready, bytes));
         }
+    }
+
+    /// What `side` has sent so far, over all connections.
+    pub fn heard(&self, side: Side) -> &[u8] {
+        &self.heard[side.index()]
+    }
+
+    /// Changes what is under way; true if anything was.
+    pub(super) fn tamper(&mut self, id: ConnId, from: Side, how: Tamper, rng: &mut Rng) -> bool {
+        let source = if how == Tamper::Reflect { from.other() } else { from };
+        let heard = &self.heard[source.index()];
+        let Some(conn) = self.conns.get_mut(&id) else { return false };
+        let lane = &mut conn.lanes[from.index()];
+        let pieces = lane.flying.len() as u64;
+        if pieces == 0 {
+            return false;
+        }
+        let at = rng.below(pieces) as usize;
+        let bytes = &mut lane.flying[at].1;
+        let mut spot = |length: usize| rng.below(length as u64 + 1) as usize;
+        match how {
+            Tamper::Flip => {
+                let bit = spot(bytes.len() * 8 - 1);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            Tamper::Drop => {
+                let from = spot(bytes.len() - 1);
+                let to = from + 1 + spot(bytes.len() - from - 1);
+                bytes.drain(from..to);
+                if bytes.is_empty() {
+                    lane.flying.remove(at);
+                }
+                lane.held = lane.held.saturating_sub(to - from);
+            }
+            Tamper::DropAll => {
+                let lost: usize = lane.flying.iter().map(|(_, bytes)| bytes.len()).sum();
+                lane.held = lane.held.saturating_sub(lost);
+                lane.flying.clear();
+            }
+            Tamper::Swap => {
+                let other = spot(pieces as usize - 1);
+                let (one, two) = (lane.flying[at].0, lane.flying[other].0);
+                lane.flying.swap(at, other);
+                (lane.flying[at].0, lane.flying[other].0) = (one, two);
+                return lane.flying[at].1 != lane.flying[other].1;
+            }
+            Tamper::Insert | Tamper::Replay | Tamper::Reflect => {
+                let more: Vec<u8> = if how == Tamper::Insert || heard.is_empty() {
+                    (0..=spot(40)).map(|_| spot(255) as u8).collect()
+                } else {
+                    let from = spot(heard.len() - 1);
+                    let length = 1 + spot((heard.len() - from - 1).min(2000));
+                    heard[from..from + length].to_vec()
+                };
+                let place = spot(bytes.len());
+                lane.held += more.len();
+                bytes.splice(place..place, more);
+            }
+        }
+        true
     }
 
     /// The end at `side` closes: what it has sent still arrives, what comes is not read.

@@ -9,10 +9,13 @@ use super::end::{End, Ending};
 use super::net::{ConnId, Cut, Net, Side, Status};
 use super::rng::Rng;
 use super::server::Server;
+use super::{Ledger, Tamper};
 use crate::control::Role;
+use crate::identity::{ServerKey, StaticKey};
 use crate::log::Pool;
-use crate::open::{Offer, Opened};
+use crate::open::{Offer, Opened, Sealing};
 use crate::redial::BackOff;
+use crate::seal::{Cipher, EpochKeys};
 use crate::secret::{PresharedKey, Secret, SessionId};
 use crate::session::{Fault, Session, Start};
 
@@ -23,6 +26,12 @@ pub struct PairConfig {
     pub open: bool,
     /// The key of the two ends.
     pub key: Option<PresharedKey>,
+    /// What seals the session; it is clear otherwise.
+    pub cipher: Option<Cipher>,
+    /// The weight at which a key of a sealed session gives way to the next, in bytes.
+    pub key_weight_max: u64,
+    /// The static keys of client and server; the client knows the server's.
+    pub identities: Option<[StaticKey; 2]>,
     /// Where the client's and the server's bytes start counting.
     pub start: [u64; 2],
     /// Credit that each end gives at first, in bytes.
@@ -59,6 +68,9 @@ impl Default for PairConfig {
         Self {
             open: false,
             key: None,
+            cipher: None,
+            key_weight_max: crate::limits::KEY_WEIGHT_MAX_BYTES,
+            identities: None,
             start: [0; 2],
             window: [256 * 1024; 2],
             window_max: [4 * 1024 * 1024; 2],
@@ -100,6 +112,7 @@ pub struct Pair {
     pub(super) server: Server,
     pub(super) pools: [Arc<Pool>; 2],
     pub(super) accepted_conns: ConnId,
+    pub(super) ledger: Arc<Ledger>,
     recorded: Vec<Recorded>,
     sniffed: BTreeMap<ConnId, Vec<u8>>,
 }
@@ -141,6 +154,7 @@ impl Pair {
             server: Server::default(),
             pools: [Arc::default(), Arc::default()],
             accepted_conns: 0,
+            ledger: Arc::default(),
             recorded: Vec::new(),
             sniffed: BTreeMap::new(),
         };
@@ -155,12 +169,19 @@ impl Pair {
     fn begin_opened(&mut self) {
         let secret = Secret::from_bytes(self.rng.bytes());
         let id = SessionId::new(7, 1000);
+        let root = self.rng.bytes();
         let opened = |window| Opened {
             id,
             secret: secret.clone(),
             window,
             grace: self.config.grace,
             addrs: Vec::new(),
+            peer: None,
+            cipher: self.config.cipher,
+            keys: self
+                .config
+                .cipher
+                .map(|cipher| self.prepare_keys(EpochKeys::from_parts(cipher, root))),
         };
         let (at_client, at_server) = (opened(self.config.window[1]), opened(self.config.window[0]));
         let start = self.start(Side::Client);
@@ -170,6 +191,31 @@ impl Pair {
         self.accept_opened(at_server);
         self.stand(Side::Client, conn);
         self.stand(Side::Server, conn);
+    }
+
+    /// Keys whose use is watched.
+    pub(super) fn prepare_keys(&self, keys: EpochKeys) -> EpochKeys {
+        keys.with_weight_max(self.config.key_weight_max).witnessed(&self.ledger)
+    }
+
+    /// The keys of an epoch that has just begun, if the session is sealed.
+    pub(super) fn begin_sealed(&mut self, side: Side, keys: Option<EpochKeys>) {
+        let keys = keys.map(|keys| self.prepare_keys(keys));
+        if let (Some(session), Some(keys)) = (&mut self.ends[side.index()].session, keys) {
+            session.seal_with(keys);
+        }
+    }
+
+    /// Every key and nonce that has sealed something.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Somebody on the path changes what is under way from `from` on the connection that stands;
+    /// true if anything was. Only a sealed session survives it.
+    pub fn tamper(&mut self, from: Side, how: Tamper) -> bool {
+        let Some(conn) = self.ends[0].standing else { return false };
+        self.net.tamper(conn, from, how, &mut self.rng)
     }
 
     /// One end, to look at.
@@ -257,6 +303,25 @@ impl Pair {
             let Some(conn) = end.standing.filter(|_| self.config.direct[side.index()]) else {
                 return 0;
             };
+            if session.rx.is_sealed() && session.rx.stashed() == 0 {
+                let space = session.rx.record_space();
+                let Some(bytes) = self.net.take(conn, side, space.len(), &mut self.rng) else {
+                    return 0;
+                };
+                space[..bytes.len()].copy_from_slice(&bytes);
+                end.last_heard = self.net.now;
+                end.delivered_by = end.delivered_by.max(conn);
+                let taken = session.accept_records(bytes.len(), buf);
+                let violation = session.rx.violation().map(Fault::from);
+                if let Some(fault) = taken.err().or(violation) {
+                    self.fault(side, conn, fault);
+                }
+                match taken {
+                    Ok(0) => continue,
+                    Ok(n) => return n,
+                    Err(_) => return 0,
+                }
+            }
             if !session.rx.is_direct() {
                 let Some(bytes) = self.net.take(conn, side, 16 * 1024, &mut self.rng) else {
                     return 0;
@@ -378,6 +443,7 @@ impl Pair {
         for end in self.ends.iter().filter(|end| end.ending.is_none()) {
             end.sweep_at.iter().for_each(|&at| offer(at));
             end.linger_until.iter().for_each(|&at| offer(at));
+            end.record_due().iter().for_each(|&at| offer(at));
         }
         if self.ends[0].ending.is_none() {
             self.client_timers(&mut offer);
@@ -506,6 +572,12 @@ impl Pair {
     /// Looks whether the standing connection has ended.
     fn watch(&mut self, side: Side) -> bool {
         let Some(conn) = self.ends[side.index()].standing else { return false };
+        if self.ends[side.index()].record_due().is_some_and(|at| at <= self.net.now) {
+            // What is missing was cut out or covered up on the way: it will not come.
+            self.net.close(conn, side);
+            self.lose(side);
+            return true;
+        }
         if self.net.is_broken(conn, side) && self.rng.chance(1, 4) {
             // The kernel may have dropped what was unread.
             self.net.purge(conn, side);
@@ -646,7 +718,18 @@ impl Pair {
             key: self.config.key.clone(),
             window: self.config.window[side.index()],
             grace: self.config.grace,
-            addrs: Vec::new(),
+            sealing: if self.config.cipher.is_some() { Sealing::Always } else { Sealing::Never },
+            aes: self.config.cipher == Some(Cipher::Aes256Gcm),
+            identity: self.config.identities.as_ref().map(|keys| keys[side.index()].clone()),
+            server: match &self.config.identities {
+                Some([_, server]) if side == Side::Client => ServerKey::Known(server.public()),
+                _ => ServerKey::None,
+            },
+            clients: match &self.config.identities {
+                Some([client, _]) if side == Side::Server => Some(vec![client.public()]),
+                _ => None,
+            },
+            ..Offer::default()
         }
     }
 

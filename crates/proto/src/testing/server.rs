@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::end::Ending;
 use super::net::{ConnId, Side, Status};
 use super::pair::Pair;
-use crate::control::{Role, Tombstone};
+use crate::control::{Control, Role, Tombstone};
 use crate::limits::HANDSHAKE_DEADLINE;
 use crate::open::OpenServer;
 use crate::resume::{Reason, Reject, ResumeError, ResumeServer};
@@ -151,9 +151,11 @@ impl Pair {
         let Some(at) = self.server.opens.iter().position(|(of, _, _)| *of == conn) else {
             return false;
         };
-        let (_, open, _) = self.server.opens.remove(at);
+        let open = &mut self.server.opens[at].1;
         let id = open.id();
-        let Ok(opened) = open.confirmed(message) else { return false };
+        let Ok(mut opened) = open.confirmed(message) else { return false };
+        self.server.opens.remove(at);
+        opened.keys = opened.keys.map(|keys| self.prepare_keys(keys));
         self.accept(opened, id);
         self.server.unproven.remove(&conn);
         self.stand(Side::Server, conn);
@@ -232,6 +234,8 @@ impl Pair {
         }
         let Some(session) = &mut self.ends[1].session else { return false };
         let offsets = session.offsets();
+        let Control { cipher, secret, .. } = &session.control;
+        let keys = cipher.map(|cipher| pending.keys(secret, cipher));
         let Ok(receive) = session.control.confirm(pending, message, offsets) else { return false };
         let stale = session.control.is_stale();
         self.server.unproven.remove(&conn);
@@ -241,6 +245,7 @@ impl Pair {
             self.finish(Side::Server, Ending::DataLost);
             return false;
         }
+        self.begin_sealed(Side::Server, keys);
         self.stand(Side::Server, conn);
         self.server.grace_at = None;
         if stale {

@@ -30,6 +30,9 @@ pub(crate) fn session_with(role: Role, window_max: u64) -> Session {
         window: WINDOW,
         grace: Duration::ZERO,
         addrs: Vec::new(),
+        peer: None,
+        cipher: None,
+        keys: None,
     };
     let start = Start { send: 0, receive: 0, window: WINDOW, window_max };
     Session::new(role, opened, &start, Arc::default())
