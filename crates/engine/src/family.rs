@@ -9,7 +9,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -46,10 +46,39 @@ const HEIR: &[u8; 4] = b"EVSH";
 pub(crate) const ENDED: &[u8; 4] = b"EVSE";
 
 static SECRET: OnceLock<Secret> = OnceLock::new();
+/// The users as whom relatives have engines, each plus one, in memory that all of them share;
+/// `None` where there is no such memory.
+static USERS: OnceLock<Option<&'static [AtomicU64]>> = OnceLock::new();
 
 /// What all relatives know; made by the first of them that has a virtual socket.
 pub(crate) fn secret() -> &'static Secret {
     SECRET.get_or_init(|| Secret::from_bytes(fd::random()))
+}
+
+fn users() -> Option<&'static [AtomicU64]> {
+    *USERS.get_or_init(|| sys::process::shared_words().ok().map(|words| words.as_slice()))
+}
+
+/// An engine of the family listens for relatives as this user.
+pub(crate) fn note_user(user: u32) {
+    let user = u64::from(user) + 1;
+    let order = Ordering::SeqCst;
+    for word in users().into_iter().flatten() {
+        match word.compare_exchange(0, user, order, order) {
+            Ok(_) => return,
+            Err(known) if known == user => return,
+            Err(_) => {}
+        }
+    }
+}
+
+/// True when a relative may have an engine as this user. Names can be taken by anybody once their
+/// process is dead; a stranger who has one is as good as nobody.
+pub(crate) fn has_user(user: u32) -> bool {
+    let Some(words) = users() else { return true };
+    let known = |word: &AtomicU64| word.load(Ordering::SeqCst) == u64::from(user) + 1;
+    // With more users than there is room for, nothing is known of the rest.
+    words.iter().any(known) || words.iter().all(|word| word.load(Ordering::SeqCst) != 0)
 }
 
 /// What one process says to another.

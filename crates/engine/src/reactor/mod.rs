@@ -132,8 +132,9 @@ pub(crate) fn engine() -> io::Result<&'static Engine> {
     if let Some(engine) = engine_if_running() {
         return Ok(engine);
     }
-    // Before the first fork, so that all relatives know it.
+    // Before the first fork, so that all relatives know them.
     crate::family::secret();
+    crate::family::note_user(sys::process::user());
     process::install_hooks()?;
     start()
 }
@@ -646,6 +647,7 @@ impl Reactor {
                 Timer::Start(id, epoch) => self.start_due(id, epoch),
                 Timer::Master(token) => self.find_master(token),
                 Timer::Line(token) => self.line_deadline(token),
+                Timer::Channel => self.channel_ready(),
             }
         }
     }

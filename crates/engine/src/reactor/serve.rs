@@ -27,7 +27,7 @@ use super::dial::{offer, offsets, send_whole};
 use super::timer::Timer;
 use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
-use crate::error::would_block;
+use crate::error::{is_shortage, would_block};
 use crate::listener::{Birth, ENDED, Listener, NOBODY, PLAIN};
 use crate::process::Holder;
 use crate::socket::link::Busy;
@@ -36,6 +36,8 @@ use crate::sys::{self, Fd, fd, tcp};
 
 /// Connections taken from the kernel in one go.
 const ACCEPTS_PER_TURN: usize = 64;
+/// When to come again if there is no descriptor for a connection.
+const SHORTAGE_RETRY: Duration = Duration::from_millis(20);
 /// When to come again if the session is busy changing hands.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
@@ -205,9 +207,11 @@ impl Reactor {
                     Err(error) => log::warn!("no descriptor for a new connection: {error}"),
                 },
                 Err(rustix::io::Errno::AGAIN) => return,
-                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-                    log::warn!("out of descriptors; connections wait");
-                    break;
+                Err(error) if is_shortage(&error.into()) => {
+                    self.refusals.note_shortage("connections wait");
+                    self.timers.set(clock::now() + SHORTAGE_RETRY, Timer::Handshake(usize::MAX));
+                    self.accept_again.insert(id);
+                    return;
                 }
                 // A connection that died in the queue: the next may be well (accept(2)).
                 Err(_) => {}

@@ -28,6 +28,16 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// Reads for a guest in one turn of the engine.
 const TURNS: usize = 16;
 
+/// What a turn for the guests has left to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Input of the connection is wanted: for a guest that reads, or as it may bring credit.
+    pub(crate) input: bool,
+    /// Another turn is due whatever the connection has: a lock was taken, or what is to be moved
+    /// has been read from the kernel already, which will not tell of it again.
+    pub(crate) again: bool,
+}
+
 /// What a socket has to do with relatives; most have nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Relatives {
@@ -409,9 +419,10 @@ impl Socket {
     }
 
     /// The engine's turn for the guests: their bytes go out, and what has come goes to those who
-    /// read. Gives what is still to be done: (room wanted, input wanted).
-    pub(crate) fn serve_guests(self: &Arc<Self>) -> (bool, bool) {
+    /// read.
+    pub(crate) fn serve_guests(self: &Arc<Self>) -> Left {
         let ends = self.ends();
+        let mut left = Left::default();
         let room_wanted = match self.tx.try_lock() {
             Ok(mut tx) => {
                 self.absorb(&mut tx);
@@ -425,33 +436,53 @@ impl Socket {
                 self.list_for_sweep();
                 !all
             }
-            Err(_) => true,
+            Err(_) => {
+                // The program is writing, and may have looked for the guests' bytes before they
+                // came.
+                left.again = true;
+                false
+            }
         };
         if room_wanted {
+            left.input = true;
             self.grow_own_window();
             self.read_ahead();
+            // What was read ahead just now may have been the credit.
+            left.again |= self.has_guest_room();
         }
-        let mut input_wanted = false;
         for end in ends.iter().filter(|end| end.reading.load(Ordering::SeqCst)) {
-            input_wanted |= self.feed_guest(end);
+            let fed = self.feed_guest(end);
+            left.input |= fed.input;
+            left.again |= fed.again;
         }
-        (room_wanted, input_wanted)
+        left
     }
 
-    /// Moves what has come to a guest that reads; true if it could take more.
-    fn feed_guest(self: &Arc<Self>, end: &End) -> bool {
+    /// True when guests' bytes that waited for room have some, or that could not be seen.
+    fn has_guest_room(self: &Arc<Self>) -> bool {
+        let Ok(mut tx) = self.tx.try_lock() else { return true };
+        self.absorb(&mut tx);
+        let room = tx.sender.as_mut().is_some_and(|sender| sender.room() > 0);
+        self.finish_tx(tx);
+        room
+    }
+
+    /// Moves what has come to a guest that reads.
+    fn feed_guest(self: &Arc<Self>, end: &End) -> Left {
         // Under the receiving lock from the session to the pair, so that who takes back what is
         // unread and then reads on misses nothing in between.
-        let Ok(mut rx) = self.rx.try_lock() else { return true };
+        let Ok(mut rx) = self.rx.try_lock() else { return Left { again: true, input: true } };
         if self.has(bits::FAILED) || self.sleepers.has_leader() {
-            return true;
+            return Left { input: true, again: false };
         }
         let mut pending = end.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let mut moved = false;
-        let mut wants_more = true;
+        // After all the turns there may be more in the stash, or the end.
+        let mut left = Left { input: true, again: true };
         for _ in 0..TURNS {
             if !end.push(&mut pending) {
-                wants_more = false;
+                // The pair's room is an event.
+                left = Left::default();
                 break;
             }
             let mut buf = [0; CHUNK_BYTES];
@@ -460,10 +491,13 @@ impl Socket {
                     pending.extend_from_slice(&buf[..n]);
                     moved = true;
                 }
-                Got::Nothing => break,
+                Got::Nothing => {
+                    left.again = false;
+                    break;
+                }
                 Got::End => {
                     self.end_guest(end, 0);
-                    wants_more = false;
+                    left = Left::default();
                     break;
                 }
             }
@@ -473,7 +507,7 @@ impl Socket {
             // Whoever sleeps in poll may want what its relative leaves there.
             self.kick();
         }
-        wants_more
+        left
     }
 
     /// Tells a guest that its session has ended: first why, then the end itself.

@@ -127,6 +127,7 @@ pub(super) const FOREIGN: &str = "if it is a client without eversock, let the li
 pub(in crate::reactor) struct Refusals {
     told: Option<Instant>,
     untold: u64,
+    shortage_told: Option<Instant>,
 }
 
 impl Refusals {
@@ -135,6 +136,15 @@ impl Refusals {
         match self.line(clock::now(), peer, why) {
             Some(line) => log::info!("{line}"),
             None => log::debug!("a connection was refused: {why}"),
+        }
+    }
+
+    /// The process is out of descriptors or memory, and `what` comes of it.
+    pub(in crate::reactor) fn note_shortage(&mut self, what: &str) {
+        let now = clock::now();
+        if self.shortage_told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY) {
+            self.shortage_told = Some(now);
+            log::warn!("out of descriptors or memory: {what}; raise the limit (ulimit -n)");
         }
     }
 
