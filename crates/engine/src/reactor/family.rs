@@ -9,8 +9,8 @@ use eversock_proto::resume::Reason;
 use eversock_proto::secret::SessionId;
 use mio::Interest;
 
-use super::{Command, Reactor};
 use super::channel::Line;
+use super::{Command, Reactor};
 use crate::family::{Answer, Ask};
 use crate::process::Holder;
 use crate::socket::relatives::{End, guest_pair};

@@ -33,6 +33,8 @@ pub(crate) struct RecvMode {
 
 /// Bytes that one read-ahead asks of the kernel.
 const READ_AHEAD_BYTES: usize = 16 * 1024;
+/// How often a count of what is readable waits for a reader that is about to come out.
+const LOOKS_PAST_A_READER: usize = 10_000;
 /// Reads of one read-ahead, at most.
 const READ_AHEAD_ROUNDS: usize = 64;
 
@@ -595,11 +597,20 @@ impl Socket {
 
     /// Payload bytes that the program could read now, exactly (FIONREAD).
     pub(crate) fn readable_bytes(&self) -> io::Result<usize> {
-        let rx = self.lock_rx()?;
+        let mut rx = self.lock_rx()?;
+        for _ in 0..LOOKS_PAST_A_READER {
+            if !self.sleepers.is_reading() || rx.number < 0 || sys::io::queued(rx.number) == 0 {
+                break;
+            }
+            // What a thread in a read has taken is not accounted for yet: it is about to come out.
+            drop(rx);
+            std::thread::yield_now();
+            rx = self.lock_rx()?;
+        }
         let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
         let mut total = receiver.stashed();
         // With replayed bytes to skip, what the queue is worth is known when it has been read.
-        if rx.number < 0 || !receiver.is_between_bodies() {
+        if rx.number < 0 || !receiver.is_between_bodies() || self.sleepers.is_reading() {
             return Ok(total);
         }
         let mut queue = vec![0; sys::io::queued(rx.number)];
