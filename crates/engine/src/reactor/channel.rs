@@ -128,8 +128,13 @@ impl Reactor {
         }
         // Edge-triggered: what still waits gives no event of its own.
         if self.channel.is_some() {
-            self.timers.set(clock::now() + ACCEPT_AGAIN, Timer::Channel);
+            self.look_at_lines_again();
         }
+    }
+
+    /// Plans another look at who wants something over a local socket.
+    pub(crate) fn look_at_lines_again(&mut self) {
+        self.timers.set(clock::now() + ACCEPT_AGAIN, Timer::Channel);
     }
 
     /// Accepts a line and notes its number; `None` for one that could not be kept.

@@ -51,7 +51,12 @@ impl Foreign {
 
     /// True when no session that goes on is known.
     pub(super) fn is_idle(&self) -> bool {
-        self.owners.len() <= self.ended.len()
+        self.living() == 0
+    }
+
+    /// Sessions that go on.
+    pub(super) fn living(&self) -> usize {
+        self.owners.len().saturating_sub(self.ended.len())
     }
 
     pub(super) fn insert(&mut self, id: SessionId, owner: u64) {

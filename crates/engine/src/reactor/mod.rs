@@ -424,6 +424,8 @@ pub(crate) struct Reactor {
     plain_peers: HashMap<SocketAddr, Instant>,
     /// What was said of connections that were refused.
     refusals: serve::Refusals,
+    /// Where connections come from that do not go on.
+    suspects: serve::Suspects,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
     /// Where the next look for lost numbers begins; `None` while none is planned.
@@ -468,6 +470,7 @@ impl Reactor {
             waiting_dials: VecDeque::new(),
             plain_peers: HashMap::new(),
             refusals: serve::Refusals::default(),
+            suspects: serve::Suspects::default(),
             accept_again: HashSet::new(),
             looks_from: None,
             lines: HashMap::new(),
@@ -647,7 +650,10 @@ impl Reactor {
                 Timer::Start(id, epoch) => self.start_due(id, epoch),
                 Timer::Master(token) => self.find_master(token),
                 Timer::Line(token) => self.line_deadline(token),
-                Timer::Channel => self.channel_ready(),
+                Timer::Channel => {
+                    self.channel_ready();
+                    self.control_ready();
+                }
             }
         }
     }

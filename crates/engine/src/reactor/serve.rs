@@ -2,6 +2,7 @@
 //! resumes to their sessions.
 
 mod door;
+mod limits;
 mod plain;
 mod resume;
 
@@ -42,6 +43,7 @@ const SHORTAGE_RETRY: Duration = Duration::from_millis(20);
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
 pub(super) use door::Refusals;
+pub(super) use limits::Suspects;
 
 /// A listener as the engine sees it.
 #[derive(Debug)]
@@ -203,7 +205,11 @@ impl Reactor {
             let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
             match rustix::net::accept_with(&served.listener.real, flags) {
                 Ok(fd) => match fd::internal(fd) {
-                    Ok(fd) => self.begin_handshake(fd, Some(id), None),
+                    Ok(fd) => {
+                        let peer = tcp::peer_addr(fd.as_raw_fd());
+                        self.begin_handshake(fd, Some(id), None);
+                        self.keep_to_share(id, peer);
+                    }
                     Err(error) => log::warn!("no descriptor for a new connection: {error}"),
                 },
                 Err(rustix::io::Errno::AGAIN) => return,
@@ -356,10 +362,17 @@ impl Reactor {
             let reject = Reject::plain(Reason::Busy, Duration::from_secs(1));
             return self.reject(token, raw, &reject);
         };
+        let id = served.listener.id;
+        if let Some(why) = self.is_full_up(id) {
+            let Some(handshake) = self.handshakes.get(&token) else { return };
+            self.refusals.note(handshake.peer, &why);
+            return self.reject(token, raw, &Reject::plain(Reason::Busy, limits::COME_AGAIN));
+        }
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        let Some(served) = self.listeners.get(&id) else { return };
         if served.is_full() {
             // Resumes come through the same door, so the door stays open; opens wait.
             handshake.stage = Stage::Parked(message.to_vec());
-            let id = served.listener.id;
             return self.open_door(id);
         }
         let config = &served.listener.config;

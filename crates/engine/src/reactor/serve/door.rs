@@ -29,7 +29,7 @@ const SILENT: Duration = Duration::from_millis(250);
 const STALLED: Duration = Duration::from_secs(1);
 
 impl Handshake {
-    fn is_parked(&self) -> bool {
+    pub(super) fn is_parked(&self) -> bool {
         matches!(self.stage, Stage::Parked(_) | Stage::ParkedPlain)
     }
 
@@ -95,7 +95,12 @@ impl Reactor {
             Stage::Parked(_) | Stage::ParkedPlain => "the program must accept sooner, others wait",
             _ => "it did not go on with its handshake, and others wait",
         };
-        self.refusals.note(handshake.peer, &why);
+        let (peer, parked) = (handshake.peer, handshake.is_parked());
+        self.refusals.note(peer, &why);
+        if !parked {
+            self.note_stall(peer);
+        }
+        let Some(handshake) = self.handshakes.get(&token) else { return };
         let open = matches!(handshake.stage, Stage::Parked(_));
         match handshake.fd.as_ref().map(AsRawFd::as_raw_fd).filter(|_| open) {
             Some(raw) => {
