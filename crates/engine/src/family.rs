@@ -502,4 +502,86 @@ mod tests {
         longer.extend_from_slice(&mac);
         assert!(Message::decode(&longer, 7).is_none());
     }
+
+    /// A session that another process of the family has, and that process's channel, played here.
+    fn session_of_another() -> (Arc<Socket>, Fd, u64) {
+        let engine = crate::reactor::engine().expect("an engine");
+        let config = Arc::new(crate::Config::default());
+        let socket = Arc::new(Socket::new(engine.next_id(), config, Vec::new(), 0));
+        let opened = eversock_proto::open::Opened {
+            id: SessionId::new(7, fd::random_u64()),
+            secret: Secret::from_bytes([5; KEY_BYTES]),
+            window: 65536,
+            grace: Duration::ZERO,
+            addrs: Vec::new(),
+        };
+        let role = eversock_proto::control::Role::Server;
+        crate::reactor::furnish(&socket, role, opened).expect("furnished");
+        let owner = process::new_instance();
+        assert!(socket.owner.claim(owner, true));
+        (socket, channel::listen(owner).expect("a channel"), owner)
+    }
+
+    /// Answers the next question with a session that cannot be taken over.
+    fn give_nonsense(channel: &Fd, owner: u64) {
+        use std::os::fd::AsFd;
+        let wait = |number: RawFd| {
+            let mut fds = [libc::pollfd { fd: number, events: libc::POLLIN, revents: 0 }];
+            assert_eq!(sys::io::poll(&mut fds, Some(PATIENCE)).expect("a wait"), 1);
+        };
+        wait(channel.as_raw_fd());
+        let line = rustix::net::accept(channel).expect("a line");
+        wait(line.as_raw_fd());
+        let mut message = [0; MESSAGE_MAX_BYTES];
+        let (n, _) = pass::recv(line.as_raw_fd(), &mut message, true).expect("a question");
+        let Some(Message::Ask(ask)) = Message::decode(&message[..n], owner) else {
+            panic!("no question: {:?}", &message[..n]);
+        };
+        let file = rustix::fs::memfd_create(c"nonsense", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = file.expect("a file");
+        pass::send(line.as_raw_fd(), &ask.answer(Answer::Yours), &[file.as_fd()]).expect("sent");
+    }
+
+    /// The first call failed, and each later one asked a process that had given the session up.
+    #[test]
+    fn a_session_that_cannot_be_taken_over_is_lost_with_one_error_and_nobody_waits_for_it() {
+        let engine = crate::reactor::engine().expect("an engine");
+        let (socket, channel, owner) = session_of_another();
+        std::thread::scope(|scope| {
+            scope.spawn(|| give_nonsense(&channel, owner));
+            ask(&socket, engine, owner).expect("the answer is the session's failure");
+        });
+        assert_eq!(socket.failure_number(), libc::ECONNRESET);
+        assert!(!socket.has(bits::ASKING));
+        let first = socket.failure(Some(libc::EPIPE)).expect_err("the one error");
+        assert_eq!(first.raw_os_error(), Some(libc::ECONNRESET));
+    }
+
+    /// The thread was ended in the wait for the answer: whoever used the session afterwards waited
+    /// for what that thread was to get.
+    #[test]
+    fn a_thread_that_is_cancelled_while_it_asks_for_a_session_asks_to_the_end() {
+        unsafe extern "C" {
+            fn pthread_cancel(thread: libc::pthread_t) -> libc::c_int;
+        }
+        let (socket, channel, owner) = session_of_another();
+        let asked = Arc::clone(&socket);
+        let asker = std::thread::spawn(move || {
+            let engine = crate::reactor::engine().expect("an engine");
+            // SAFETY: asks for the end of this very thread, at its next point of cancellation.
+            unsafe { pthread_cancel(libc::pthread_self()) };
+            let answer = ask(&asked, engine, owner);
+            // A thread of the standard library's must not be ended from outside.
+            let _to_its_end = sys::process::Uncancelled::begin();
+            assert!(answer.is_ok(), "{answer:?}");
+            std::mem::forget(_to_its_end);
+        });
+        give_nonsense(&channel, owner);
+        let until = clock::now() + PATIENCE;
+        while socket.has(bits::ASKING) || socket.failure_number() == 0 {
+            assert!(clock::now() < until, "the asker was ended before it had the answer");
+            crate::wait::epoll::sleep(Duration::from_millis(1));
+        }
+        asker.join().expect("it has ended in order");
+    }
 }

@@ -485,3 +485,48 @@ fn leave_the_read(place: &mut Place) {
         place.placeholder = Some(ours);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    /// Who forgets a set may drop a socket, and that gives chunks to the pool; a fork that held the
+    /// pool and waited for the set waited for ever.
+    #[test]
+    fn a_fork_that_waits_for_the_epoll_sets_leaves_the_pool_to_who_has_them() {
+        let engine = reactor::engine().expect("an engine");
+        let sets = epoll::hold();
+        let forks = FORKS.load(Ordering::SeqCst);
+        let (tell, told) = channel();
+        let forker = std::thread::spawn(move || {
+            // SAFETY: gives a number.
+            tell.send(unsafe { libc::gettid() }).expect("somebody hears");
+            prepare();
+            in_parent();
+        });
+        let thread = told.recv().expect("a number");
+        let is_stuck = || {
+            let of = |name: &str| {
+                std::fs::read_to_string(format!("/proc/self/task/{thread}/{name}")).expect("a file")
+            };
+            let waits = of("syscall").starts_with(&format!("{} ", libc::SYS_futex));
+            let sleeps = of("stat").rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"));
+            FORKS.load(Ordering::SeqCst) > forks && waits && sleeps
+        };
+        let until = crate::clock::now() + Duration::from_secs(20);
+        while !is_stuck() {
+            assert!(crate::clock::now() < until, "the fork does not wait for the sets");
+            epoll::sleep(Duration::from_millis(1));
+        }
+        let (free, freed) = channel();
+        std::thread::spawn(move || {
+            drop(engine.pool.hold());
+            free.send(())
+        });
+        let is_free = freed.recv_timeout(Duration::from_secs(10)).is_ok();
+        drop(sets);
+        forker.join().expect("the fork goes on");
+        assert!(is_free, "the fork has the pool and waits for the sets");
+    }
+}

@@ -52,7 +52,7 @@ fn socket() -> io::Result<Fd> {
 }
 
 /// Listens under this process's name.
-pub(super) fn listen(instance: u64) -> io::Result<Fd> {
+pub(crate) fn listen(instance: u64) -> io::Result<Fd> {
     let fd = socket()?;
     rustix::net::bind(&fd, &name(instance)?)?;
     // Those who connect see who we are at this moment.

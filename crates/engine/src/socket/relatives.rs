@@ -599,3 +599,79 @@ pub(crate) fn guest_pair() -> io::Result<(Fd, Fd)> {
     }
     Ok((near, far))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use eversock_proto::send::GATHER_SLICES;
+    use eversock_proto::wire::frame::Acks;
+    use rustix::net::SocketType;
+
+    /// The rest lay in the stash, of which no event tells: the guest waited for ever, and now and
+    /// then a test with it.
+    #[test]
+    fn a_turn_that_leaves_bytes_in_the_stash_is_to_be_taken_again_until_a_guest_has_all() {
+        const BYTES: usize = 600_000;
+        let engine = crate::reactor::engine().expect("an engine");
+        let window = 1024 * 1024;
+        let config = Config { window, window_max: window, ..Config::default() };
+        let (real, peer) = sys::tcp::loopback_pair().expect("a connection");
+        let number = real.as_raw_fd();
+        let socket = Arc::new(Socket::new(engine.next_id(), Arc::new(config), vec![number], 0));
+        let opened = eversock_proto::open::Opened {
+            id: eversock_proto::secret::SessionId::new(1, fd::random_u64()),
+            secret: eversock_proto::secret::Secret::from_bytes([6; 32]),
+            window,
+            grace: std::time::Duration::ZERO,
+            addrs: Vec::new(),
+        };
+        let role = eversock_proto::control::Role::Server;
+        crate::reactor::furnish(&socket, role, opened).expect("furnished");
+        assert!(socket.owner.claim(engine.instance, true));
+        socket.settle(number, 1).expect("settled");
+        // All of it is read ahead before the guest gets anything.
+        let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
+        sender.begin_epoch(0).expect("an epoch");
+        let mut left = BYTES;
+        while left > 0 || sender.prepare(Acks::default()) {
+            left -= sender.write(&vec![7; left]);
+            sender.prepare(Acks::default());
+            let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+            let (count, _) = sender.gather(&mut slices);
+            match sys::io::send(peer.as_raw_fd(), &slices[..count], false) {
+                Ok(n) => sender.sent(n),
+                Err(error) => assert!(would_block(&error), "{error}"),
+            }
+            socket.read_ahead();
+        }
+        let stashed = || {
+            let rx = socket.rx.lock().expect("the lock");
+            rx.receiver.as_ref().expect("a receiver").stashed()
+        };
+        while stashed() < BYTES {
+            socket.read_ahead();
+        }
+        // With room for all that one turn moves.
+        let (near, far) = fd::unix_pair(SocketType::STREAM).expect("a pair");
+        let much = (1024 * 1024i32).to_ne_bytes();
+        sys::tcp::set_option(far.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &much)
+            .expect("room");
+        let (line, _their_line) = fd::unix_pair(SocketType::SEQPACKET).expect("a line");
+        let end = End::new(far, near, line);
+        end.reads();
+        socket.add_guest(Arc::clone(&end));
+        let mut got = 0;
+        loop {
+            let left = socket.serve_guests();
+            let mut buf = vec![0; BYTES];
+            while let Ok(n) = sys::io::recv_one(end.near.as_raw_fd(), &mut buf) {
+                got += n;
+            }
+            if !left.again {
+                break;
+            }
+        }
+        assert_eq!(got, BYTES);
+    }
+}
