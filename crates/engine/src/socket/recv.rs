@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eversock_proto::limits::{CONTROL_FRAMES_PER_CALL_MAX, HEADER_BYTES};
 use eversock_proto::recv::{Receiver, Violation};
@@ -33,8 +33,8 @@ pub(crate) struct RecvMode {
 
 /// Bytes that one read-ahead asks of the kernel.
 const READ_AHEAD_BYTES: usize = 16 * 1024;
-/// How often a count of what is readable waits for a reader that is about to come out.
-const LOOKS_PAST_A_READER: usize = 10_000;
+/// How long a count of what is readable waits for a reader that is about to come out.
+const COUNT_WITHIN: Duration = Duration::from_millis(200);
 /// Reads of one read-ahead, at most.
 const READ_AHEAD_ROUNDS: usize = 64;
 
@@ -598,13 +598,15 @@ impl Socket {
     /// Payload bytes that the program could read now, exactly (FIONREAD).
     pub(crate) fn readable_bytes(&self) -> io::Result<usize> {
         let mut rx = self.lock_rx()?;
-        for _ in 0..LOOKS_PAST_A_READER {
-            if !self.sleepers.is_reading() || rx.number < 0 || sys::io::queued(rx.number) == 0 {
+        let mut until = None;
+        while self.sleepers.is_reading() && rx.number >= 0 && sys::io::queued(rx.number) > 0 {
+            // What a thread in a read has taken is not accounted for yet: it is about to come out.
+            let now = crate::clock::now();
+            if now >= *until.get_or_insert(now + COUNT_WITHIN) {
                 break;
             }
-            // What a thread in a read has taken is not accounted for yet: it is about to come out.
             drop(rx);
-            std::thread::yield_now();
+            crate::wait::epoll::sleep(Duration::from_micros(50));
             rx = self.lock_rx()?;
         }
         let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
