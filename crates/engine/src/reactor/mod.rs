@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Closed { socket: Arc<Socket>, reset: bool },
     /// A number of it was closed past us: perhaps the last.
     Look { socket: Arc<Socket> },
-    /// The program closed its last number while relatives go on.
+    /// The program closed its last number while relatives go on, or guests are due for a turn.
     Orphaned { socket: Arc<Socket> },
     /// The program listens.
     Listen { listener: Arc<Listener> },

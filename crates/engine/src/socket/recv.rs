@@ -467,7 +467,11 @@ impl Socket {
         self.note_acks(receiver);
         let stash = if receiver.stashed() > 0 { bits::STASH } else { 0 };
         let end = if receiver.is_at_end() { bits::EOF } else { 0 };
+        let ends = end != 0 && !self.has(bits::EOF);
         self.change(stash | end, bits::STASH & !stash);
+        if ends {
+            self.tell_guests();
+        }
     }
 
     /// Publishes what to tell the peer, and sees to it that it is told in time.
@@ -583,14 +587,17 @@ impl Socket {
     }
 
     /// A reader is no leader any more: the engine may read for those who need it.
-    pub(crate) fn let_others_read(&self) {
+    pub(crate) fn let_others_read(self: &Arc<Self>) {
         if self.has(bits::WANTS_CREDIT | bits::CLOSED) {
             self.watch_in(true);
+        }
+        if self.has(bits::EOF | bits::STASH) {
+            self.tell_guests();
         }
     }
 
     /// The leader has read; those who waited for it look again.
-    pub(crate) fn stop_leading(&self) {
+    pub(crate) fn stop_leading(self: &Arc<Self>) {
         self.sleepers.stop_leading();
         self.let_others_read();
     }
@@ -707,7 +714,7 @@ fn read_stashing(receiver: &mut Receiver, from: RawFd) -> Result<Read, ReadError
 }
 
 /// A leader whose thread is cancelled in its sleep leads no more.
-struct Unwound<'a>(Option<&'a Socket>);
+struct Unwound<'a>(Option<&'a Arc<Socket>>);
 
 impl Drop for Unwound<'_> {
     fn drop(&mut self) {

@@ -458,6 +458,15 @@ impl Socket {
         left
     }
 
+    /// This program has read what guests may wait for, an end above all: no event tells of it.
+    pub(crate) fn tell_guests(self: &Arc<Self>) {
+        if self.has(bits::GUESTS)
+            && let Some(engine) = crate::reactor::engine_if_running()
+        {
+            engine.command(crate::reactor::Command::Orphaned { socket: Arc::clone(self) });
+        }
+    }
+
     /// True when guests' bytes that waited for room have some, or that could not be seen.
     fn has_guest_room(self: &Arc<Self>) -> bool {
         let Ok(mut tx) = self.tx.try_lock() else { return true };
