@@ -10,7 +10,7 @@ unsafe extern "C" {
     fn pthread_cancel(thread: libc::pthread_t) -> libc::c_int;
 }
 
-/// Runs `call` in a thread that is to end at its next point of cancellation, and does not end in it.
+/// Runs `call` in a thread that is to end at its next point of cancellation, and must not in it.
 fn cancelled(call: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -236,11 +236,14 @@ impl Reactor {
         }
     }
 
-    /// Looks for the CONFIRM of a resume that was answered. True while it has not come and may be on
-    /// its way behind the end of the connection that stands: for a moment, as who has recorded a
-    /// RESUME can ask for an answer too. Under the policy "automatic" nothing is lost by a fault.
+    /// Looks for the CONFIRM of a resume that was answered. True while it has not come and may be
+    /// on its way behind the end of the connection that stands: for a moment, as who has recorded
+    /// a RESUME can ask for an answer too. Under the policy "automatic" a fault loses nothing.
     pub(in crate::reactor) fn awaits_confirm(&mut self, ours: &Arc<Socket>) -> bool {
-        let answered = |stage: &Stage| matches!(stage, Stage::Resuming(_, socket) if Arc::ptr_eq(socket, ours));
+        let answered = |stage: &Stage| match stage {
+            Stage::Resuming(_, socket) => Arc::ptr_eq(socket, ours),
+            _ => false,
+        };
         let of_ours = self.handshakes.iter().filter(|(_, handshake)| answered(&handshake.stage));
         let tokens: Vec<usize> = of_ours.map(|(&token, _)| token).collect();
         for &token in &tokens {
