@@ -48,7 +48,7 @@ fn connect_from(source: Ipv4Addr, addr: SocketAddr) -> std::io::Result<TcpStream
 /// True when the other end has closed.
 fn is_closed(mut stream: &TcpStream) -> bool {
     match stream.read(&mut [0; 1]) {
-        Ok(_) => true,
+        Ok(n) => n == 0,
         Err(error) => !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOTCONN)),
     }
 }

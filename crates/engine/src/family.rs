@@ -572,9 +572,9 @@ mod tests {
             unsafe { pthread_cancel(libc::pthread_self()) };
             let answer = ask(&asked, engine, owner);
             // A thread of the standard library's must not be ended from outside.
-            let _to_its_end = sys::process::Uncancelled::begin();
+            let whole = sys::process::Uncancelled::begin();
+            let _for_good = std::mem::ManuallyDrop::new(whole);
             assert!(answer.is_ok(), "{answer:?}");
-            std::mem::forget(_to_its_end);
         });
         give_nonsense(&channel, owner);
         let until = clock::now() + PATIENCE;

@@ -18,7 +18,7 @@ fn cancelled(call: impl FnOnce() + Send) {
             unsafe { pthread_cancel(libc::pthread_self()) };
             call();
             // A thread of the standard library's must not be ended from outside.
-            std::mem::forget(Uncancelled::begin());
+            let _for_good = std::mem::ManuallyDrop::new(Uncancelled::begin());
         });
     });
 }
