@@ -170,6 +170,15 @@ pub(crate) fn played_client(addr: SocketAddr) -> (TcpStream, Session) {
 
 /// A new connection for the session of a played client: it proves itself, and the old one stays.
 pub(crate) fn resume(addr: SocketAddr, session: &mut Session) -> TcpStream {
+    resume_and(addr, session, || ())
+}
+
+/// The same; does something between the answer and its CONFIRM.
+pub(crate) fn resume_and(
+    addr: SocketAddr,
+    session: &mut Session,
+    between: impl FnOnce(),
+) -> TcpStream {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let receive = session.rx.next();
@@ -177,6 +186,7 @@ pub(crate) fn resume(addr: SocketAddr, session: &mut Session) -> TcpStream {
     stream.write_all(&question).unwrap();
     let answer = message(&mut stream).expect("an answer");
     let (from, confirm) = client.answered(&session.control.secret, &answer).unwrap();
+    between();
     stream.write_all(&confirm).unwrap();
     session.control.resumed_as(client.epoch(), session.offsets()).unwrap();
     session.begin_epoch(from).unwrap();
