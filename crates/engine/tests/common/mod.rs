@@ -95,7 +95,7 @@ fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 fn offer() -> Offer {
-    Offer { key: None, window: WINDOW, grace: PATIENCE, addrs: Vec::new() }
+    Offer { window: WINDOW, grace: PATIENCE, ..Offer::default() }
 }
 
 fn start() -> Start {
@@ -126,7 +126,7 @@ impl PlayedServer {
             match self.session.as_mut() {
                 None => {
                     let id = SessionId::new(1, 2);
-                    let (server, answer) =
+                    let (mut server, answer) =
                         OpenServer::answer(&offer(), &first, id, [3; 32]).unwrap();
                     stream.write_all(&answer).unwrap();
                     let Some(confirm) = message(&mut stream) else { continue };
