@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Closed { socket: Arc<Socket>, reset: bool },
     /// A number of it was closed past us: perhaps the last.
     Look { socket: Arc<Socket> },
-    /// The program closed its last number while relatives go on.
+    /// The program closed its last number while relatives go on, or guests are due for a turn.
     Orphaned { socket: Arc<Socket> },
     /// The program listens.
     Listen { listener: Arc<Listener> },
@@ -132,8 +132,9 @@ pub(crate) fn engine() -> io::Result<&'static Engine> {
     if let Some(engine) = engine_if_running() {
         return Ok(engine);
     }
-    // Before the first fork, so that all relatives know it.
+    // Before the first fork, so that all relatives know them.
     crate::family::secret();
+    crate::family::note_user(sys::process::user());
     process::install_hooks()?;
     start()
 }
@@ -423,6 +424,8 @@ pub(crate) struct Reactor {
     plain_peers: HashMap<SocketAddr, Instant>,
     /// What was said of connections that were refused.
     refusals: serve::Refusals,
+    /// Where connections come from that do not go on.
+    suspects: serve::Suspects,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
     /// Where the next look for lost numbers begins; `None` while none is planned.
@@ -467,6 +470,7 @@ impl Reactor {
             waiting_dials: VecDeque::new(),
             plain_peers: HashMap::new(),
             refusals: serve::Refusals::default(),
+            suspects: serve::Suspects::default(),
             accept_again: HashSet::new(),
             looks_from: None,
             lines: HashMap::new(),
@@ -646,6 +650,10 @@ impl Reactor {
                 Timer::Start(id, epoch) => self.start_due(id, epoch),
                 Timer::Master(token) => self.find_master(token),
                 Timer::Line(token) => self.line_deadline(token),
+                Timer::Channel => {
+                    self.channel_ready();
+                    self.control_ready();
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eversock_proto::limits::{CONTROL_FRAMES_PER_CALL_MAX, HEADER_BYTES};
 use eversock_proto::recv::{Receiver, Violation};
@@ -33,6 +33,8 @@ pub(crate) struct RecvMode {
 
 /// Bytes that one read-ahead asks of the kernel.
 const READ_AHEAD_BYTES: usize = 16 * 1024;
+/// How long a count of what is readable waits for a reader that is about to come out.
+const COUNT_WITHIN: Duration = Duration::from_millis(200);
 /// Reads of one read-ahead, at most.
 const READ_AHEAD_ROUNDS: usize = 64;
 
@@ -475,7 +477,11 @@ impl Socket {
         self.note_acks(receiver);
         let stash = if receiver.stashed() > 0 { bits::STASH } else { 0 };
         let end = if receiver.is_at_end() { bits::EOF } else { 0 };
+        let ends = end != 0 && !self.has(bits::EOF);
         self.change(stash | end, bits::STASH & !stash);
+        if ends {
+            self.tell_guests();
+        }
     }
 
     /// Publishes what to tell the peer, and sees to it that it is told in time.
@@ -591,26 +597,44 @@ impl Socket {
     }
 
     /// A reader is no leader any more: the engine may read for those who need it.
-    pub(crate) fn let_others_read(&self) {
-        if self.has(bits::WANTS_CREDIT | bits::CLOSED) {
-            let _uncancelled = sys::process::Uncancelled::begin();
+    pub(crate) fn let_others_read(self: &Arc<Self>) {
+        let state = self.bits();
+        if state & (bits::WANTS_CREDIT | bits::CLOSED | bits::EOF | bits::STASH) == 0 {
+            return;
+        }
+        let _uncancelled = sys::process::Uncancelled::begin();
+        if state & (bits::WANTS_CREDIT | bits::CLOSED) != 0 {
             self.watch_in(true);
+        }
+        if state & (bits::EOF | bits::STASH) != 0 {
+            self.tell_guests();
         }
     }
 
     /// The leader has read; those who waited for it look again.
-    pub(crate) fn stop_leading(&self) {
+    pub(crate) fn stop_leading(self: &Arc<Self>) {
         self.sleepers.stop_leading();
         self.let_others_read();
     }
 
     /// Payload bytes that the program could read now, exactly (FIONREAD).
     pub(crate) fn readable_bytes(&self) -> io::Result<usize> {
-        let rx = self.lock_rx()?;
+        let mut rx = self.lock_rx()?;
+        let mut until = None;
+        while self.sleepers.is_reading() && rx.number >= 0 && sys::io::queued(rx.number) > 0 {
+            // What a thread in a read has taken is not accounted for yet: it is about to come out.
+            let now = crate::clock::now();
+            if now >= *until.get_or_insert(now + COUNT_WITHIN) {
+                break;
+            }
+            drop(rx);
+            crate::wait::epoll::sleep(Duration::from_micros(50));
+            rx = self.lock_rx()?;
+        }
         let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
         let mut total = receiver.stashed();
         // With replayed bytes to skip, what the queue is worth is known when it has been read.
-        if rx.number < 0 || !receiver.is_between_bodies() {
+        if rx.number < 0 || !receiver.is_between_bodies() || self.sleepers.is_reading() {
             return Ok(total);
         }
         let mut queue = vec![0; sys::io::queued(rx.number)];
@@ -705,7 +729,7 @@ fn read_stashing(receiver: &mut Receiver, from: RawFd) -> Result<Read, ReadError
 }
 
 /// A leader whose thread is cancelled in its sleep leads no more.
-struct Unwound<'a>(Option<&'a Socket>);
+struct Unwound<'a>(Option<&'a Arc<Socket>>);
 
 impl Drop for Unwound<'_> {
     fn drop(&mut self) {

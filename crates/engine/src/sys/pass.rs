@@ -61,6 +61,11 @@ pub(crate) fn recv_all(
     Ok((message.bytes, all))
 }
 
+/// The user of the process at the other end: who connected, or who listened.
+pub(crate) fn peer_user(fd: &impl AsFd) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(fd)?.uid.as_raw())
+}
+
 /// True when the process at the other end runs as the same user.
 pub(crate) fn is_same_user(fd: &impl AsFd) -> bool {
     let ours = rustix::process::geteuid();

@@ -82,6 +82,7 @@ impl Sender {
         let total = end.checked_add(u64::from(finished))?;
         let sound = base <= cursor.min(acked).min(end)
             && total <= OFFSET_MAX
+            && replayed.max(given) <= OFFSET_MAX
             && cursor <= sent_max
             && sent_max <= total
             && acked <= sent_max
