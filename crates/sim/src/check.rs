@@ -214,7 +214,7 @@ impl World {
                 let is_alone = is_peer_gone || peer.core.is_none();
                 (!is_early && !is_alone).then_some("gives up although nothing keeps it from its peer")
             }
-            Ending::NotOpened => (!is_early).then_some("is not opened although nothing hinders it"),
+            Ending::NotOpened => (!is_early && self.stats.backlog_full == 0).then_some("is not opened although nothing hinders it"),
             Ending::Stale => {
                 (!is_early || link.cuts == 0).then_some("is stale although its path is well")
             }
@@ -255,12 +255,16 @@ impl World {
             let [client, server] = &link.ends;
             let is_settled = client.ending.is_some()
                 && (server.core.is_none() || server.ending.is_some());
-            if !is_settled && !(client.ending.is_some() || server.ending.is_some()) {
+            // An end whose peer is no more, or never was, has to find that out by its own limits.
+            let is_alone = client.ending.is_some() || !server.is_alive();
+            if !is_settled && !is_alone {
                 self.find_at(0, (index, 0), "the network is well and it is not over");
             } else if !link.touched
                 && link.ends.iter().any(|end| end.ending != Some(Ending::Done))
                 && is_settled
                 && !self.outlasts_linger(index)
+                && self.plan.tombs_max > self.plan.links.len()
+                && self.stats.backlog_full == 0
             {
                 self.find_at(3, (index, 0), "nothing was aimed at it and it has failed");
             }

@@ -37,6 +37,8 @@ enum State {
 
 /// Attempts of one session at a time.
 const ATTEMPTS_MAX: usize = 2;
+/// Nobody proves when to come again: anybody on the path may have said it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// A connection that stood so long ends the back-off (PROTOCOL 6.5).
 const STOOD_WELL: Time = S;
 
@@ -44,6 +46,9 @@ impl World {
     pub(crate) fn begin(&mut self, link: usize) {
         let id = (link, 0);
         self.links[link].ends[0].proc = self.hosts[self.links[link].client_host].listener;
+        if self.is_over(id) {
+            return;
+        }
         if !self.procs[self.end(id).proc].alive {
             return self.finish(id, Ending::Killed);
         }
@@ -310,7 +315,7 @@ impl World {
             }
             Err(OpenError::Refused(reject)) if reject.reason == Reason::Busy => {
                 if let Some(client) = self.end_mut(id).client() {
-                    client.retry_after = reject.retry_after;
+                    client.retry_after = reject.retry_after.min(RETRY_AFTER_MAX);
                 }
                 None
             }
@@ -371,7 +376,7 @@ impl World {
         );
         let believes = proven || self.has_bug(Bug::BelievesUnprovenRefusals);
         if !(is_final && believes) {
-            let retry_after = reject.retry_after.min(Duration::from_secs(10));
+            let retry_after = reject.retry_after.min(RETRY_AFTER_MAX);
             if let Some(client) = self.end_mut(id).client() {
                 client.retry_after = retry_after;
             }

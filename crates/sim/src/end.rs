@@ -206,9 +206,12 @@ pub(crate) struct Link {
     /// Some fault was aimed at it, its path, its hosts or its processes.
     pub(crate) touched: bool,
     pub(crate) cuts: u32,
+    /// How, and at which byte of which side, its next connection will be cut.
     pub(crate) cut_next: Option<(usize, u64, CutKind)>,
+    /// The same for each connection of it.
+    pub(crate) choke: Option<(usize, u64, CutKind)>,
     pub(crate) corrupt_next: Option<(Harm, usize)>,
     pub(crate) forge_next: bool,
-    /// Server: when it had come to stand last, for the judgement of time-outs.
+    /// How often a server has begun it.
     pub(crate) sessions_made: u32,
 }

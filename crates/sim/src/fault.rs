@@ -26,6 +26,11 @@ impl World {
                 let link = self.any_link();
                 self.links[link].cut_next = Some((from, byte, kind));
             }
+            Fault::Choke { kind, from, byte } => {
+                let link = self.any_link();
+                self.links[link].choke = Some((from, byte, kind));
+                self.note(On::End(link, 0), "each connection is cut at byte", byte, from as u64);
+            }
             Fault::CutAll(kind) => {
                 let host = self.any_server();
                 for conn in 0..self.conns.len() {
@@ -151,7 +156,8 @@ impl World {
     /// What waits for the connection that a session dials next.
     pub(crate) fn ail_new(&mut self, link: usize, conn: ConnId) {
         let state = &mut self.links[link];
-        let (cut, corrupt) = (state.cut_next.take(), state.corrupt_next.take());
+        let cut = state.cut_next.take().or(state.choke);
+        let corrupt = state.corrupt_next.take();
         let forges = std::mem::take(&mut state.forge_next);
         self.conns[conn].cut_at = cut;
         self.conns[conn].forged = forges;
@@ -313,7 +319,8 @@ impl World {
         self.note(On::World, "the network is well", 0, 0);
         self.healed = true;
         for link in &mut self.links {
-            (link.cut_next, link.corrupt_next, link.forge_next) = (None, None, false);
+            (link.cut_next, link.choke, link.corrupt_next) = (None, None, None);
+            link.forge_next = false;
         }
         for conn in &mut self.conns {
             conn.cut_at = None;

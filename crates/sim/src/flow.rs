@@ -77,8 +77,11 @@ impl World {
 
     /// Reads what has arrived although the program does not.
     pub(crate) fn read_ahead(&mut self, id: EndId) {
-        let Some(conn) = self.end(id).standing.filter(|_| self.end(id).is_taken()) else { return };
-        if let Some(bytes) = self.take(conn, id.1, 64 * 1024) {
+        while let Some(conn) = self.end(id).standing.filter(|_| self.end(id).is_taken()) {
+            if self.end(id).core.as_ref().is_none_or(|core| core.rx.has_started()) {
+                return;
+            }
+            let Some(bytes) = self.take(conn, id.1, 64 * 1024) else { return };
             self.hear(id, conn, &bytes);
         }
     }

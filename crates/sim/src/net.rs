@@ -373,6 +373,8 @@ impl World {
                 conn.cut_at = None;
                 cut = Some(kind);
                 lane.flying.clear();
+                // Bytes are missing: whatever the cut does besides, nothing follows them.
+                lane.dead = true;
             }
             lane.delivered += segment.bytes.len() as u64;
             lane.unread += segment.bytes.len();

@@ -90,6 +90,12 @@ pub(crate) enum Fault {
         from: usize,
         byte: u64,
     },
+    /// The same for each connection that it dials until the network is well.
+    Choke {
+        kind: CutKind,
+        from: usize,
+        byte: u64,
+    },
     /// Everything that stands on one server.
     CutAll(CutKind),
     /// Nothing passes between two hosts; from the client's side, from the server's, or both.
@@ -312,7 +318,7 @@ impl Plan {
         if rng.chance(1, 12) {
             return;
         }
-        let kinds = 16;
+        let kinds = 17;
         let mut enabled: Vec<u64> = (0..kinds).filter(|_| rng.chance(1, 4)).collect();
         if enabled.is_empty() || rng.chance(1, 3) {
             enabled.push(0);
@@ -366,6 +372,12 @@ impl Plan {
             12 if rng.chance(1, 4) => Fault::Corrupt(harm),
             12 | 13 => Fault::CorruptHello(harm),
             14 => Fault::Forge,
+            15 => Fault::Choke {
+                kind: cut_kind(rng),
+                from: rng.index(2),
+                // Just behind the handshake, or anywhere near it.
+                byte: if rng.chance(2, 3) { rng.between(89, 170) } else { rng.between(1, 2000) },
+            },
             _ => Fault::Beside,
         }
     }

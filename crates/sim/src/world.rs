@@ -185,6 +185,7 @@ impl World {
                 touched: false,
                 cuts: 0,
                 cut_next: None,
+                choke: None,
                 corrupt_next: None,
                 forge_next: false,
                 sessions_made: 0,
