@@ -212,9 +212,11 @@ impl World {
             Ending::TimedOut | Ending::Expired => {
                 // A server that was started anew knows no session: its client's time-out is honest.
                 let is_alone = is_peer_gone || peer.core.is_none();
-                (!is_early && !is_alone).then_some("gives up although nothing keeps it from its peer")
+                (!is_early && !is_alone)
+                    .then_some("gives up although nothing keeps it from its peer")
             }
-            Ending::NotOpened => (!is_early && self.stats.backlog_full == 0).then_some("is not opened although nothing hinders it"),
+            Ending::NotOpened => (!is_early && self.stats.backlog_full == 0)
+                .then_some("is not opened although nothing hinders it"),
             Ending::Stale => {
                 (!is_early || link.cuts == 0).then_some("is stale although its path is well")
             }
@@ -253,8 +255,8 @@ impl World {
                 continue;
             }
             let [client, server] = &link.ends;
-            let is_settled = client.ending.is_some()
-                && (server.core.is_none() || server.ending.is_some());
+            let is_settled =
+                client.ending.is_some() && (server.core.is_none() || server.ending.is_some());
             // An end whose peer is no more, or never was, has to find that out by its own limits.
             let is_alone = client.ending.is_some() || !server.is_alive();
             if !is_settled && !is_alone {

@@ -250,7 +250,8 @@ impl World {
             Some(core) => &mut core.control.redial,
             None => &mut client.opening,
         };
-        if stood && client.down_since.is_some_and(|at| at == now)
+        if stood
+            && client.down_since.is_some_and(|at| at == now)
             && now >= end.stood_since + STOOD_WELL
         {
             redial.progress();

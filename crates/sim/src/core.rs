@@ -79,7 +79,12 @@ impl Core {
     }
 
     /// The result of one scattered read goes to the program.
-    pub(crate) fn accept(&mut self, buf: &mut [u8], front: usize, n: usize) -> Result<usize, Fault> {
+    pub(crate) fn accept(
+        &mut self,
+        buf: &mut [u8],
+        front: usize,
+        n: usize,
+    ) -> Result<usize, Fault> {
         let taken = self.rx.accept(buf, front, n);
         if taken.is_ok_and(|payload| payload > 0) {
             self.control.progress();

@@ -165,9 +165,10 @@ impl World {
 
     /// Until when nothing from `side` gets through.
     fn hole(&self, hosts: [usize; 2], side: usize) -> Option<Time> {
-        let matching = self.holes.iter().filter(|hole| {
-            hole.hosts == hosts && hole.from == side && hole.until > self.now
-        });
+        let matching = self
+            .holes
+            .iter()
+            .filter(|hole| hole.hosts == hosts && hole.from == side && hole.until > self.now);
         matching.map(|hole| hole.until).max()
     }
 

@@ -49,9 +49,9 @@ impl World {
             script.then != Then::Hold || self.closing
         };
         let reads = self.wants_read(id);
-        let comes = end.standing.is_some_and(|conn| {
-            script.direct && self.conns[conn].unread(id.1) > 0 && reads
-        });
+        let comes = end
+            .standing
+            .is_some_and(|conn| script.direct && self.conns[conn].unread(id.1) > 0 && reads);
         wants_write && core.tx.room() > 0
             || ends
             || self.closing && !reads

@@ -7,7 +7,7 @@ use std::env;
 use eversock_sim::{Bug, Finding, Options, Stats, run};
 
 /// Seeds of the suite.
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 2_000;
 /// Each planted bug is found within so many seeds.
 const SEEDS_FOR_A_BUG: u64 = 2_000;
 
