@@ -81,7 +81,8 @@ impl Sim {
         let Some(end) = self.seed_base.checked_add(self.seeds) else {
             return Err(Failure::usage("--seed-base and --seeds together exceed 64 bits"));
         };
-        let jobs = self.jobs.or(thread::available_parallelism().ok()).map_or(1, NonZero::get);
+        let jobs =
+            self.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
         let began = Instant::now();
         let all = Mutex::new(Campaign::default());
         let next = AtomicU64::new(self.seed_base);

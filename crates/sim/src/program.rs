@@ -176,7 +176,8 @@ impl World {
         if over_reads || closing && end.script.reads == 0 {
             return self.close_session(id);
         }
-        if !(has_written || closing) || end.script.then == Then::Hold && !closing {
+        let holds = end.script.then == Then::Hold || !has_written;
+        if holds && !closing {
             return;
         }
         if end.script.then == Then::Close {

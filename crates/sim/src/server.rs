@@ -236,7 +236,7 @@ impl World {
     }
 
     fn offer(&self, link: usize, host: usize) -> Offer {
-        let plan = self.plan.links.get(link).or(self.plan.links.first());
+        let plan = self.plan.links.get(link).or_else(|| self.plan.links.first());
         Offer {
             key: self.key(),
             window: plan.map_or(64 * 1024, |plan| plan.window[1]),
