@@ -7,7 +7,7 @@ use eversock_proto::limits::{HELLO_MAX_BYTES, LOG_GUARANTEED_BYTES, WINDOW_WIRE_
 use eversock_proto::resume::Reason;
 use eversock_proto::session::Fault;
 
-use crate::end::Ending;
+use crate::end::{Ending, Link};
 use crate::net::{ConnId, EndId};
 use crate::trace::{On, S, Time};
 use crate::world::World;
@@ -263,6 +263,7 @@ impl World {
                 self.find_at(0, (index, 0), "the network is well and it is not over");
             } else if !link.touched
                 && link.ends.iter().any(|end| end.ending != Some(Ending::Done))
+                && !Self::is_last_ack_lost(link)
                 && is_settled
                 && !self.outlasts_linger(index)
                 && self.plan.tombs_max > self.plan.links.len()
@@ -271,6 +272,17 @@ impl World {
                 self.find_at(3, (index, 0), "nothing was aimed at it and it has failed");
             }
         }
+    }
+
+    /// A client that is done closes; what its server sends at that moment makes the client's kernel
+    /// send a reset, which may overtake the last ack. All was delivered, and the server's program
+    /// has closed: its end lingers in vain, and nobody is told an error.
+    fn is_last_ack_lost(link: &Link) -> bool {
+        let [client, server] = &link.ends;
+        client.ending == Some(Ending::Done)
+            && server.ending == Some(Ending::Lingered)
+            && server.closed
+            && server.core.as_ref().is_some_and(|core| core.rx.is_at_end())
     }
 
     /// True when a program pauses for longer than its peer's end waits for it.

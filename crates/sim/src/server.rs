@@ -17,7 +17,7 @@ use crate::net::{ConnId, EndId, Owner, STRANGE};
 use crate::trace::{On, S, Time};
 use crate::world::{Event, World};
 
-/// A connection that was silent for so long has stalled.
+/// A connection that brought no whole message for so long has stalled.
 const STALLED: Time = S;
 
 /// What a process that listens keeps.
@@ -185,10 +185,12 @@ impl World {
             let Some(bytes) = self.take(conn, 1, wants) else { break };
             let Some(serving) = self.serving(proc) else { return };
             let Some(hello) = serving.unproven.get_mut(&conn) else { return };
-            hello.heard = now;
             match hello.reader.feed(&bytes) {
                 Ok(None) => {}
                 Ok(Some(message)) => {
+                    // Whole messages count as going on. Single bytes do not: strangers who trickled
+                    // them held every place for the whole deadline, and kept a client out.
+                    hello.heard = now;
                     if !self.asked(proc, conn, &message) {
                         return self.drop_unproven(proc, conn);
                     }

@@ -60,6 +60,16 @@ fn no_seed_breaks_a_rule_and_each_kind_of_fault_has_struck() {
 }
 
 #[test]
+fn seeds_that_once_found_something_stay_clean() {
+    // Their stories are in docs/TESTING.md. A seed means another run when the plan changes; the
+    // rules that came of them are then held by the campaign alone.
+    for seed in [13_942, 34_380, 21_812, 22_742, 64_606] {
+        let outcome = run(seed, &Options::default());
+        assert_eq!(outcome.finding.map(|finding| finding.to_string()), None);
+    }
+}
+
+#[test]
 fn a_seed_takes_the_same_steps_each_time() {
     let mut hashes = Vec::new();
     for seed in 1..=200 {
