@@ -217,7 +217,18 @@ impl World {
         let Some(hello) = serving.unproven.get_mut(&conn) else { return false };
         match (std::mem::replace(&mut hello.state, State::First), kind) {
             (State::First, HelloKind::Open) => self.asked_open(proc, conn, message),
-            (State::First, HelloKind::Resume) => self.asked_resume(proc, conn, message),
+            (State::First, HelloKind::Resume) => {
+                let standing = |world: &Self| -> Vec<Option<ConnId>> {
+                    world.links.iter().map(|link| link.ends[1].standing).collect()
+                };
+                let before = standing(self);
+                let goes_on = self.asked_resume(proc, conn, message);
+                if standing(self) != before {
+                    let what = "a RESUME that nobody has confirmed ends a connection";
+                    self.find(3, On::Conn(conn), what);
+                }
+                goes_on
+            }
             (State::Opening, HelloKind::Confirm) => self.open_confirmed(proc, conn, message),
             (State::Resuming(id, pending), HelloKind::Confirm) => {
                 self.resume_confirmed(proc, conn, id, *pending, message)
