@@ -42,7 +42,7 @@ fn served_by_cat(how: &str, what: &str) {
 
 #[test]
 fn a_program_that_a_fork_child_becomes_has_the_session_through_cuts() {
-    for how in ["execl", "execve", "execlp", "execle"] {
+    for how in ["execl", "execve", "execlp", "execle", "fexecve", "execveat"] {
         served_by_cat(how, "echoes");
     }
 }
@@ -60,6 +60,12 @@ fn an_exec_that_fails_leaves_the_session_as_it_was() {
 #[test]
 fn a_child_of_vfork_passes_a_session_on_under_numbers_of_its_own() {
     served_by_cat("vfork", "echoes");
+}
+
+// It was refused: libc duplicates such numbers in the child, where nobody sees it.
+#[test]
+fn a_spawned_program_has_the_session_under_the_numbers_that_its_file_actions_say() {
+    served_by_cat("spawn", "echoes");
 }
 
 #[test]

@@ -113,8 +113,8 @@ fn forget_own(number: RawFd) {
 }
 
 /// True when the number is the engine's own: one load when it is not. One that was closed past
-/// everybody and is the program's by now counts only if the program closes it on exec, as the engine
-/// does.
+/// everybody and is the program's by now counts only if the program closes it on exec, as the
+/// engine does.
 pub(crate) fn is_own(number: RawFd) -> bool {
     let at = number.unsigned_abs() as usize;
     let word = OWN.get(at / WORD_BITS).map_or(0, |word| word.load(Ordering::Relaxed));

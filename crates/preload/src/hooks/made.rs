@@ -52,8 +52,8 @@ makes_one! {
 hook! { next = fn epoll_create1(flags: c_int) -> c_int {
     let number = next(flags);
     if number >= 0 && eversock_engine::on_engine_thread() {
-        // The engine's event loop makes its set by this name, with the lowest number there is, which
-        // a program may count on.
+        // The engine's event loop makes its set by this name, with the lowest number there is,
+        // which a program may count on.
         return edge::awake(|| posix::move_away(number));
     }
     made(number)

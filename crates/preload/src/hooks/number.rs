@@ -20,8 +20,8 @@ hook! { next = fn dup(fd: c_int) -> c_int {
     made(next(fd))
 } }
 
-/// True when a descriptor cannot be put under this number, as the engine has it; EBUSY, as of dup2(2)
-/// for a number that is about to be given to an open(2).
+/// True when a descriptor cannot be put under this number, as the engine has it; EBUSY, as of
+/// dup2(2) for a number that is about to be given to an open(2).
 fn is_taken(fd: c_int, new: c_int) -> bool {
     let is_taken = fd != new && edge::is_engines(new);
     if is_taken {

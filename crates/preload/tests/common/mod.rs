@@ -5,7 +5,7 @@
 pub(crate) mod servers;
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -91,11 +91,16 @@ fn build(what: &[&str]) {
 
 /// A C program of `programs/`, compiled with warnings as errors.
 pub(crate) fn compiled(name: &str) -> PathBuf {
+    compiled_with(name, &[])
+}
+
+/// The same with more arguments for the compiler, behind the source.
+pub(crate) fn compiled_with(name: &str, more: &[OsString]) -> PathBuf {
     let source = here().join("tests/programs").join(format!("{name}.c"));
     let to = out_dir().join(name);
     let mut command = Command::new("cc");
     command.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"]);
-    let output = command.arg(&to).arg(source).output().unwrap();
+    let output = command.arg(&to).arg(source).args(more).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{name}.c cannot be compiled:\n{text}");
     to
