@@ -50,10 +50,9 @@ impl AsRawFd for Fd {
 
 impl IntoRawFd for Fd {
     fn into_raw_fd(self) -> RawFd {
-        let number = self.as_raw_fd();
-        forget_own(number);
-        std::mem::forget(self);
-        number
+        let given_away = std::mem::ManuallyDrop::new(self);
+        forget_own(given_away.as_raw_fd());
+        given_away.as_raw_fd()
     }
 }
 

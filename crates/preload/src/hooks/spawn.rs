@@ -1,9 +1,10 @@
 //! posix_spawn: a program of its own, and what it is to have of virtual sockets.
 //!
-//! libc duplicates numbers in the child, where nobody sees it. So the end of a pump is made when the
-//! program says what the child is to have, and the child duplicates that.
+//! libc duplicates numbers in the child, where nobody sees it. So the end of a pump is made when
+//! the program says what the child is to have, and the child duplicates that.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{c_char, c_void};
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -17,8 +18,8 @@ use super::process::{Kept, Strings};
 use crate::edge;
 use crate::next::hook;
 
-/// What was made for file actions, by their address and the virtual number: it stays open until they
-/// are destroyed, as they may be used more than once.
+/// What was made for file actions, by their address and the virtual number: it stays open until
+/// they are destroyed, as they may be used more than once.
 type Made = BTreeMap<(usize, c_int), (OwnedFd, Option<OwnedFd>)>;
 
 static MADE: Mutex<Made> = Mutex::new(BTreeMap::new());
@@ -45,26 +46,26 @@ spawn! {
     posix_spawnp;
 }
 
-/// The number that a child is to duplicate in the place of a virtual one, and that of the line which
-/// must stay open while the program lives.
+/// The number that a child is to duplicate in the place of a virtual one, and that of the line
+/// which must stay open while the program lives.
 fn stand_in(actions: usize, fd: c_int) -> io::Result<(c_int, Option<c_int>)> {
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !made.contains_key(&(actions, fd)) {
-        let (file, line) = match exec::inherit(fd, Engine::LivesOn)? {
-            Inherited::AsItIs => return Ok((fd, None)),
-            Inherited::Pump(pump, line) => (pump, Some(line)),
-            Inherited::Listener(real) => (real, None),
-        };
-        // Other children are to have neither.
-        for descriptor in [Some(&file), line.as_ref()].into_iter().flatten() {
-            rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+    let (file, line) = match made.entry((actions, fd)) {
+        Entry::Occupied(found) => found.into_mut(),
+        Entry::Vacant(place) => {
+            let (file, line) = match exec::inherit(fd, Engine::LivesOn)? {
+                Inherited::AsItIs => return Ok((fd, None)),
+                Inherited::Pump(pump, line) => (pump, Some(line)),
+                Inherited::Listener(real) => (real, None),
+            };
+            // Other children are to have neither.
+            for descriptor in [Some(&file), line.as_ref()].into_iter().flatten() {
+                rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+            }
+            place.insert((file, line))
         }
-        made.insert((actions, fd), (file, line));
-    }
-    let found = made.get(&(actions, fd));
-    Ok(found.map_or((fd, None), |(file, line)| {
-        (file.as_raw_fd(), line.as_ref().map(AsRawFd::as_raw_fd))
-    }))
+    };
+    Ok((file.as_raw_fd(), line.as_ref().map(AsRawFd::as_raw_fd)))
 }
 
 hook! { next = fn posix_spawn_file_actions_adddup2(
@@ -102,10 +103,11 @@ hook! { next = fn posix_spawn_file_actions_destroy(actions: *mut c_void) -> c_in
         let address = actions as usize;
         edge::awake(|| {
             let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-            let gone = made.extract_if((address, c_int::MIN)..=(address, c_int::MAX), |_, _| true);
-            let gone: Vec<_> = gone.collect();
-            drop(made);
-            drop(gone);
+            let of_these = (address, c_int::MIN)..=(address, c_int::MAX);
+            let keys: Vec<_> = made.range(of_these).map(|(&key, _)| key).collect();
+            for key in keys {
+                made.remove(&key);
+            }
             Ok(0)
         });
     }
