@@ -22,14 +22,14 @@ fn client() -> &'static Path {
 }
 
 /// Megabytes to the server on `port` and back through cuts, twice.
-fn echoes(port: u16, what: &str) {
+fn echoes(port: u16, what: &str, how: &str) {
     let proxy = cutting(port, MIB);
     let port = proxy.local_addr().port().to_string();
     let hit = cuts(&proxy, || {
         for _ in 0..2 {
             let mut command = Command::new(client());
             let mut client = Program::start(preload(command.args([what, &port]), ALL));
-            assert_eq!(client.succeed(what), "done\n");
+            assert_eq!(client.succeed(how), "done\n");
         }
     });
     assert!(hit >= 5, "only {hit} cuts");
@@ -37,7 +37,7 @@ fn echoes(port: u16, what: &str) {
 
 fn served_by_cat(how: &str, what: &str) {
     let mut server = Program::start(preload(Command::new(inetd()).arg(how), ALL));
-    echoes(server.port(), what);
+    echoes(server.port(), what, how);
 }
 
 #[test]
@@ -79,6 +79,6 @@ fn socat_runs_a_program_for_each_connection_through_cuts() {
         command.arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,fork")).arg(exec);
         let mut server = Program::start(preload(&mut command, ALL));
         wait_listening(port, &mut server);
-        echoes(port, "echoes");
+        echoes(port, "echoes", exec);
     }
 }

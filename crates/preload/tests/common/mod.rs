@@ -210,6 +210,12 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking()
+            && let Some(errors) = self.errors.take().and_then(|errors| errors.join().ok())
+            && !errors.is_empty()
+        {
+            eprintln!("a program that was running said:\n{errors}");
+        }
     }
 }
 
