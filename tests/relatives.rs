@@ -159,6 +159,19 @@ fn helper_process() {
             go.give();
             assert!(reap(pid), "the child failed");
         }
+        "child-keeps-a-clone" => {
+            let pid = fork_to(|| {
+                stream = stream.try_clone().unwrap();
+                // Whatever takes the number that was closed is nothing to the session.
+                let _others: Vec<_> =
+                    (0..8).map(|_| std::fs::File::open("/dev/zero").unwrap()).collect();
+                echo(&stream);
+                std::process::exit(0);
+            });
+            drop(stream);
+            assert!(reap(pid), "the child failed");
+            std::process::exit(0);
+        }
         "both-write" => {
             let go = Signal::new();
             let pid = fork_to(|| {
@@ -370,6 +383,19 @@ fn a_child_that_comes_late_gets_the_session_that_its_parents_engine_has_resumed(
     assert!(hit >= 1, "no cut hit");
     drop(client);
     assert!(helper.end().success());
+}
+
+/// A child that becomes another program closes the number it has inherited and keeps duplicates;
+/// what took the session over then read under a number that was no more the session's.
+#[test]
+fn a_child_that_closes_the_number_and_keeps_a_duplicate_has_the_session() {
+    let _limit = Limit::new("a clone", PATIENCE);
+    let (mut helper, proxy, client) = start("child-keeps-a-clone", 0);
+    echoed(&client, &data(1, MIB));
+    assert_eq!(client.info().unwrap().resumes, 0, "nothing was cut");
+    drop(client);
+    assert!(helper.end().success());
+    drop(proxy);
 }
 
 #[test]

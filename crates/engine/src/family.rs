@@ -435,7 +435,7 @@ fn ask_once(socket: &Arc<Socket>, asker: u64, owner: u64, only_pump: bool) -> io
         Answer::Yours => {
             let Some(file) = fds.next() else { return fail(libc::EMFILE) };
             let mut snapshot = Vec::new();
-            let file = std::fs::File::from(file);
+            let file = std::fs::File::from(std::os::fd::OwnedFd::from(file));
             (&file).take(SNAPSHOT_MAX_BYTES).read_to_end(&mut snapshot)?;
             let real = fds.next().map(fd::internal).transpose()?;
             Brought::Session(snapshot, real)

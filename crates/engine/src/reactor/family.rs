@@ -287,5 +287,5 @@ fn memory_file(bytes: &[u8]) -> io::Result<Fd> {
     let mut file = File::from(rustix::fs::memfd_create(c"eversock-session", flags)?);
     file.write_all(bytes)?;
     file.rewind()?;
-    Ok(file.into())
+    Ok(std::os::fd::OwnedFd::from(file).into())
 }

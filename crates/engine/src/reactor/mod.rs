@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver as ChannelReceiver, Sender as ChannelSender, un
 use eversock_proto::log::Pool;
 use eversock_proto::secret::SessionId;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
 use crate::clock;
 use crate::config::Answer;
@@ -86,7 +86,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Engine {
     commands: ChannelSender<Command>,
-    waker: Waker,
+    /// Not mio's, whose number would be any: programs close what they do not know.
+    waker: Fd,
     /// The fault watch: RDHUP, ERR, HUP; ONESHOT; OUT and IN where wanted.
     watch: Fd,
     poll_number: RawFd,
@@ -150,7 +151,8 @@ pub(crate) fn engine_if_running() -> Option<&'static Engine> {
 pub(crate) fn after_fork() {
     if let Some(engine) = engine_if_running() {
         let channel = engine.channel_number.load(Ordering::SeqCst);
-        for number in [engine.watch.as_raw_fd(), engine.poll_number, channel] {
+        let waker = engine.waker.as_raw_fd();
+        for number in [engine.watch.as_raw_fd(), engine.poll_number, waker, channel] {
             if number >= 0 {
                 fd::close(number);
             }
@@ -207,7 +209,7 @@ fn drain(exits: bool) {
 pub fn shutdown_from_exit() {
     let Some(engine) = engine_if_running() else { return };
     engine.exit.store(EXIT_ASKED, Ordering::SeqCst);
-    let _full = engine.waker.wake();
+    fd::notify(engine.waker.as_raw_fd());
     while engine.exit.load(Ordering::SeqCst) != EXIT_DONE && !engine.poisoned.load(Ordering::SeqCst)
     {
         crate::wait::epoll::sleep(Duration::from_micros(200));
@@ -230,9 +232,15 @@ const STACK_BYTES: usize = 512 * 1024;
 
 fn start() -> io::Result<&'static Engine> {
     let _kept = crate::mark::address();
-    let poll = Poll::new()?;
+    // Under the preload its number is moved up: what this thread makes now is not the program's.
+    let before = ON_ENGINE.replace(true);
+    let poll = Poll::new();
+    ON_ENGINE.set(before);
+    let poll = poll?;
     fd::note_own(poll.as_raw_fd());
-    let waker = Waker::new(poll.registry(), WAKER)?;
+    let waker = fd::eventfd()?;
+    // Edge-triggered, as mio registers all: nobody need take the notices.
+    poll.registry().register(&mut SourceFd(&waker.as_raw_fd()), WAKER, Interest::READABLE)?;
     let watch = {
         let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
         fd::internal(rustix::event::epoll::create(flags)?)?
@@ -275,7 +283,7 @@ impl Engine {
     pub(crate) fn command(&self, command: Command) {
         // The receiver lives as long as the thread; a poisoned engine needs no commands.
         if self.commands.send(command).is_ok() && self.sleeping.swap(false, Ordering::SeqCst) {
-            let _full = self.waker.wake();
+            fd::notify(self.waker.as_raw_fd());
         }
     }
 

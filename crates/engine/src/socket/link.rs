@@ -586,9 +586,10 @@ impl Socket {
 
     /// This process's engine watches a socket that was accepted or claimed.
     pub(crate) fn adopt_watch(self: &Arc<Self>) {
-        let number = self.place.lock().ok().and_then(|place| place.real_number());
+        // Held to the end: a close that moves the connection elsewhere watches it there.
+        let Ok(place) = self.place.lock() else { return };
         let attached = !self.has(bits::DETACHED | bits::CONNECTING | bits::FRESH | bits::FAILED);
-        if let Some(number) = number.filter(|_| attached) {
+        if let Some(number) = place.real_number().filter(|_| attached) {
             self.watch_stop();
             self.watch_start(number);
             if self.has(bits::PUMPED) {
@@ -605,10 +606,17 @@ impl Socket {
     pub(crate) fn let_go(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
         let mut place = Self::lock(&self.place)?;
         place.numbers.retain(|&n| n != number);
-        if place.numbers.is_empty() {
+        let mut tx = self.lock_tx()?;
+        let mut rx = self.lock_rx()?;
+        if let Some(&other) = place.numbers.first() {
+            // Whoever has it one day reads and writes there, and not under a number that is no more.
+            for of_direction in [&mut tx.number, &mut rx.number] {
+                if *of_direction == number {
+                    *of_direction = other;
+                }
+            }
+        } else {
             self.watch_stop();
-            let mut tx = self.lock_tx()?;
-            let mut rx = self.lock_rx()?;
             tx.number = -1;
             rx.number = -1;
             place.placeholder = None;

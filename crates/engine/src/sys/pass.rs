@@ -55,7 +55,7 @@ pub(crate) fn recv_all(
     let mut all = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
-            all.extend(fds);
+            all.extend(fds.map(Fd::from));
         }
     }
     Ok((message.bytes, all))

@@ -739,7 +739,7 @@ mod tests {
             index.registrations.insert(number, registration);
             index.by_data.entry(data).or_default().insert(number);
         }
-        (kernel, set)
+        (kernel.into(), set)
     }
 
     /// A thread that waits over a swap has the old file's event in hand while another is given the

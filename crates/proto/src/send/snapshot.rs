@@ -90,6 +90,7 @@ impl Sender {
             && delivered <= sent_max
             && payload_left <= FRAME_PAYLOAD_MAX_BYTES
             && payload_left as u64 <= end.saturating_sub(cursor)
+            && (payload_left > 0 || head_sent < frame.head.len() || frame.head.is_empty())
             && (!is_sealed || frame.head.is_empty() && payload_left == 0);
         if !sound {
             return None;
