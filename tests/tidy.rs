@@ -27,7 +27,7 @@ const RATCHET_SLACK_LINES: usize = 50;
 const SAFETY_LINES_ABOVE: usize = 6;
 
 /// Generated files, whose wording and layout belong to their generator.
-const GENERATED: &[&str] = &["Cargo.lock"];
+const GENERATED: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
 
 /// Which crates of the workspace a package may link to. `None`: any.
 const ARROWS: &[(&str, Option<&[&str]>)] = &[

@@ -16,9 +16,19 @@ const WINDOW: u64 = 16 * 1024;
 
 #[derive(Arbitrary, Debug)]
 enum Piece {
-    Frame { kind: u8, flags: u8, window: u16, ack: u64, body: Vec<u8> },
+    Frame {
+        kind: u8,
+        flags: u8,
+        window: u16,
+        ack: u64,
+        body: Vec<u8>,
+    },
     /// A header whose length is not its body's.
-    Lie { kind: u8, length: u32, body: Vec<u8> },
+    Lie {
+        kind: u8,
+        length: u32,
+        body: Vec<u8>,
+    },
     Raw(Vec<u8>),
     /// A new connection begins.
     Epoch,

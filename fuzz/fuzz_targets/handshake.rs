@@ -19,7 +19,10 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Arbitrary, Clone, Debug)]
 enum Harm {
     None,
-    Flip { at: u16, mask: u8 },
+    Flip {
+        at: u16,
+        mask: u8,
+    },
     Cut(u16),
     Append(Vec<u8>),
     /// Another message of the same conversation instead.

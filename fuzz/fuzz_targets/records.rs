@@ -56,7 +56,8 @@ fn wire(input: &Input) -> (Vec<u8>, Vec<u8>) {
     };
     for &length in input.writes.iter().take(16) {
         let from = payload.len();
-        let bytes: Vec<u8> = (from..from + usize::from(length)).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> =
+            (from..from + usize::from(length)).map(|at| (at % 251) as u8).collect();
         let n = sender.write(&bytes);
         payload.extend(&bytes[..n]);
         flush(&mut sender);

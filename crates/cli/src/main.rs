@@ -1,7 +1,7 @@
 //! The program `evs`: makes the connections of other programs survive (`run`, `doctor`,
 //! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
-//! connections on purpose (`chaos`), simulates whole systems (`sim`), and looks into the sessions of
-//! running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
+//! connections on purpose (`chaos`), simulates whole systems (`sim`), and looks into the sessions
+//! of running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the

@@ -609,7 +609,7 @@ impl Socket {
         let mut tx = self.lock_tx()?;
         let mut rx = self.lock_rx()?;
         if let Some(&other) = place.numbers.first() {
-            // Whoever has it one day reads and writes there, and not under a number that is no more.
+            // Whoever has it one day reads and writes there, not under a number that is no more.
             for of_direction in [&mut tx.number, &mut rx.number] {
                 if *of_direction == number {
                     *of_direction = other;
