@@ -3,11 +3,13 @@
 use std::io;
 
 /// An error by number.
+#[cold]
 pub(crate) fn errno(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)
 }
 
 /// `Err` of an errno.
+#[cold]
 pub(crate) fn fail<T>(number: i32) -> io::Result<T> {
     Err(errno(number))
 }
@@ -49,6 +51,7 @@ pub(crate) fn caught<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// What a lock gives when its holder panicked: the engine is poisoned, the host lives.
+#[cold]
 pub(crate) fn poisoned() -> io::Error {
     errno(libc::ENOTRECOVERABLE)
 }

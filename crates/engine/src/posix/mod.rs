@@ -65,6 +65,7 @@ fn stream(number: RawFd) -> io::Result<Arc<Socket>> {
 }
 
 /// The errno of a number that is no virtual socket.
+#[cold]
 fn not_virtual<T>(number: RawFd) -> io::Result<T> {
     // Looked at only now: the call has failed already.
     fail(if fd::identity(number).is_ok() { libc::ENOTSOCK } else { libc::EBADF })
@@ -213,6 +214,7 @@ fn fill_pair(near: RawFd) -> usize {
     filled
 }
 
+#[cold]
 fn wait_connected(socket: &Arc<Socket>, deadline: Option<Instant>, expired: i32) -> io::Result<()> {
     let bell = Bell::new()?;
     let _listed = socket.sleepers.list(&bell);
@@ -356,6 +358,7 @@ fn is_moved(error: &io::Error) -> bool {
     crate::error::number(error) == libc::ERESTART
 }
 
+#[inline(never)]
 fn send_pumped(
     socket: &Arc<Socket>,
     number: RawFd,
@@ -447,6 +450,7 @@ fn recv_on(
     }
 }
 
+#[inline(never)]
 fn recv_pumped(
     socket: &Arc<Socket>,
     number: RawFd,

@@ -46,6 +46,7 @@ pub(crate) enum TakenDown {
 
 impl Socket {
     /// Tells the engine that the connection of `epoch` is dead. Safe under any lock.
+    #[cold]
     pub(crate) fn fault(self: &Arc<Self>, epoch: u64, cause: &str) {
         // Under the lock of a direction whose epoch this is: so a new epoch clears it afterwards.
         self.change(bits::DYING, 0);
@@ -53,6 +54,7 @@ impl Socket {
     }
 
     /// Fails the session: the program gets `number` once. Safe under any lock but `sleepers`.
+    #[cold]
     pub(crate) fn fail_now(self: &Arc<Self>, number: i32, cause: &str) {
         // Who sees the failure sees why. Under the lock of a direction the engine says it later.
         if !self.has(bits::FAILED)

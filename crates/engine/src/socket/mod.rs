@@ -305,6 +305,7 @@ impl Socket {
 
     /// The same; `opened` when the kernel may have been ready already while our bits said no: an
     /// edge-triggered set then asks it again.
+    #[cold]
     pub(crate) fn kick_for(&self, opened: bool) {
         self.sleepers.ring();
         if let Ok(epolls) = self.epolls.lock() {

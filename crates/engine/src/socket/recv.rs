@@ -441,6 +441,7 @@ impl Socket {
     }
 
     /// Passes on what reading has taught. Called under the receiving lock after each read.
+    #[inline(never)]
     pub(crate) fn after_input(self: &Arc<Self>, receiver: &mut Receiver) {
         let shared = &self.shared;
         let (ack, edge) = receiver.peer();
@@ -660,6 +661,7 @@ impl Socket {
         Ok(total)
     }
 
+    #[cold]
     pub(crate) fn condemn(self: &Arc<Self>, epoch: u64, error: &ReadError) {
         match error {
             ReadError::Violation(Violation::DataLost { .. }) => {

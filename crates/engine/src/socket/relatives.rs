@@ -560,6 +560,7 @@ impl Socket {
     }
 
     /// Reads what was taken back from guests; `None` when there is nothing.
+    #[cold]
     pub(crate) fn read_returned(&self, slices: &mut [IoSliceMut<'_>], peek: bool) -> Option<usize> {
         let (total, left) = self.with_relatives(|relatives| {
             let mut total = 0;
