@@ -1,31 +1,16 @@
 //! Sending and receiving.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 
+use eversock_engine::cabi::data;
 use eversock_engine::posix;
 use libc::{c_int, c_void, iovec, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t};
 
 use crate::ffi::guard::{self, count, fail};
-use crate::ffi::{addr, memory, plain};
+use crate::ffi::{memory, plain};
 
 /// How much of a file evs_sendfile() looks at at a time.
 const FILE_CHUNK_BYTES: usize = 64 * 1024;
-
-unsafe fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-    guard::sleeping(|| {
-        // SAFETY: the caller's word.
-        let data = unsafe { memory::bytes(data, len)? };
-        posix::send(fd, &[IoSlice::new(data)], flags).map(count)
-    })
-}
-
-unsafe fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-    guard::sleeping(|| {
-        // SAFETY: the caller's word.
-        let data = unsafe { memory::bytes_mut(data, len)? };
-        posix::recv(fd, &mut [IoSliceMut::new(data)], flags).map(count)
-    })
-}
 
 /// send(2). Bytes that were accepted reach the peer's program once and in order, or the session
 /// fails. Blocks while the peer's window and the log are full, through outages too.
@@ -51,7 +36,7 @@ pub unsafe extern "C-unwind" fn evs_send(
         return unsafe { plain::send(fd, data, len, flags) };
     }
     // SAFETY: the caller's word.
-    unsafe { send(fd, data, len, flags) }
+    guard::sleeping(|| unsafe { data::send(fd, data, len, flags) })
 }
 
 /// recv(2). Blocks until there is a byte, the end or an error; an outage is only a longer wait.
@@ -77,7 +62,7 @@ pub unsafe extern "C-unwind" fn evs_recv(
         return unsafe { plain::recv(fd, data, len, flags) };
     }
     // SAFETY: the caller's word.
-    unsafe { recv(fd, data, len, flags) }
+    guard::sleeping(|| unsafe { data::recv(fd, data, len, flags) })
 }
 
 /// sendto(2): on a virtual socket as evs_send(); `addr` is ignored, as TCP does, and may be NULL.
@@ -106,7 +91,7 @@ pub unsafe extern "C-unwind" fn evs_sendto(
         return guard::sleeping(|| fail(libc::EINVAL));
     }
     // SAFETY: the caller's word.
-    unsafe { send(fd, data, len, flags) }
+    guard::sleeping(|| unsafe { data::send(fd, data, len, flags) })
 }
 
 /// recvfrom(2): on a virtual socket as evs_recv(); as for TCP no address is stored and `*addr_len`
@@ -132,36 +117,10 @@ pub unsafe extern "C-unwind" fn evs_recvfrom(
         // SAFETY: the caller's word, which is that of recvfrom(2).
         return unsafe { plain::recvfrom(fd, data, len, flags, addr, addr_len) };
     }
-    guard::sleeping(|| {
-        // Looked at first: bytes must not be taken and then lost.
-        if !addr.is_null() {
-            // SAFETY: the caller's word.
-            unsafe { addr::room(addr_len)? };
-        }
-        // SAFETY: as above.
-        let data = unsafe { memory::bytes_mut(data, len)? };
-        let received = posix::recv(fd, &mut [IoSliceMut::new(data)], flags)?;
-        if !addr.is_null() {
-            // SAFETY: as above.
-            unsafe { addr::write(None, addr, addr_len)? };
-        }
-        Ok(count(received))
+    // SAFETY: the caller's word.
+    guard::sleeping(|| unsafe {
+        data::recv_from(addr, addr_len, || data::recv(fd, data, len, flags))
     })
-}
-
-/// The header of a message, with its lengths as Rust has them.
-///
-/// # Safety
-/// `message` is NULL or readable.
-unsafe fn header(message: *const msghdr) -> io::Result<(msghdr, usize)> {
-    // SAFETY: the caller's word; any bytes are a `msghdr`.
-    let header = unsafe { memory::read(message)? };
-    if !header.msg_name.is_null() && header.msg_namelen.cast_signed() < 0 {
-        return fail(libc::EINVAL);
-    }
-    #[allow(clippy::unnecessary_cast, reason = "an int with musl")]
-    let parts = header.msg_iovlen as usize;
-    Ok((header, parts))
 }
 
 /// sendmsg(2): gathers what it sends. Name and ancillary data are ignored, as TCP does.
@@ -183,13 +142,8 @@ pub unsafe extern "C-unwind" fn evs_sendmsg(
         // SAFETY: the caller's word, which is that of sendmsg(2).
         return unsafe { plain::sendmsg(fd, message, flags) };
     }
-    guard::sleeping(|| {
-        // SAFETY: the caller's word.
-        let (header, parts) = unsafe { header(message)? };
-        // SAFETY: as above.
-        let slices = unsafe { memory::gather(header.msg_iov, parts, libc::EMSGSIZE)? };
-        posix::send(fd, &slices, flags).map(count)
-    })
+    // SAFETY: the caller's word.
+    guard::sleeping(|| unsafe { data::send_message(fd, message, flags) })
 }
 
 /// recvmsg(2): scatters what it receives. As for TCP there is no name and no ancillary data.
@@ -211,21 +165,8 @@ pub unsafe extern "C-unwind" fn evs_recvmsg(
         // SAFETY: the caller's word, which is that of recvmsg(2).
         return unsafe { plain::recvmsg(fd, message, flags) };
     }
-    guard::sleeping(|| {
-        // SAFETY: the caller's word.
-        let (mut header, parts) = unsafe { header(message)? };
-        // SAFETY: as above.
-        let mut slices = unsafe { memory::scatter(header.msg_iov, parts, libc::EMSGSIZE)? };
-        let received = posix::recv(fd, &mut slices, flags)?;
-        if !header.msg_name.is_null() {
-            header.msg_namelen = 0;
-        }
-        header.msg_controllen = 0;
-        header.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: as above.
-        unsafe { memory::write(message, header)? };
-        Ok(count(received))
-    })
+    // SAFETY: the caller's word.
+    guard::sleeping(|| unsafe { data::recv_message(fd, message, flags) })
 }
 
 /// read(2): on a virtual socket as evs_recv() without flags.
@@ -248,7 +189,7 @@ pub unsafe extern "C-unwind" fn evs_read(fd: c_int, data: *mut c_void, len: size
         return 0;
     }
     // SAFETY: the caller's word.
-    unsafe { recv(fd, data, len, 0) }
+    guard::sleeping(|| unsafe { data::recv(fd, data, len, 0) })
 }
 
 /// write(2): on a virtual socket as evs_send() without flags, SIGPIPE included.
@@ -267,7 +208,7 @@ pub unsafe extern "C-unwind" fn evs_write(fd: c_int, data: *const c_void, len: s
         return unsafe { plain::write(fd, data, len) };
     }
     // SAFETY: the caller's word.
-    unsafe { send(fd, data, len, 0) }
+    guard::sleeping(|| unsafe { data::send(fd, data, len, 0) })
 }
 
 /// readv(2).
@@ -289,15 +230,8 @@ pub unsafe extern "C-unwind" fn evs_readv(
         // SAFETY: the caller's word, which is that of readv(2).
         return unsafe { plain::readv(fd, vectors, vector_count) };
     }
-    guard::sleeping(|| {
-        let parts = memory::not_negative(vector_count)?;
-        // SAFETY: the caller's word.
-        let mut slices = unsafe { memory::scatter(vectors, parts, libc::EINVAL)? };
-        if slices.is_empty() {
-            return Ok(0);
-        }
-        posix::recv(fd, &mut slices, 0).map(count)
-    })
+    // SAFETY: the caller's word.
+    guard::sleeping(|| unsafe { data::read_parts(fd, vectors, vector_count, 0) })
 }
 
 /// writev(2).
@@ -319,15 +253,8 @@ pub unsafe extern "C-unwind" fn evs_writev(
         // SAFETY: the caller's word, which is that of writev(2).
         return unsafe { plain::writev(fd, vectors, vector_count) };
     }
-    guard::sleeping(|| {
-        let parts = memory::not_negative(vector_count)?;
-        // SAFETY: the caller's word.
-        let slices = unsafe { memory::gather(vectors, parts, libc::EINVAL)? };
-        if slices.is_empty() {
-            return Ok(0);
-        }
-        posix::send(fd, &slices, 0).map(count)
-    })
+    // SAFETY: the caller's word.
+    guard::sleeping(|| unsafe { data::write_parts(fd, vectors, vector_count, 0) })
 }
 
 /// sendfile(2): sends `len` bytes of the file `in_fd`. To a virtual socket the bytes are copied.

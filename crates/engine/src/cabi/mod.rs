@@ -2,5 +2,6 @@
 //! [`crate::posix`] C's signatures.
 
 pub mod addr;
+pub mod data;
 pub mod memory;
 pub mod wait;

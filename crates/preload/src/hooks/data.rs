@@ -1,7 +1,8 @@
 //! Bytes out and bytes in.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 
+use eversock_engine::cabi::data::{self, count};
 use eversock_engine::cabi::{addr, memory};
 use eversock_engine::posix;
 use libc::{
@@ -11,30 +12,36 @@ use libc::{
 
 use super::life::connect_if_ours;
 use super::passing;
-use crate::edge::{self, count, fail, sleeping};
+use crate::edge::{self, fail, sleeping};
 use crate::next::{alias, hook};
 
 /// # Safety
 /// `data` is readable for `len` bytes.
 unsafe fn send_ours(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-    sleeping(|| {
-        // SAFETY: the caller's word.
-        let data = unsafe { memory::bytes(data, len)? };
-        posix::send(fd, &[IoSlice::new(data)], flags).map(count)
-    })
+    // SAFETY: the caller's word.
+    sleeping(|| unsafe { data::send(fd, data, len, flags) })
+}
+
+/// # Safety
+/// `data` is writable for `len` bytes.
+unsafe fn recv_or_drop(
+    fd: c_int,
+    data: *mut c_void,
+    len: size_t,
+    flags: c_int,
+) -> io::Result<ssize_t> {
+    if flags & libc::MSG_TRUNC != 0 {
+        return discard(fd, len, flags & !libc::MSG_TRUNC).map(count);
+    }
+    // SAFETY: the caller's word.
+    unsafe { data::recv(fd, data, len, flags) }
 }
 
 /// # Safety
 /// `data` is writable for `len` bytes.
 unsafe fn recv_ours(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-    sleeping(|| {
-        if flags & libc::MSG_TRUNC != 0 {
-            return discard(fd, len, flags & !libc::MSG_TRUNC).map(count);
-        }
-        // SAFETY: the caller's word.
-        let data = unsafe { memory::bytes_mut(data, len)? };
-        posix::recv(fd, &mut [IoSliceMut::new(data)], flags).map(count)
-    })
+    // SAFETY: the caller's word.
+    sleeping(|| unsafe { recv_or_drop(fd, data, len, flags) })
 }
 
 /// MSG_TRUNC on a stream: the bytes are taken and go nowhere; looked at, they are only counted.
@@ -118,13 +125,7 @@ unsafe fn recv_from_ours(
     addr_len: *mut socklen_t,
 ) -> ssize_t {
     // SAFETY: the caller's word.
-    let received = unsafe { recv_ours(fd, data, len, flags) };
-    if received >= 0 && !addr.is_null() && !addr_len.is_null() {
-        // As TCP does: no address.
-        // SAFETY: not NULL, so valid by the caller's word.
-        unsafe { addr_len.write_unaligned(0) };
-    }
-    received
+    sleeping(|| unsafe { data::recv_from(addr, addr_len, || recv_or_drop(fd, data, len, flags)) })
 }
 
 hook! { next = fn recvfrom(
@@ -142,36 +143,6 @@ hook! { next = fn recvfrom(
     next(fd, data, len, flags, addr, addr_len)
 } }
 
-/// # Safety
-/// `message` is readable, and its parts are what it says.
-unsafe fn send_message(fd: c_int, message: *const msghdr, flags: c_int) -> io::Result<ssize_t> {
-    // SAFETY: the caller's word; any bytes are a `msghdr`.
-    let header = unsafe { memory::read(message)? };
-    let parts = header.msg_iovlen as usize;
-    // SAFETY: as above.
-    let slices = unsafe { memory::gather(header.msg_iov, parts, libc::EMSGSIZE)? };
-    posix::send(fd, &slices, flags).map(count)
-}
-
-/// # Safety
-/// `message` is writable, and its parts are what it says.
-unsafe fn recv_message(fd: c_int, message: *mut msghdr, flags: c_int) -> io::Result<ssize_t> {
-    // SAFETY: the caller's word; any bytes are a `msghdr`.
-    let mut header = unsafe { memory::read(message)? };
-    let parts = header.msg_iovlen as usize;
-    // SAFETY: as above.
-    let mut slices = unsafe { memory::scatter(header.msg_iov, parts, libc::EMSGSIZE)? };
-    let received = posix::recv(fd, &mut slices, flags)?;
-    if !header.msg_name.is_null() {
-        header.msg_namelen = 0;
-    }
-    header.msg_controllen = 0;
-    header.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: as above.
-    unsafe { memory::write(message, header)? };
-    Ok(count(received))
-}
-
 hook! { next = fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     if flags & libc::MSG_FASTOPEN != 0 && !message.is_null() {
         // SAFETY: the caller's word.
@@ -180,13 +151,13 @@ hook! { next = fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ss
         if unsafe { opened_fast(fd, header.msg_name.cast(), header.msg_namelen) } {
             // SAFETY: as above.
             return sleeping(|| unsafe {
-                send_message(fd, message, flags & !libc::MSG_FASTOPEN)
+                data::send_message(fd, message, flags & !libc::MSG_FASTOPEN)
             });
         }
     }
     if edge::is_ours(fd) {
         // SAFETY: the caller's word.
-        return sleeping(|| unsafe { send_message(fd, message, flags) });
+        return sleeping(|| unsafe { data::send_message(fd, message, flags) });
     }
     // SAFETY: as above.
     if let Err(error) = unsafe { passing::before_send(message) } {
@@ -198,7 +169,7 @@ hook! { next = fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ss
 hook! { next = fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     if edge::is_ours(fd) {
         // SAFETY: the caller's word.
-        return sleeping(|| unsafe { recv_message(fd, message, flags) });
+        return sleeping(|| unsafe { data::recv_message(fd, message, flags) });
     }
     let received = next(fd, message, flags);
     if received >= 0 && edge::is_used() {
@@ -233,7 +204,7 @@ hook! { next = fn sendmmsg(
             // SAFETY: the caller's word that there are so many.
             let message = unsafe { messages.add(done as usize) };
             // SAFETY: as above.
-            match unsafe { send_message(fd, &raw const (*message).msg_hdr, flags) } {
+            match unsafe { data::send_message(fd, &raw const (*message).msg_hdr, flags) } {
                 // SAFETY: as above.
                 Ok(n) => unsafe { (*message).msg_len = n as c_uint },
                 Err(error) if done == 0 => return Err(error),
@@ -266,7 +237,7 @@ hook! { next = fn recvmmsg(
             // SAFETY: the caller's word that there are so many.
             let message = unsafe { messages.add(done as usize) };
             // SAFETY: as above.
-            match unsafe { recv_message(fd, &raw mut (*message).msg_hdr, flags) } {
+            match unsafe { data::recv_message(fd, &raw mut (*message).msg_hdr, flags) } {
                 // SAFETY: as above.
                 Ok(n) => unsafe { (*message).msg_len = n as c_uint },
                 Err(error) if done == 0 => return Err(error),
@@ -300,38 +271,10 @@ hook! { next = fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t 
     unsafe { send_ours(fd, data, len, 0) }
 } }
 
-/// # Safety
-/// That of readv(2).
-unsafe fn read_parts(fd: c_int, vectors: *const iovec, parts: c_int, flags: c_int) -> ssize_t {
-    sleeping(|| {
-        let parts = memory::not_negative(parts)?;
-        // SAFETY: the caller's word.
-        let mut slices = unsafe { memory::scatter(vectors, parts, libc::EINVAL)? };
-        if slices.is_empty() {
-            return Ok(0);
-        }
-        posix::recv(fd, &mut slices, flags).map(count)
-    })
-}
-
-/// # Safety
-/// That of writev(2).
-unsafe fn write_parts(fd: c_int, vectors: *const iovec, parts: c_int, flags: c_int) -> ssize_t {
-    sleeping(|| {
-        let parts = memory::not_negative(parts)?;
-        // SAFETY: the caller's word.
-        let slices = unsafe { memory::gather(vectors, parts, libc::EINVAL)? };
-        if slices.is_empty() {
-            return Ok(0);
-        }
-        posix::send(fd, &slices, flags).map(count)
-    })
-}
-
 hook! { next = fn readv(fd: c_int, vectors: *const iovec, parts: c_int) -> ssize_t {
     if edge::is_ours(fd) {
         // SAFETY: the caller's word.
-        return unsafe { read_parts(fd, vectors, parts, 0) };
+        return sleeping(|| unsafe { data::read_parts(fd, vectors, parts, 0) });
     }
     next(fd, vectors, parts)
 } }
@@ -339,7 +282,7 @@ hook! { next = fn readv(fd: c_int, vectors: *const iovec, parts: c_int) -> ssize
 hook! { next = fn writev(fd: c_int, vectors: *const iovec, parts: c_int) -> ssize_t {
     if edge::is_ours(fd) {
         // SAFETY: the caller's word.
-        return unsafe { write_parts(fd, vectors, parts, 0) };
+        return sleeping(|| unsafe { data::write_parts(fd, vectors, parts, 0) });
     }
     next(fd, vectors, parts)
 } }
@@ -369,11 +312,8 @@ macro_rules! at_offset {
             if !edge::is_ours(fd) {
                 return next(fd, vectors, parts, offset, flags);
             }
-            match stream_flags(offset, flags) {
-                // SAFETY: the caller's word.
-                Ok(flags) => unsafe { $of(fd, vectors, parts, flags) },
-                Err(error) => sleeping(|| Err(error)),
-            }
+            // SAFETY: the caller's word.
+            sleeping(|| unsafe { data::$of(fd, vectors, parts, stream_flags(offset, flags)?) })
         } }
     )*};
 }
