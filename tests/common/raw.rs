@@ -22,7 +22,7 @@ fn seed() -> [u8; 32] {
 }
 
 pub(crate) fn offer() -> Offer {
-    Offer { key: None, window: WINDOW, grace: Duration::from_secs(60), addrs: Vec::new() }
+    Offer { window: WINDOW, grace: Duration::from_secs(60), ..Offer::default() }
 }
 
 /// The client's end of a session, without an engine.

@@ -15,7 +15,7 @@ use core::net::SocketAddr;
 
 use eversock_proto::control::{Role, Tombstone};
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
-use eversock_proto::open::OpenServer;
+use eversock_proto::open::{OpenServer, Opened};
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
 use eversock_proto::secret::SessionId;
 use eversock_proto::send::{GATHER_SLICES, Sender};
@@ -28,9 +28,9 @@ use super::timer::Timer;
 use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::would_block;
-use crate::listener::{Birth, ENDED, Listener, NOBODY, PLAIN};
+use crate::listener::{Birth, ENDED, Listener, NOBODY, PLAIN, Seed};
 use crate::process::Holder;
-use crate::socket::link::Busy;
+use crate::socket::link::{Busy, Keys};
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
 
@@ -91,6 +91,7 @@ enum Stage {
         socket: Arc<Socket>,
         epoch: u64,
         receive: u64,
+        keys: Option<Keys>,
     },
 }
 
@@ -138,7 +139,7 @@ impl Reactor {
         let untaken = std::mem::take(&mut served.untaken);
         let ready = std::mem::take(&mut served.ready);
         for (birth, fd) in untaken.into_values().chain(ready) {
-            let Birth { id, secret, window: birth_window, epoch, .. } = birth;
+            let Birth { id, secret, window: birth_window, epoch, keys, .. } = birth;
             if epoch == PLAIN {
                 tcp::discard(fd);
                 continue;
@@ -146,7 +147,11 @@ impl Reactor {
             // Their clients believe that the session stands, and ask.
             let tombstone = Tombstone { secret, reason: Reason::Reset, offset: 0 };
             self.tombstones.insert(id, tombstone);
-            send_reset(self.engine, birth_window, fd.as_raw_fd());
+            if keys.is_none() {
+                send_reset(self.engine, birth_window, fd.as_raw_fd(), None);
+            }
+            // A sealed one may have begun its records in the process that is about to take it, and
+            // no key may meet a nonce twice: the tombstone alone tells.
             drop(fd);
         }
         self.retire_listener(listener.id);
@@ -362,7 +367,7 @@ impl Reactor {
         }
         let config = &served.listener.config;
         let id = SessionId::new(self.engine.instance, fd::random_u64());
-        match OpenServer::answer(&offer(config, config.grace), message, id, fd::random()) {
+        match OpenServer::answer(&offer(config, Role::Server), message, id, fd::random()) {
             Ok((server, answer)) => {
                 handshake.stage = Stage::Opening(Box::new(server));
                 if send_whole(raw, &answer, false).is_err() {
@@ -386,7 +391,7 @@ impl Reactor {
     }
 
     /// An open was confirmed: the session goes to whoever calls accept.
-    fn born(&mut self, token: usize, opened: eversock_proto::open::Opened, epoch: u64) {
+    fn born(&mut self, token: usize, opened: Opened, epoch: u64) {
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
         let (listener, fd) = (handshake.listener, handshake.fd.take());
         let peer = handshake.peer;
@@ -400,7 +405,8 @@ impl Reactor {
         let Some(served) = served.filter(|served| !served.closed) else {
             // The listener was closed while hands were shaken; the client believes that the session
             // stands.
-            send_reset(self.engine, opened.window, fd.as_raw_fd());
+            let keys = opened.keys.map(|keys| keys.split(Role::Server));
+            send_reset(self.engine, opened.window, fd.as_raw_fd(), keys);
             let tombstone = Tombstone { secret: opened.secret, reason: Reason::Reset, offset: 0 };
             self.tombstones.insert(opened.id, tombstone);
             return;
@@ -413,6 +419,7 @@ impl Reactor {
             token: served.listener.token,
             id: opened.id,
             secret: opened.secret,
+            keys: opened.keys.map(Seed::from),
             window: opened.window,
             epoch,
             peer: peer.or_else(|| tcp::peer_addr(raw)).unwrap_or(nowhere),
@@ -514,6 +521,7 @@ impl Reactor {
         if socket.has(bits::DETACHED) && !socket.has(bits::FAILED) {
             self.adopted_detached(&socket, role);
         }
+        self.cut_without_keys(&socket);
         if socket.has(bits::PUMPED) {
             self.pump_session(socket.id);
         }
@@ -573,10 +581,15 @@ impl Served {
 }
 
 /// Ends a session over a connection that it will not use: the first frames of the epoch say so.
-pub(super) fn send_reset(engine: &Engine, window: u64, number: i32) {
+/// `keys` are those of the epoch, if the session is sealed; nobody else has used them.
+pub(super) fn send_reset(engine: &Engine, window: u64, number: i32, keys: Option<Keys>) {
     let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
     if sender.begin_epoch(0).is_err() {
         return;
+    }
+    if let Some((sealer, _)) = keys {
+        sender.set_sealed();
+        sender.seal_with(sealer);
     }
     sender.want_reset(0);
     while sender.prepare(Acks::default()) {

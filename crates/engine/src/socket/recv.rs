@@ -260,6 +260,8 @@ impl Socket {
             }
             let result = if receiver.is_direct() {
                 read_direct(receiver, from, buf)
+            } else if receiver.is_sealed() {
+                read_records(receiver, from, buf)
             } else {
                 read_stashing(receiver, from)
             };
@@ -384,9 +386,14 @@ impl Socket {
         let Some(receiver) = rx.receiver.as_mut() else { return };
         // What is queued now, no more: a peer may go on sending, and replay covers the rest.
         let mut left = sys::io::queued(from) + READ_AHEAD_BYTES;
-        while left > 0 && read_stashing(receiver, from).is_ok() {
+        loop {
+            let before = receiver.taken();
+            if left == 0 || read_stashing(receiver, from).is_err() {
+                break;
+            }
             self.after_input(receiver);
-            left = left.saturating_sub(READ_AHEAD_BYTES);
+            let n = receiver.taken() - before;
+            left = left.saturating_sub(usize::try_from(n).unwrap_or(usize::MAX));
         }
     }
 
@@ -473,6 +480,10 @@ impl Socket {
             self.change(0, bits::NO_ROOM);
         }
         self.note_acks(receiver);
+        if receiver.is_mid_record() {
+            // Its rest has a deadline.
+            self.list_for_sweep();
+        }
         let stash = if receiver.stashed() > 0 { bits::STASH } else { 0 };
         let end = if receiver.is_at_end() { bits::EOF } else { 0 };
         self.change(stash | end, bits::STASH & !stash);
@@ -605,8 +616,14 @@ impl Socket {
     }
 
     /// Payload bytes that the program could read now, exactly (FIONREAD).
-    pub(crate) fn readable_bytes(&self) -> io::Result<usize> {
-        let rx = self.lock_rx()?;
+    pub(crate) fn readable_bytes(self: &Arc<Self>) -> io::Result<usize> {
+        let mut rx = self.lock_rx()?;
+        if rx.receiver.as_ref().is_some_and(|receiver| receiver.is_sealed())
+            && !self.sleepers.has_leader()
+        {
+            // What is queued as records cannot be counted before it is opened.
+            self.read_ahead_locked(&mut rx);
+        }
         let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
         let mut total = receiver.stashed();
         // With replayed bytes to skip, what the queue is worth is known when it has been read.
@@ -693,8 +710,25 @@ fn read_direct(receiver: &mut Receiver, from: RawFd, buf: &mut [u8]) -> Result<R
     Ok(Read { payload, more: n == asked })
 }
 
+/// One read of a sealed connection: records into a buffer of the receiver's own, as they count only
+/// when they are whole, and their payload into the program's; what it does not hold goes to the
+/// stash.
+fn read_records(receiver: &mut Receiver, from: RawFd, buf: &mut [u8]) -> Result<Read, ReadError> {
+    let space = receiver.record_space();
+    let asked = space.len();
+    let n = sys::io::recv_one(from, space).map_err(ReadError::Kernel)?;
+    if n == 0 {
+        return Err(ReadError::Ended);
+    }
+    let payload = receiver.accept_records(n, buf)?;
+    Ok(Read { payload, more: n == asked })
+}
+
 /// Reads into the stash.
 fn read_stashing(receiver: &mut Receiver, from: RawFd) -> Result<Read, ReadError> {
+    if receiver.is_sealed() {
+        return read_records(receiver, from, &mut []);
+    }
     let mut scratch = [0; READ_AHEAD_BYTES];
     let n = sys::io::recv_one(from, &mut scratch).map_err(ReadError::Kernel)?;
     if n == 0 {

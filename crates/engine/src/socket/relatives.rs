@@ -165,10 +165,12 @@ impl Socket {
         else {
             return Ok(Err(Busy));
         };
+        // A sealed session goes on over another connection: its keys are for one process only.
+        let goes_along = !detached && !sender.is_sealed();
         let mut out = Out::default();
         out.u64(VERSION);
         out.u64(u64::from(self.bits() & CARRIED));
-        out.flag(!detached);
+        out.flag(goes_along);
         out.u64(held.tx.epoch);
         for value in self.shared_words() {
             out.u64(value.load(Ordering::SeqCst));
@@ -191,7 +193,8 @@ impl Socket {
         family::write_addrs(&mut out, &meta.candidates);
         meta.options.snapshot(&mut out);
         self.with_relatives(|relatives| out.bytes(&relatives.returned));
-        let real = held.place.real_number().filter(|_| !detached).map(sys::borrow);
+        let number = held.place.real_number().filter(|_| !detached);
+        let real = number.filter(|_| goes_along).map(sys::borrow);
         if !self.owner.hand_over(us, to) {
             return fail(libc::EPERM);
         }
@@ -200,6 +203,9 @@ impl Socket {
             return Err(error);
         }
         self.watch_stop();
+        if let Some(number) = number.filter(|_| !goes_along) {
+            sys::tcp::shut_both(number);
+        }
         held.tx.number = -1;
         held.rx.number = -1;
         held.tx.sender = None;
