@@ -321,8 +321,8 @@ struct Frozen {
 struct Locks {
     _meta: MutexGuard<'static, Meta>,
     place: MutexGuard<'static, Place>,
-    tx: MutexGuard<'static, Tx>,
-    rx: MutexGuard<'static, Rx>,
+    _tx: MutexGuard<'static, Tx>,
+    _rx: MutexGuard<'static, Rx>,
     watch: MutexGuard<'static, Watch>,
     sleepers: MutexGuard<'static, Vec<RawFd>>,
     _epolls: MutexGuard<'static, Vec<Weak<EpollSet>>>,
@@ -351,8 +351,8 @@ extern "C" fn prepare() {
         let held = Locks {
             _meta: freeze(&socket.meta),
             place: freeze(&socket.place),
-            tx: freeze(&socket.tx),
-            rx: freeze(&socket.rx),
+            _tx: freeze(&socket.tx),
+            _rx: freeze(&socket.rx),
             watch: freeze(&socket.watch),
             sleepers: freeze_guard(socket.sleepers.hold()),
             _epolls: freeze(&socket.epolls),
@@ -429,17 +429,6 @@ pub(crate) fn time_to_claim() -> Option<Duration> {
     (forked != 0 && since < CLAIM_AFTER_MS).then(|| Duration::from_millis(CLAIM_AFTER_MS - since))
 }
 
-/// In a child: the keys of a sealed epoch are its parent's, which may go on with them; the same
-/// nonce must not meet two records. Who claims such a session takes it to another connection.
-fn forget_keys(tx: &mut Tx, rx: &mut Rx) {
-    if let Some(sender) = tx.sender.as_mut().filter(|sender| sender.is_sealed()) {
-        sender.set_sealed();
-    }
-    if let Some(receiver) = rx.receiver.as_mut().filter(|receiver| receiver.is_sealed()) {
-        receiver.set_sealed();
-    }
-}
-
 extern "C" fn in_child() {
     let Some(mut frozen) = thaw() else { return };
     table::unlock_all();
@@ -454,7 +443,6 @@ extern "C" fn in_child() {
         locks.watch.number = -1;
         // Copies of the engine's own descriptors would keep connections open that it closes.
         locks.place.private = None;
-        forget_keys(&mut locks.tx, &mut locks.rx);
     }
     for relatives in frozen.relatives.iter_mut().filter_map(|held| held.as_mut()) {
         relatives.leave_guests();

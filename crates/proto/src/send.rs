@@ -158,11 +158,6 @@ impl Sender {
         !matches!(self.seal, Seal::Clear)
     }
 
-    /// True when the epoch has no keys, or none any more: nothing goes out before the next.
-    pub fn lacks_keys(&self) -> bool {
-        matches!(self.seal, Seal::Waiting)
-    }
-
     /// Takes what the receiving direction has learnt: the highest ack and credit edge.
     pub fn absorb(&mut self, ack: u64, edge: u64) -> Result<(), ClaimError> {
         if ack > self.sent_max {

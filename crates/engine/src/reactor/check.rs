@@ -171,23 +171,6 @@ impl Reactor {
         }
     }
 
-    /// A sealed session that came to this process by a fork: the keys of the connection stayed with
-    /// the process that began it, so it goes on over another.
-    pub(super) fn cut_without_keys(&mut self, socket: &Arc<Socket>) {
-        let gone = bits::DETACHED | bits::FAILED | bits::CONNECTING | bits::FRESH;
-        if socket.has(gone) {
-            return;
-        }
-        let Ok(tx) = socket.tx.lock() else { return };
-        let lacks = tx.sender.as_ref().is_some_and(|sender| sender.lacks_keys());
-        let epoch = tx.epoch;
-        drop(tx);
-        if lacks {
-            let cause = "the keys of the connection are another process's".to_owned();
-            self.fault(Arc::clone(socket), epoch, cause);
-        }
-    }
-
     /// Gives up a sealed connection whose record does not go on: somebody has taken bytes out of the
     /// stream, or made a length greater. What is queued and unread is our own affair, not the
     /// peer's.

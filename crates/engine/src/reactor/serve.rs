@@ -521,7 +521,6 @@ impl Reactor {
         if socket.has(bits::DETACHED) && !socket.has(bits::FAILED) {
             self.adopted_detached(&socket, role);
         }
-        self.cut_without_keys(&socket);
         if socket.has(bits::PUMPED) {
             self.pump_session(socket.id);
         }
