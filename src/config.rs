@@ -60,6 +60,27 @@ impl Builder {
         self
     }
 
+    /// Sessions that a listener has, at most; 0 for no limit. Who comes then is refused, and may
+    /// come again.
+    pub fn sessions_max(mut self, sessions: u32) -> Self {
+        self.0.sessions_max = sessions;
+        self
+    }
+
+    /// Bytes beyond which a listener refuses new sessions, as long as the process's sessions hold
+    /// so many; 0 for no limit.
+    pub fn memory_max(mut self, bytes: u64) -> Self {
+        self.0.memory_max = bytes;
+        self
+    }
+
+    /// Unfinished handshakes of one source address at a listener, once some from there have
+    /// stalled; 0 for no limit.
+    pub fn handshakes_per_source(mut self, handshakes: u32) -> Self {
+        self.0.handshakes_per_source = handshakes;
+        self
+    }
+
     /// How long to redial, and how long a server waits for it after silence.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.0.grace = grace;

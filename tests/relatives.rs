@@ -6,6 +6,7 @@ mod common;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use common::child::{Helper, hear, role, say};
@@ -125,6 +126,13 @@ fn serve_with_workers(count: usize) {
     drop(listener);
     say("closed");
     hear();
+}
+
+static FORKED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn fork_here(_: libc::c_int) {
+    // SAFETY: the thread was asleep in a read, with no lock of anybody's.
+    FORKED.store(unsafe { libc::fork() }, Ordering::SeqCst);
 }
 
 /// The processes of the tests below.
@@ -278,6 +286,28 @@ fn helper_process() {
             assert!(reap(pid), "cat failed");
             (&stream).write_all(b"done").unwrap();
         }
+        "fork-in-a-handler" => {
+            // SAFETY: the handler is a plain function; the set is empty.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = fork_here as extern "C" fn(libc::c_int) as usize;
+                action.sa_flags = libc::SA_RESTART;
+                assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0);
+            }
+            (&stream).write_all(b"ready").unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            // SAFETY: gives a number.
+            say(&unsafe { libc::gettid() }.to_string());
+            // From here on in two processes, whoever gets which byte.
+            while stream.read(&mut byte).unwrap() == 1 {
+                (&stream).write_all(&byte).unwrap();
+            }
+            match FORKED.load(Ordering::SeqCst) {
+                0 => std::process::exit(0),
+                child => assert!(reap(child), "the child failed"),
+            }
+        }
         "nobody-claims" => {
             let go = Signal::new();
             let me = std::process::id();
@@ -291,6 +321,8 @@ fn helper_process() {
                     std::thread::yield_now();
                 }
                 echo(&stream);
+                // The client is to read its end.
+                std::process::exit(0);
             });
             say("forked");
             hear();
@@ -462,6 +494,40 @@ fn a_forged_resume_after_a_fork_does_not_move_the_session_to_another_process() {
     helper.go();
     client.write_all(b"hello").unwrap();
     expect(&client, b"hello");
+    // The child ends with the session, not with an error when the proxy is gone.
+    client.shutdown(Shutdown::Write).unwrap();
+    assert!(read_all(&client).is_empty());
+}
+
+/// The kernel restarts a read that a signal has interrupted, also in a child that the handler has
+/// made: it read from its parent's connection, and the stream had a gap.
+#[test]
+fn a_child_that_a_signal_handler_makes_during_a_read_takes_nothing_from_its_parents_stream() {
+    let _limit = Limit::new("a fork in a handler", PATIENCE);
+    let (mut helper, _proxy, mut client) = start("fork-in-a-handler", 0);
+    expect(&client, b"ready");
+    client.write_all(b"x").unwrap();
+    let thread: libc::pid_t = helper.word().parse().unwrap();
+    let process = helper.id().cast_signed();
+    wait_until("the helper sleeps in a read", || {
+        let of = |name: &str| {
+            std::fs::read_to_string(format!("/proc/{process}/task/{thread}/{name}")).unwrap()
+        };
+        let call = of("syscall");
+        let number = call.split(' ').next().and_then(|number| number.parse().ok());
+        let receives = [libc::SYS_recvfrom, libc::SYS_recvmsg].map(Some).contains(&number);
+        receives && of("stat").rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"))
+    });
+    // SAFETY: a thread of a child of ours that was not reaped.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) }, 0);
+    for n in 0..200 {
+        client.write_all(&[n]).unwrap();
+        expect(&client, &[n]);
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    assert!(read_all(&client).is_empty());
+    drop(client);
+    assert!(helper.end().success());
 }
 
 /// Sends and expects back, without an end.

@@ -318,11 +318,8 @@ fn a_session_with_static_keys_is_resumed_by_its_secret() {
         allowed_clients: Some(vec![identity(7).public()]),
         ..sealed()
     };
-    let client = Config {
-        server_key: Some(identity(8).public()),
-        identity: Some(identity(7)),
-        ..sealed()
-    };
+    let client =
+        Config { server_key: Some(identity(8).public()), identity: Some(identity(7)), ..sealed() };
     let ends = ends("127.0.0.1:0", client, server);
     let hit = through(&ends, 4 * MIB, 700_001, &Fault::Reset);
     assert!(hit > 2, "only {hit} cuts");

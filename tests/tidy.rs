@@ -36,6 +36,7 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-rules", Some(&[])),
     ("eversock-preload", Some(&["eversock-engine", "eversock-rules"])),
     ("eversock-chaos", Some(&[])),
+    ("eversock-sim", Some(&["eversock-proto"])),
     ("eversock", Some(&["eversock-engine"])),
     ("eversock-cli", None),
     ("eversock-ffi-tests", None),

@@ -1,7 +1,7 @@
 //! The program `evs`: makes the connections of other programs survive (`run`, `doctor`,
 //! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
-//! connections on purpose (`chaos`), and looks into the sessions of running programs (`ls`,
-//! `info`, `top`, `kill`, `redial`, `answer`).
+//! connections on purpose (`chaos`), simulates whole systems (`sim`), and looks into the sessions of
+//! running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the
@@ -26,6 +26,7 @@ mod program;
 mod redial;
 mod run;
 mod signals;
+mod sim;
 mod top;
 mod units;
 
@@ -46,6 +47,7 @@ struct Evs {
 enum Command {
     Demo(demo::Demo),
     Chaos(chaos::Chaos),
+    Sim(sim::Sim),
     Run(run::Run),
     Doctor(doctor::Doctor),
     Gateway(gateway::Gateway),
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Demo(command) => command.run(),
         Command::Chaos(command) => command.run(),
+        Command::Sim(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Gateway(command) => command.run(),

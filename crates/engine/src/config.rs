@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use eversock_proto::control::Role;
+pub use eversock_proto::identity::{PublicKey, StaticKey};
 use eversock_proto::limits::{
     LOG_CAP_DEFAULT_BYTES, WINDOW_INITIAL_BYTES, WINDOW_MAX_DEFAULT_BYTES,
 };
-pub use eversock_proto::identity::{PublicKey, StaticKey};
 pub use eversock_proto::open::Sealing;
 pub use eversock_proto::redial::BackOff;
 pub use eversock_proto::secret::PresharedKey;
@@ -169,6 +169,17 @@ pub struct Config {
     pub keepalive: Duration,
     /// Silence with unconfirmed bytes before the path is checked end to end. Default: 30 s.
     pub probe_after: Duration,
+    /// A listener's: sessions born of it that go on, at most, those in their grace included; more
+    /// are refused and may come again. 0 means no limit. Default: 0.
+    pub sessions_max: u32,
+    /// A listener's: while the sessions of the process hold so many bytes, written and not
+    /// confirmed or come and not read, beyond 64 KiB for each direction of each session, more
+    /// sessions are refused and may come again. 0 means no limit. Default: 0.
+    pub memory_max: u64,
+    /// A listener's: unfinished handshakes of one source (an IPv4 address, or 64 bits of an IPv6
+    /// address), at most, once some from there have stalled while others waited. 0 means no limit.
+    /// Default: 64, a fourth of all.
+    pub handshakes_per_source: u32,
 }
 
 impl Default for Config {
@@ -196,6 +207,9 @@ impl Default for Config {
             linger: Duration::from_secs(30),
             keepalive: Duration::from_secs(15),
             probe_after: Duration::from_secs(30),
+            sessions_max: 0,
+            memory_max: 0,
+            handshakes_per_source: 64,
         }
     }
 }
@@ -255,6 +269,9 @@ impl Config {
             linger,
             keepalive,
             probe_after,
+            sessions_max,
+            memory_max,
+            handshakes_per_source,
             peers,
             server_speaks_first,
         } = self;
@@ -290,6 +307,9 @@ impl Config {
             && *linger == other.linger
             && *keepalive == other.keepalive
             && *probe_after == other.probe_after
+            && *sessions_max == other.sessions_max
+            && *memory_max == other.memory_max
+            && *handshakes_per_source == other.handshakes_per_source
             && *peers == other.peers
             && *server_speaks_first == other.server_speaks_first
     }

@@ -22,6 +22,12 @@ pub(crate) fn would_block(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAGAIN)
 }
 
+/// True when the process or the machine is out of descriptors or memory, which may pass.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    matches!(number, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// Runs what might panic: then the call fails with ENOTRECOVERABLE, and the host lives. Never
 /// around a sleep: the cancellation of a thread unwinds it, and an unwinding that is no panic must
 /// not be caught. So none begins in here either, as it could in any close(2).

@@ -71,12 +71,12 @@ pub fn inherit(number: RawFd, engine: Engine) -> io::Result<Inherited> {
             // Not read from the number: a vfork child may have closed it, and kept a duplicate.
             let nonblocking = socket.nonblocking.load(Ordering::Relaxed);
             fd::set_nonblocking(pump.as_raw_fd(), nonblocking)?;
-            Ok(Inherited::Pump(pump, line))
+            Ok(Inherited::Pump(pump.into(), line.into()))
         }
         Some(Entry::Listener(listener)) => {
             let real = fd::dup_internal(listener.real.as_raw_fd())?;
             rustix::io::fcntl_setfd(&real, rustix::io::FdFlags::empty())?;
-            Ok(Inherited::Listener(real))
+            Ok(Inherited::Listener(real.into()))
         }
         None => fail(libc::ENOTSOCK),
     }

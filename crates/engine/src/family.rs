@@ -9,7 +9,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -46,10 +46,39 @@ const HEIR: &[u8; 4] = b"EVSH";
 pub(crate) const ENDED: &[u8; 4] = b"EVSE";
 
 static SECRET: OnceLock<Secret> = OnceLock::new();
+/// The users as whom relatives have engines, each plus one, in memory that all of them share;
+/// `None` where there is no such memory.
+static USERS: OnceLock<Option<&'static [AtomicU64]>> = OnceLock::new();
 
 /// What all relatives know; made by the first of them that has a virtual socket.
 pub(crate) fn secret() -> &'static Secret {
     SECRET.get_or_init(|| Secret::from_bytes(fd::random()))
+}
+
+fn users() -> Option<&'static [AtomicU64]> {
+    *USERS.get_or_init(|| sys::process::shared_words().ok().map(|words| words.as_slice()))
+}
+
+/// An engine of the family listens for relatives as this user.
+pub(crate) fn note_user(user: u32) {
+    let user = u64::from(user) + 1;
+    let order = Ordering::SeqCst;
+    for word in users().into_iter().flatten() {
+        match word.compare_exchange(0, user, order, order) {
+            Ok(_) => return,
+            Err(known) if known == user => return,
+            Err(_) => {}
+        }
+    }
+}
+
+/// True when a relative may have an engine as this user. Names can be taken by anybody once their
+/// process is dead; a stranger who has one is as good as nobody.
+pub(crate) fn has_user(user: u32) -> bool {
+    let Some(words) = users() else { return true };
+    let known = |word: &AtomicU64| word.load(Ordering::SeqCst) == u64::from(user) + 1;
+    // With more users than there is room for, nothing is known of the rest.
+    words.iter().any(known) || words.iter().all(|word| word.load(Ordering::SeqCst) != 0)
 }
 
 /// What one process says to another.
@@ -406,7 +435,7 @@ fn ask_once(socket: &Arc<Socket>, asker: u64, owner: u64, only_pump: bool) -> io
         Answer::Yours => {
             let Some(file) = fds.next() else { return fail(libc::EMFILE) };
             let mut snapshot = Vec::new();
-            let file = std::fs::File::from(file);
+            let file = std::fs::File::from(std::os::fd::OwnedFd::from(file));
             (&file).take(SNAPSHOT_MAX_BYTES).read_to_end(&mut snapshot)?;
             let real = fds.next().map(fd::internal).transpose()?;
             Brought::Session(snapshot, real)
@@ -472,5 +501,90 @@ mod tests {
         let mac = secret().mac("family heir", &[&7u64.to_le_bytes(), &longer]);
         longer.extend_from_slice(&mac);
         assert!(Message::decode(&longer, 7).is_none());
+    }
+
+    /// A session that another process of the family has, and that process's channel, played here.
+    fn session_of_another() -> (Arc<Socket>, Fd, u64) {
+        let engine = crate::reactor::engine().expect("an engine");
+        let config = Arc::new(crate::Config::default());
+        let socket = Arc::new(Socket::new(engine.next_id(), config, Vec::new(), 0));
+        let opened = eversock_proto::open::Opened {
+            id: SessionId::new(7, fd::random_u64()),
+            secret: Secret::from_bytes([5; KEY_BYTES]),
+            window: 65536,
+            grace: Duration::ZERO,
+            addrs: Vec::new(),
+            peer: None,
+            cipher: None,
+            keys: None,
+        };
+        let role = eversock_proto::control::Role::Server;
+        crate::reactor::furnish(&socket, role, opened).expect("furnished");
+        let owner = process::new_instance();
+        assert!(socket.owner.claim(owner, true));
+        (socket, channel::listen(owner).expect("a channel"), owner)
+    }
+
+    /// Answers the next question with a session that cannot be taken over.
+    fn give_nonsense(channel: &Fd, owner: u64) {
+        use std::os::fd::AsFd;
+        let wait = |number: RawFd| {
+            let mut fds = [libc::pollfd { fd: number, events: libc::POLLIN, revents: 0 }];
+            assert_eq!(sys::io::poll(&mut fds, Some(PATIENCE)).expect("a wait"), 1);
+        };
+        wait(channel.as_raw_fd());
+        let line = rustix::net::accept(channel).expect("a line");
+        wait(line.as_raw_fd());
+        let mut message = [0; MESSAGE_MAX_BYTES];
+        let (n, _) = pass::recv(line.as_raw_fd(), &mut message, true).expect("a question");
+        let Some(Message::Ask(ask)) = Message::decode(&message[..n], owner) else {
+            panic!("no question: {:?}", &message[..n]);
+        };
+        let file = rustix::fs::memfd_create(c"nonsense", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = file.expect("a file");
+        pass::send(line.as_raw_fd(), &ask.answer(Answer::Yours), &[file.as_fd()]).expect("sent");
+    }
+
+    /// The first call failed, and each later one asked a process that had given the session up.
+    #[test]
+    fn a_session_that_cannot_be_taken_over_is_lost_with_one_error_and_nobody_waits_for_it() {
+        let engine = crate::reactor::engine().expect("an engine");
+        let (socket, channel, owner) = session_of_another();
+        std::thread::scope(|scope| {
+            scope.spawn(|| give_nonsense(&channel, owner));
+            ask(&socket, engine, owner).expect("the answer is the session's failure");
+        });
+        assert_eq!(socket.failure_number(), libc::ECONNRESET);
+        assert!(!socket.has(bits::ASKING));
+        let first = socket.failure(Some(libc::EPIPE)).expect_err("the one error");
+        assert_eq!(first.raw_os_error(), Some(libc::ECONNRESET));
+    }
+
+    /// The thread was ended in the wait for the answer: whoever used the session afterwards waited
+    /// for what that thread was to get.
+    #[test]
+    fn a_thread_that_is_cancelled_while_it_asks_for_a_session_asks_to_the_end() {
+        unsafe extern "C" {
+            fn pthread_cancel(thread: libc::pthread_t) -> libc::c_int;
+        }
+        let (socket, channel, owner) = session_of_another();
+        let asked = Arc::clone(&socket);
+        let asker = std::thread::spawn(move || {
+            let engine = crate::reactor::engine().expect("an engine");
+            // SAFETY: asks for the end of this very thread, at its next point of cancellation.
+            unsafe { pthread_cancel(libc::pthread_self()) };
+            let answer = ask(&asked, engine, owner);
+            // A thread of the standard library's must not be ended from outside.
+            let whole = sys::process::Uncancelled::begin();
+            let _for_good = std::mem::ManuallyDrop::new(whole);
+            assert!(answer.is_ok(), "{answer:?}");
+        });
+        give_nonsense(&channel, owner);
+        let until = clock::now() + PATIENCE;
+        while socket.has(bits::ASKING) || socket.failure_number() == 0 {
+            assert!(clock::now() < until, "the asker was ended before it had the answer");
+            crate::wait::epoll::sleep(Duration::from_millis(1));
+        }
+        asker.join().expect("it has ended in order");
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::config::Answer;
-use crate::error::would_block;
+use crate::error::{is_shortage, would_block};
 use crate::reactor::{Command, Reactor, engine_if_running};
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, pass};
@@ -284,7 +284,14 @@ impl Reactor {
         loop {
             let Some(control) = &self.control else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let Ok(from) = rustix::net::accept_with(&control.fd, flags) else { return };
+            let from = match rustix::net::accept_with(&control.fd, flags) {
+                Ok(from) => from,
+                Err(error) if is_shortage(&error.into()) => {
+                    // Edge-triggered: whoever asks gives no event of his own again.
+                    return self.look_at_lines_again();
+                }
+                Err(_) => return,
+            };
             if !pass::is_same_user(&from) || self.connections.len() >= CONNECTIONS_MAX {
                 continue;
             }

@@ -368,6 +368,8 @@ impl Listener {
 
     /// close(2) of one of the listener's numbers.
     pub(crate) fn close(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
+        // Cancelled in libc's close, the engine would go on accepting for nobody.
+        let _whole = sys::process::Uncancelled::begin();
         let mut numbers = self.numbers.lock().map_err(|_| crate::error::poisoned())?;
         numbers.retain(|&n| n != number);
         drop(table::take(number));

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -438,6 +438,9 @@ extern "C" fn in_child() {
     frozen.free.clear();
     let Frozen { locks, sockets, .. } = &mut *frozen;
     for (locks, socket) in locks.iter_mut().zip(sockets.iter()) {
+        if socket.sleepers.is_reading() {
+            leave_the_read(&mut locks.place);
+        }
         // The parent's threads sleep, the parent's engine watches; the child has neither.
         socket.sleepers.forget(&mut locks.sleepers);
         locks.watch.number = -1;
@@ -457,4 +460,79 @@ extern "C" fn in_child() {
     reactor::after_fork();
     epoll::leave_sets();
     drop(sockets);
+}
+
+/// In a child that was forked while a thread was inside a read. If that was the forking thread
+/// itself, in a signal handler, the kernel restarts the read here as soon as the handler returns;
+/// on the connection, which stays the parent's, it would take bytes from the middle of the stream.
+/// So it finds something else there: it comes out with nothing, and asks the owner.
+fn leave_the_read(place: &mut Place) {
+    let expected = place.identity;
+    let mine = |&number: &RawFd| fd::identity(number).is_ok_and(|found| found == expected);
+    let numbers: Vec<RawFd> = place.numbers.iter().copied().filter(mine).collect();
+    let stand_in = fd::unix_pair(rustix::net::SocketType::STREAM);
+    for &number in &numbers {
+        let cloexec = fd::is_cloexec(number).unwrap_or(false);
+        let replaced = match &stand_in {
+            Ok((program_end, _)) => fd::replace(program_end.as_fd(), number, cloexec).is_ok(),
+            Err(_) => false,
+        };
+        if !replaced {
+            // An error for the program is better than bytes that are not its own.
+            fd::close(number);
+        }
+    }
+    if let Ok((program_end, ours)) = stand_in
+        && let Ok(identity) = fd::identity(program_end.as_raw_fd())
+    {
+        place.identity = identity;
+        let byte = [io::IoSlice::new(&[0])];
+        let _fits = sys::io::send(ours.as_raw_fd(), &byte, false);
+        place.placeholder = Some(ours);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    /// Who forgets a set may drop a socket, and that gives chunks to the pool; a fork that held the
+    /// pool and waited for the set waited for ever.
+    #[test]
+    fn a_fork_that_waits_for_the_epoll_sets_leaves_the_pool_to_who_has_them() {
+        let engine = reactor::engine().expect("an engine");
+        let sets = epoll::hold();
+        let forks = FORKS.load(Ordering::SeqCst);
+        let (tell, told) = channel();
+        let forker = std::thread::spawn(move || {
+            // SAFETY: gives a number.
+            tell.send(unsafe { libc::gettid() }).expect("somebody hears");
+            prepare();
+            in_parent();
+        });
+        let thread = told.recv().expect("a number");
+        let is_stuck = || {
+            let of = |name: &str| {
+                std::fs::read_to_string(format!("/proc/self/task/{thread}/{name}")).expect("a file")
+            };
+            let waits = of("syscall").starts_with(&format!("{} ", libc::SYS_futex));
+            let sleeps = of("stat").rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"));
+            FORKS.load(Ordering::SeqCst) > forks && waits && sleeps
+        };
+        let until = crate::clock::now() + Duration::from_secs(20);
+        while !is_stuck() {
+            assert!(crate::clock::now() < until, "the fork does not wait for the sets");
+            epoll::sleep(Duration::from_millis(1));
+        }
+        let (free, freed) = channel();
+        std::thread::spawn(move || {
+            drop(engine.pool.hold());
+            free.send(())
+        });
+        let is_free = freed.recv_timeout(Duration::from_secs(10)).is_ok();
+        drop(sets);
+        forker.join().expect("the fork goes on");
+        assert!(is_free, "the fork has the pool and waits for the sets");
+    }
 }

@@ -7,7 +7,8 @@ use std::io::Write;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
-use common::{PATIENCE, listen, pair, played_client, quick, recv, resume, send, wait_until};
+use common::wait_until;
+use common::{PATIENCE, listen, pair, played_client, quick, recv, resume, resume_and, send};
 use eversock_engine::{Config, EventKind, RecoveryPolicy, posix};
 
 /// A thread that reads one byte, once it sleeps; and its number. It sleeps in the read itself only
@@ -114,6 +115,37 @@ fn a_resume_beside_under_a_sleeping_reader_is_no_fault() {
         new.write_all(&session.transmit(usize::MAX)).unwrap();
         let got = reader.join().unwrap();
         assert_eq!(got.unwrap(), 1, "round {round}");
+        let event = events.recv_timeout(PATIENCE).unwrap().kind;
+        assert!(matches!(event, EventKind::Resumed { .. }), "round {round}: {event:?}");
+        posix::close(server).unwrap();
+    }
+    posix::close(listener).unwrap();
+}
+
+/// Two connections have no order: the end of the old one came before the CONFIRM of the new one,
+/// and "never" ended a session that was in order.
+#[test]
+fn the_end_of_a_connection_that_overtakes_the_confirm_of_the_next_is_no_fault() {
+    let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
+    for round in 1..=20u8 {
+        let (mut old, mut session) = played_client(addr);
+        assert_eq!(session.write(b"x"), 1);
+        old.write_all(&session.transmit(usize::MAX)).unwrap();
+        let (server, _) = posix::accept4(listener, 0).unwrap();
+        assert_eq!(recv(server, &mut [0; 1]).unwrap(), 1);
+        let events = posix::subscribe(server).unwrap();
+        let mut new = resume_and(addr, &mut session, || {
+            drop(old);
+            // Time for the engine to be wrong in.
+            for _ in 0..1000 {
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(session.write(&[round]), 1);
+        new.write_all(&session.transmit(usize::MAX)).unwrap();
+        let mut got = [0];
+        assert_eq!(recv(server, &mut got).unwrap(), 1, "round {round}");
+        assert_eq!(got, [round]);
         let event = events.recv_timeout(PATIENCE).unwrap().kind;
         assert!(matches!(event, EventKind::Resumed { .. }), "round {round}: {event:?}");
         posix::close(server).unwrap();

@@ -16,6 +16,17 @@ use libc::{ssize_t, timespec};
 
 thread_local! {
     static UNWIND: Cell<bool> = const { Cell::new(false) };
+    static HOLD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where a thread is held that has bytes from the kernel, once to say so, once to go on.
+static HELD: Barrier = Barrier::new(2);
+
+fn hold() {
+    if HOLD.get() {
+        HELD.wait();
+        HELD.wait();
+    }
 }
 
 /// All that sleep at once.
@@ -85,6 +96,7 @@ unsafe extern "C-unwind" fn ppoll(
 unsafe extern "C-unwind" fn recv_real(a: c_int, b: *mut c_void, c: size_t, d: c_int) -> ssize_t {
     // SAFETY: the caller's.
     let n = unsafe { libc::recv(a, b, c, d) };
+    hold();
     assert!(!UNWIND.get(), "cancelled");
     n
 }
@@ -92,6 +104,7 @@ unsafe extern "C-unwind" fn recv_real(a: c_int, b: *mut c_void, c: size_t, d: c_
 unsafe extern "C-unwind" fn recvmsg(a: c_int, b: *mut msghdr, c: c_int) -> ssize_t {
     // SAFETY: the caller's.
     let n = unsafe { libc::recvmsg(a, b, c) };
+    hold();
     assert!(!UNWIND.get(), "cancelled");
     n
 }
@@ -180,5 +193,40 @@ fn a_read_that_is_unwound_with_its_bytes_gets_them_again() {
         for number in [client, server, listener] {
             posix::close(number).unwrap();
         }
+    }
+}
+
+/// What the reader had taken from the kernel and not told yet was missing at the front of what was
+/// counted, so that payload was taken for headers.
+#[test]
+fn what_can_be_read_is_counted_right_while_another_thread_comes_out_of_a_read() {
+    let _alone = ONE_AT_A_TIME.lock();
+    prepare();
+    let [client, server, listener] = pair(quick(), quick());
+    send(client, b"x").unwrap();
+    assert_eq!(recv(server, &mut [0; 1]).unwrap(), 1);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            HOLD.set(true);
+            let n = recv(server, &mut [0; 30]).unwrap();
+            HOLD.set(false);
+            n
+        });
+        send(client, &[0xFF; 100]).unwrap();
+        send(client, &[0xFF; 50]).unwrap();
+        HELD.wait();
+        let (tell, told) = std::sync::mpsc::channel();
+        scope.spawn(move || tell.send(posix::readable_bytes(server).unwrap()));
+        // It must not say anything before the reader is out; a wrong answer comes at once.
+        let early = told.recv_timeout(std::time::Duration::from_millis(20));
+        HELD.wait();
+        let taken = reader.join().unwrap();
+        let counted = early.or_else(|_| told.recv()).unwrap();
+        assert_eq!(taken, 30);
+        wait_until("all has come", || posix::readable_bytes(server).unwrap() == 120);
+        assert!([70, 120].contains(&counted), "{counted} bytes");
+    });
+    for number in [client, server, listener] {
+        posix::close(number).unwrap();
     }
 }

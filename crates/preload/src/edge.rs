@@ -60,6 +60,12 @@ pub(crate) fn is_guest() -> bool {
     PROCESS.load(Ordering::Relaxed) != process()
 }
 
+/// True when the engine uses the number itself: the program has not made it, and does not know what
+/// it would close there. What the engine closes it has given up before.
+pub(crate) fn is_engines(number: c_int) -> bool {
+    is_used() && posix::is_own_number(number) && !eversock_engine::on_engine_thread() && !is_guest()
+}
+
 pub(crate) fn errno() -> c_int {
     // SAFETY: the location is this thread's own and always valid.
     unsafe { *libc::__errno_location() }

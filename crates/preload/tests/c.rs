@@ -93,6 +93,18 @@ fn a_program_that_closes_all_it_does_not_know_keeps_its_session() {
     does("close_all", ALL);
 }
 
+// A loop of plain closes took the engine's event loop and bells, and its wake-ups went as eight
+// bytes into whatever file the program opened next.
+#[test]
+fn a_daemon_that_closes_number_after_number_keeps_its_session_and_later_ones() {
+    does("close_loop", ALL);
+}
+
+#[test]
+fn what_the_engine_has_open_is_high_and_can_be_neither_closed_nor_replaced() {
+    does("engine_numbers", ALL);
+}
+
 #[test]
 fn stdio_over_a_socket_reads_and_writes_through_a_cut() {
     does("stream", ALL);

@@ -1,14 +1,15 @@
-//! A program that has eversock in it, under the preload: this test, run once more.
+//! Programs that have eversock in them, under the preload: this test, run once more, and one in C.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{ALL, Program, preload};
+use common::{ALL, Program, compiled_with, here, preload, static_library};
 use eversock_engine::{Config, posix};
 
 /// What the program under the preload does: an eversock session of its own, and a connection to a
@@ -47,17 +48,45 @@ fn the_preload_stands_down_for_a_program_that_has_eversock_in_it() {
         assert_eq!(&got, b"plain");
         return;
     }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    stands_down(&mut command, |command, port| {
+        let this = "the_preload_stands_down_for_a_program_that_has_eversock_in_it";
+        command.env(ROLE, port.to_string()).args(["--nocapture", "--exact", this]);
+    });
+}
+
+#[test]
+fn the_preload_stands_down_for_a_c_program_that_is_linked_with_the_static_library() {
+    let header = here().join("../../include");
+    let arguments = [
+        OsString::from("-I"),
+        header.into(),
+        static_library().into(),
+        // As eversock.pc says for static linking.
+        "-lgcc_s".into(),
+        "-lutil".into(),
+        "-lrt".into(),
+        "-lm".into(),
+        "-ldl".into(),
+    ];
+    let program = compiled_with("linked", &arguments);
+    stands_down(&mut Command::new(program), |command, port| {
+        command.arg(port.to_string());
+    });
+}
+
+/// Runs a program under the preload, beside a plain server that says one word of five bytes back.
+fn stands_down(command: &mut Command, tell: impl FnOnce(&mut Command, u16)) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    tell(command, listener.local_addr().unwrap().port());
     let server = std::thread::spawn(move || {
         let (mut peer, _) = listener.accept().unwrap();
         let mut got = [0; 5];
         peer.read_exact(&mut got).unwrap();
         peer.write_all(&got).unwrap();
     });
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(ROLE, port.to_string()).env("EVERSOCK_LOG", "info").arg("--nocapture");
-    let (status, out, errors) = Program::start(preload(&mut command, ALL)).end();
+    command.env("EVERSOCK_LOG", "info");
+    let (status, out, errors) = Program::start(preload(command, ALL)).end();
     assert!(status.success(), "{out}{errors}");
     assert!(errors.contains("the preload stands down"), "{errors}");
     server.join().unwrap();

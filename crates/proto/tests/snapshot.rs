@@ -178,3 +178,41 @@ fn restore_all(bytes: &[u8]) {
     let mut control = Control::new(Role::Client, SessionId([0; 16]), Secret::from_bytes([0; 32]));
     let _taken = control.restore(&mut In::new(bytes));
 }
+
+/// Found by fuzzing: counts that no session reaches were taken over, and overflowed at the next
+/// byte or resume.
+#[test]
+fn a_snapshot_with_counts_that_no_session_reaches_is_none() {
+    let absurd = (u64::MAX - 1).to_le_bytes();
+    let session = session(Role::Client);
+    let (mut sender, mut receiver) = (Out::default(), Out::default());
+    session.tx.snapshot(&mut sender);
+    assert!(session.rx.snapshot(&mut receiver));
+    let (sender, receiver) = (sender.finish(), receiver.finish());
+    // The fields in the order in which they are written: replayed and given; frames and taken.
+    for at in [5, 6] {
+        let mut bytes = sender.clone();
+        bytes[at * 8..][..8].copy_from_slice(&absurd);
+        assert!(Sender::restore(Arc::default(), &mut In::new(&bytes)).is_none(), "number {at}");
+    }
+    for at in [6, 7] {
+        let mut bytes = receiver.clone();
+        bytes[at * 8..][..8].copy_from_slice(&absurd);
+        assert!(Receiver::restore(Arc::default(), &mut In::new(&bytes)).is_none(), "number {at}");
+    }
+}
+
+/// Found by fuzzing: a head that was sent whole was taken for the next one's beginning.
+#[test]
+fn a_snapshot_of_a_frame_that_has_nothing_left_to_send_is_none() {
+    let mut session = session(Role::Client);
+    let mut out = Out::default();
+    // START is on its way: its head stands behind the eleven numbers, with its length before it.
+    assert_eq!(session.transmit(10).len(), 10);
+    session.tx.snapshot(&mut out);
+    let mut bytes = out.finish();
+    let head = bytes[11 * 8..][..8].try_into().map(u64::from_le_bytes).unwrap();
+    assert!(Sender::restore(Arc::default(), &mut In::new(&bytes)).is_some());
+    bytes[9 * 8..][..8].copy_from_slice(&head.to_le_bytes());
+    assert!(Sender::restore(Arc::default(), &mut In::new(&bytes)).is_none());
+}

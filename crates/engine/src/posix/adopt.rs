@@ -80,6 +80,22 @@ pub fn for_each_number(visit: impl FnMut(RawFd)) {
     table::for_each_number(visit);
 }
 
+/// True when the engine uses this number itself, so that the program has not made it.
+pub fn is_own_number(number: RawFd) -> bool {
+    fd::is_own(number)
+}
+
+/// Moves a descriptor that the engine has just got from libc out of the program's way.
+///
+/// # Errors
+/// EMFILE, and then it is closed.
+pub fn move_away(number: RawFd) -> io::Result<RawFd> {
+    use std::os::fd::IntoRawFd;
+    let number = fd::internal(fd::own(number))?.into_raw_fd();
+    fd::note_own(number);
+    Ok(number)
+}
+
 /// Calls `visit` with every number that the engine uses itself.
 pub fn for_each_own_number(visit: impl FnMut(RawFd)) {
     fd::for_each_own(visit);

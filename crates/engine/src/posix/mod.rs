@@ -31,7 +31,7 @@ use crate::socket::lead::Led;
 use crate::socket::recv::RecvMode;
 use crate::socket::send::SendMode;
 use crate::socket::{Socket, bits};
-use crate::sys::{self, fd, io::timespec, tcp};
+use crate::sys::{self, fd, io::timespec, process::Uncancelled, tcp};
 use crate::table::{self, Entry};
 use crate::wait::kick::Bell;
 use crate::wait::{epoll, poll as wait_poll};
@@ -39,7 +39,7 @@ use crate::wait::{epoll, poll as wait_poll};
 pub use crate::inspect::control_dir;
 pub use adopt::{
     adopt, adopt_listener, adopt_registration, for_each_number, for_each_own_number, is_fresh_tcp,
-    local_addr,
+    is_own_number, local_addr, move_away,
 };
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};
@@ -544,6 +544,8 @@ pub fn close(number: RawFd) -> io::Result<()> {
 
 /// Ends one number of a socket. `kernel` unless the number is about to be replaced.
 fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<()> {
+    // Cancelled in libc's close, the engine would not be told, and nobody would end the session.
+    let whole = Uncancelled::begin();
     let finish_kernel = |number| if kernel { fd::close_reporting(number) } else { Ok(()) };
     if socket.has(bits::FRESH) {
         socket.place.lock().map_err(|_| crate::error::poisoned())?.numbers.retain(|&n| n != number);
@@ -597,6 +599,7 @@ fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<
         socket.kick();
         engine.command(Command::Closed { socket: Arc::clone(socket), reset });
         if let Some(linger) = linger.filter(|linger| !linger.is_zero()) {
+            drop(whole);
             wait_delivered(socket, linger);
         }
     }

@@ -16,11 +16,13 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::timer::Timer;
 use super::{Reactor, family::Guest};
 use crate::clock;
-use crate::error::would_block;
+use crate::error::{is_shortage, would_block};
 use crate::family::{self, MESSAGE_MAX_BYTES, Message};
-use crate::sys::{Fd, fd, pass};
+use crate::sys::{self, Fd, fd, pass};
 
 const BACKLOG: i32 = 64;
+/// When to look again at lines that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 /// Lines on which nothing was said yet, at most; the oldest goes when one more comes.
 const LINES_MAX: usize = 256;
 /// How long a line may be silent before it has said anything.
@@ -50,17 +52,24 @@ fn socket() -> io::Result<Fd> {
 }
 
 /// Listens under this process's name.
-pub(super) fn listen(instance: u64) -> io::Result<Fd> {
+pub(crate) fn listen(instance: u64) -> io::Result<Fd> {
     let fd = socket()?;
     rustix::net::bind(&fd, &name(instance)?)?;
+    // Those who connect see who we are at this moment.
+    family::note_user(sys::process::user());
     rustix::net::listen(&fd, BACKLOG)?;
     Ok(fd)
 }
 
-/// A line to the process `instance`; ECONNREFUSED when there is none.
+/// A line to the process `instance`; ECONNREFUSED when there is none, also when a stranger has
+/// taken its name since: he would keep those waiting who wait for its end.
 pub(crate) fn connect(instance: u64) -> io::Result<Fd> {
     let fd = socket()?;
     rustix::net::connect(&fd, &name(instance)?)?;
+    if !family::has_user(pass::peer_user(&fd)?) {
+        log::debug!("the name of process {instance:x} is a stranger's");
+        return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+    }
     Ok(fd)
 }
 
@@ -80,17 +89,27 @@ pub(super) fn pass(
 
 /// True while the process `instance` lives, as far as its name tells.
 pub(super) fn is_alive(instance: u64) -> bool {
-    let knock = || -> io::Result<()> { Ok(rustix::net::connect(&socket()?, &name(instance)?)?) };
     // Whatever else goes wrong says nothing about it.
-    !matches!(knock(), Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED))
+    !matches!(connect(instance), Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED))
 }
 
 impl Reactor {
     /// Another process has something for us.
     pub(super) fn channel_ready(&mut self) {
         for _ in 0..BACKLOG {
-            let Ok(line) = self.accept_line() else { return };
-            let Some(line) = line else { continue };
+            let line = match self.accept_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => continue,
+                Err(error) if would_block(&error) => return,
+                Err(error) => {
+                    if is_shortage(&error) {
+                        self.refusals.note_shortage("what other processes have for us waits");
+                    } else {
+                        log::debug!("a line was not accepted: {error}");
+                    }
+                    break;
+                }
+            };
             let token = self.token();
             if self.register(line.as_raw_fd(), token, Interest::READABLE).is_err() {
                 self.close_line(line.as_raw_fd(), line);
@@ -107,6 +126,15 @@ impl Reactor {
             // What was sent before we accepted gives no event of its own.
             self.line_ready(token);
         }
+        // Edge-triggered: what still waits gives no event of its own.
+        if self.channel.is_some() {
+            self.look_at_lines_again();
+        }
+    }
+
+    /// Plans another look at who wants something over a local socket.
+    pub(crate) fn look_at_lines_again(&mut self) {
+        self.timers.set(clock::now() + ACCEPT_AGAIN, Timer::Channel);
     }
 
     /// Accepts a line and notes its number; `None` for one that could not be kept.
@@ -172,7 +200,7 @@ impl Reactor {
             let said = Message::decode(&message[..n], self.engine.instance);
             match (said, passed) {
                 (Some(Message::Passed { hops, hello }), Some(passed)) => {
-                    let trusted = pass::may_be_passed(&crate::sys::borrow(raw));
+                    let trusted = pass::may_be_passed(&sys::borrow(raw));
                     self.drop_line(token);
                     if trusted && hello.len() <= HELLO_MAX_BYTES {
                         self.take_passed(passed, hops, &hello);

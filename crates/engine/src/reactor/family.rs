@@ -9,8 +9,8 @@ use eversock_proto::resume::Reason;
 use eversock_proto::secret::SessionId;
 use mio::Interest;
 
-use super::Reactor;
 use super::channel::Line;
+use super::{Command, Reactor};
 use crate::family::{Answer, Ask};
 use crate::process::Holder;
 use crate::socket::relatives::{End, guest_pair};
@@ -228,7 +228,7 @@ impl Reactor {
         if !socket.owner.is(self.engine.instance) {
             return;
         }
-        let (room_wanted, input_wanted) = socket.serve_guests();
+        let left = socket.serve_guests();
         let gone: Vec<usize> = self
             .lines
             .iter()
@@ -242,8 +242,11 @@ impl Reactor {
                 self.drop_line(token);
             }
         }
-        if (room_wanted || input_wanted) && socket.has(bits::GUESTS) {
+        if left.input && socket.has(bits::GUESTS) {
             socket.watch_in(true);
+        }
+        if left.again && socket.has(bits::GUESTS) {
+            self.again.push(Command::Orphaned { socket: Arc::clone(socket) });
         }
         if socket.has(bits::ORPHAN) && !socket.has(bits::GUESTS) {
             self.close_orphan(socket);
@@ -284,5 +287,5 @@ fn memory_file(bytes: &[u8]) -> io::Result<Fd> {
     let mut file = File::from(rustix::fs::memfd_create(c"eversock-session", flags)?);
     file.write_all(bytes)?;
     file.rewind()?;
-    Ok(file.into())
+    Ok(std::os::fd::OwnedFd::from(file).into())
 }

@@ -174,6 +174,11 @@ impl Reactor {
             // change comes about the epoch is stale; if not, this is looked at then.
             return self.again.push(Command::Fault { socket, epoch, cause });
         }
+        if self.awaits_confirm(&socket) {
+            // The client has perhaps confirmed another connection and then closed this one, and the
+            // two came the other way round. That is no fault, and nobody is to be asked about it.
+            return self.again.push(Command::Fault { socket, epoch, cause });
+        }
         match socket.take_down(epoch) {
             Ok(Err(Busy)) => self.again.push(Command::Fault { socket, epoch, cause }),
             Ok(Ok(TakenDown::Stale)) => {}

@@ -21,12 +21,23 @@ const LOOK_FROM: usize = 1024;
 /// How often a listener that only other processes' sessions keep looks whether they live.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// What is known of one session.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    owner: u64,
+    /// Its place in the order.
+    place: u64,
+}
+
 /// Which process has which session.
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
-    owners: HashMap<SessionId, u64>,
-    /// In the order in which they came; those that are gone are skipped.
-    order: VecDeque<SessionId>,
+    owners: HashMap<SessionId, Known>,
+    /// In the order in which they came. An entry whose place is not the session's own is of an
+    /// earlier stay, and is skipped: a session may come, go back to its parent, and come again.
+    order: VecDeque<(SessionId, u64)>,
+    /// The place of the next that comes.
+    next_place: u64,
     /// Ended ones, for as long as their process has a tombstone for them.
     ended: VecDeque<SessionId>,
     looked_at: usize,
@@ -35,21 +46,33 @@ pub(super) struct Foreign {
 
 impl Foreign {
     pub(super) fn owner(&self, id: &SessionId) -> Option<u64> {
-        self.owners.get(id).copied()
+        self.owners.get(id).map(|known| known.owner)
     }
 
     /// True when no session that goes on is known.
     pub(super) fn is_idle(&self) -> bool {
-        self.owners.len() <= self.ended.len()
+        self.living() == 0
+    }
+
+    /// Sessions that go on.
+    pub(super) fn living(&self) -> usize {
+        self.owners.len().saturating_sub(self.ended.len())
     }
 
     pub(super) fn insert(&mut self, id: SessionId, owner: u64) {
-        if self.owners.insert(id, owner).is_none() {
-            self.order.push_back(id);
+        if let Some(known) = self.owners.get_mut(&id) {
+            known.owner = owner;
+            return;
         }
+        let place = self.next_place;
+        self.next_place += 1;
+        self.owners.insert(id, Known { owner, place });
+        self.order.push_back((id, place));
         while self.owners.len() > FOREIGN_MAX {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.remove(&oldest);
+            let Some((oldest, place)) = self.order.pop_front() else { break };
+            if self.owners.get(&oldest).is_some_and(|known| known.place == place) {
+                self.remove(&oldest);
+            }
         }
         self.tidy();
     }
@@ -77,10 +100,10 @@ impl Foreign {
 
     /// Forgets the sessions of processes that have ended.
     pub(super) fn forget_dead(&mut self, is_alive: impl Fn(u64) -> bool) {
-        let owners: BTreeSet<u64> = self.owners.values().copied().collect();
+        let owners: BTreeSet<u64> = self.owners.values().map(|known| known.owner).collect();
         let dead: BTreeSet<u64> = owners.into_iter().filter(|&owner| !is_alive(owner)).collect();
         if !dead.is_empty() {
-            self.owners.retain(|_, owner| !dead.contains(owner));
+            self.owners.retain(|_, known| !dead.contains(&known.owner));
             self.ended.retain(|id| self.owners.contains_key(id));
         }
         self.looked_at = self.owners.len();
@@ -95,7 +118,8 @@ impl Foreign {
     /// Keeps what is skipped from outgrowing what is known.
     fn tidy(&mut self) {
         if self.order.len() > 2 * self.owners.len() + 64 {
-            self.order.retain(|id| self.owners.contains_key(id));
+            let owners = &self.owners;
+            self.order.retain(|(id, at)| owners.get(id).is_some_and(|known| known.place == *at));
         }
     }
 }
@@ -144,6 +168,27 @@ mod tests {
         assert_eq!(foreign.owner(&id(0)), None);
         assert_eq!(foreign.owner(&id(1)), Some(7));
         assert_eq!(foreign.owners.len(), FOREIGN_MAX);
+    }
+
+    /// A session that went back to us and away again stood in the order twice, and the limit took
+    /// the newest for the oldest.
+    #[test]
+    fn a_session_that_comes_again_is_the_newest_and_stands_in_the_order_once() {
+        let mut foreign = Foreign::default();
+        (0..FOREIGN_MAX).for_each(|n| foreign.insert(id(n), 7));
+        foreign.remove(&id(0));
+        foreign.insert(id(0), 9);
+        foreign.insert(id(FOREIGN_MAX), 7);
+        assert_eq!((foreign.owner(&id(0)), foreign.owner(&id(1))), (Some(9), None));
+        (0..100_000).for_each(|_| {
+            foreign.remove(&id(0));
+            foreign.insert(id(0), 9);
+        });
+        assert!(foreign.order.len() <= 2 * FOREIGN_MAX + 64, "{}", foreign.order.len());
+        let places = foreign.order.iter().filter(|(id, place)| {
+            foreign.owners.get(id).is_some_and(|known| known.place == *place)
+        });
+        assert_eq!(places.count(), foreign.owners.len(), "each has one place");
     }
 
     #[test]

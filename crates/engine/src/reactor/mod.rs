@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver as ChannelReceiver, Sender as ChannelSender, un
 use eversock_proto::log::Pool;
 use eversock_proto::secret::SessionId;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
 use crate::clock;
 use crate::config::Answer;
@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Closed { socket: Arc<Socket>, reset: bool },
     /// A number of it was closed past us: perhaps the last.
     Look { socket: Arc<Socket> },
-    /// The program closed its last number while relatives go on.
+    /// The program closed its last number while relatives go on, or guests are due for a turn.
     Orphaned { socket: Arc<Socket> },
     /// The program listens.
     Listen { listener: Arc<Listener> },
@@ -86,7 +86,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Engine {
     commands: ChannelSender<Command>,
-    waker: Waker,
+    /// Not mio's, whose number would be any: programs close what they do not know.
+    waker: Fd,
     /// The fault watch: RDHUP, ERR, HUP; ONESHOT; OUT and IN where wanted.
     watch: Fd,
     poll_number: RawFd,
@@ -132,8 +133,9 @@ pub(crate) fn engine() -> io::Result<&'static Engine> {
     if let Some(engine) = engine_if_running() {
         return Ok(engine);
     }
-    // Before the first fork, so that all relatives know it.
+    // Before the first fork, so that all relatives know them.
     crate::family::secret();
+    crate::family::note_user(sys::process::user());
     process::install_hooks()?;
     start()
 }
@@ -149,7 +151,8 @@ pub(crate) fn engine_if_running() -> Option<&'static Engine> {
 pub(crate) fn after_fork() {
     if let Some(engine) = engine_if_running() {
         let channel = engine.channel_number.load(Ordering::SeqCst);
-        for number in [engine.watch.as_raw_fd(), engine.poll_number, channel] {
+        let waker = engine.waker.as_raw_fd();
+        for number in [engine.watch.as_raw_fd(), engine.poll_number, waker, channel] {
             if number >= 0 {
                 fd::close(number);
             }
@@ -206,7 +209,7 @@ fn drain(exits: bool) {
 pub fn shutdown_from_exit() {
     let Some(engine) = engine_if_running() else { return };
     engine.exit.store(EXIT_ASKED, Ordering::SeqCst);
-    let _full = engine.waker.wake();
+    fd::notify(engine.waker.as_raw_fd());
     while engine.exit.load(Ordering::SeqCst) != EXIT_DONE && !engine.poisoned.load(Ordering::SeqCst)
     {
         crate::wait::epoll::sleep(Duration::from_micros(200));
@@ -229,9 +232,15 @@ const STACK_BYTES: usize = 512 * 1024;
 
 fn start() -> io::Result<&'static Engine> {
     let _kept = crate::mark::address();
-    let poll = Poll::new()?;
+    // Under the preload its number is moved up: what this thread makes now is not the program's.
+    let before = ON_ENGINE.replace(true);
+    let poll = Poll::new();
+    ON_ENGINE.set(before);
+    let poll = poll?;
     fd::note_own(poll.as_raw_fd());
-    let waker = Waker::new(poll.registry(), WAKER)?;
+    let waker = fd::eventfd()?;
+    // Edge-triggered, as mio registers all: nobody need take the notices.
+    poll.registry().register(&mut SourceFd(&waker.as_raw_fd()), WAKER, Interest::READABLE)?;
     let watch = {
         let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
         fd::internal(rustix::event::epoll::create(flags)?)?
@@ -274,7 +283,7 @@ impl Engine {
     pub(crate) fn command(&self, command: Command) {
         // The receiver lives as long as the thread; a poisoned engine needs no commands.
         if self.commands.send(command).is_ok() && self.sleeping.swap(false, Ordering::SeqCst) {
-            let _full = self.waker.wake();
+            fd::notify(self.waker.as_raw_fd());
         }
     }
 
@@ -426,6 +435,8 @@ pub(crate) struct Reactor {
     plain_peers: HashMap<SocketAddr, Instant>,
     /// What was said of connections that were refused.
     refusals: serve::Refusals,
+    /// Where connections come from that do not go on.
+    suspects: serve::Suspects,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
     /// Where the next look for lost numbers begins; `None` while none is planned.
@@ -470,6 +481,7 @@ impl Reactor {
             waiting_dials: VecDeque::new(),
             plain_peers: HashMap::new(),
             refusals: serve::Refusals::default(),
+            suspects: serve::Suspects::default(),
             accept_again: HashSet::new(),
             looks_from: None,
             lines: HashMap::new(),
@@ -649,6 +661,10 @@ impl Reactor {
                 Timer::Start(id, epoch) => self.start_due(id, epoch),
                 Timer::Master(token) => self.find_master(token),
                 Timer::Line(token) => self.line_deadline(token),
+                Timer::Channel => {
+                    self.channel_ready();
+                    self.control_ready();
+                }
             }
         }
     }

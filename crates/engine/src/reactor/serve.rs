@@ -2,6 +2,7 @@
 //! resumes to their sessions.
 
 mod door;
+mod limits;
 mod plain;
 mod resume;
 
@@ -27,7 +28,7 @@ use super::dial::{offer, offsets, send_whole};
 use super::timer::Timer;
 use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
-use crate::error::would_block;
+use crate::error::{is_shortage, would_block};
 use crate::listener::{Birth, ENDED, Listener, NOBODY, PLAIN, Seed};
 use crate::process::Holder;
 use crate::socket::link::{Busy, Keys};
@@ -36,10 +37,13 @@ use crate::sys::{self, Fd, fd, tcp};
 
 /// Connections taken from the kernel in one go.
 const ACCEPTS_PER_TURN: usize = 64;
+/// When to come again if there is no descriptor for a connection.
+const SHORTAGE_RETRY: Duration = Duration::from_millis(20);
 /// When to come again if the session is busy changing hands.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
 pub(super) use door::Refusals;
+pub(super) use limits::Suspects;
 
 /// A listener as the engine sees it.
 #[derive(Debug)]
@@ -206,13 +210,19 @@ impl Reactor {
             let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
             match rustix::net::accept_with(&served.listener.real, flags) {
                 Ok(fd) => match fd::internal(fd) {
-                    Ok(fd) => self.begin_handshake(fd, Some(id), None),
+                    Ok(fd) => {
+                        let peer = tcp::peer_addr(fd.as_raw_fd());
+                        self.begin_handshake(fd, Some(id), None);
+                        self.keep_to_share(id, peer);
+                    }
                     Err(error) => log::warn!("no descriptor for a new connection: {error}"),
                 },
                 Err(rustix::io::Errno::AGAIN) => return,
-                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-                    log::warn!("out of descriptors; connections wait");
-                    break;
+                Err(error) if is_shortage(&error.into()) => {
+                    self.refusals.note_shortage("connections wait");
+                    self.timers.set(clock::now() + SHORTAGE_RETRY, Timer::Handshake(usize::MAX));
+                    self.accept_again.insert(id);
+                    return;
                 }
                 // A connection that died in the queue: the next may be well (accept(2)).
                 Err(_) => {}
@@ -359,10 +369,17 @@ impl Reactor {
             let reject = Reject::plain(Reason::Busy, Duration::from_secs(1));
             return self.reject(token, raw, &reject);
         };
+        let id = served.listener.id;
+        if let Some(why) = self.is_full_up(id) {
+            let Some(handshake) = self.handshakes.get(&token) else { return };
+            self.refusals.note(handshake.peer, &why);
+            return self.reject(token, raw, &Reject::plain(Reason::Busy, limits::COME_AGAIN));
+        }
+        let Some(handshake) = self.handshakes.get_mut(&token) else { return };
+        let Some(served) = self.listeners.get(&id) else { return };
         if served.is_full() {
             // Resumes come through the same door, so the door stays open; opens wait.
             handshake.stage = Stage::Parked(message.to_vec());
-            let id = served.listener.id;
             return self.open_door(id);
         }
         let config = &served.listener.config;

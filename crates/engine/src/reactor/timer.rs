@@ -26,6 +26,7 @@ pub(super) enum Timer {
     Foreign,
     Start(u64, u64),
     Line(usize),
+    Channel,
     Master(usize),
     Silent(usize),
 }

@@ -5,15 +5,16 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eversock_proto::limits::{CONTROL_FRAMES_PER_CALL_MAX, HEADER_BYTES};
 use eversock_proto::recv::{Receiver, Violation};
 use eversock_proto::wire::frame::Header;
 
 use super::lead::{Led, only_buffer};
+use super::reads::{READ_AHEAD_BYTES, ReadError, read_direct, read_records, read_stashing};
 use super::{Rx, Socket, bits};
-use crate::error::{errno, fail, guarded, would_block};
+use crate::error::{fail, guarded, would_block};
 use crate::process;
 use crate::sys;
 use crate::wait::kick::Bell;
@@ -31,8 +32,8 @@ pub(crate) struct RecvMode {
     pub(crate) cancellation_point: bool,
 }
 
-/// Bytes that one read-ahead asks of the kernel.
-const READ_AHEAD_BYTES: usize = 16 * 1024;
+/// How long a count of what is readable waits for a reader that is about to come out.
+const COUNT_WITHIN: Duration = Duration::from_millis(200);
 /// Reads of one read-ahead, at most.
 const READ_AHEAD_ROUNDS: usize = 64;
 
@@ -486,7 +487,11 @@ impl Socket {
         }
         let stash = if receiver.stashed() > 0 { bits::STASH } else { 0 };
         let end = if receiver.is_at_end() { bits::EOF } else { 0 };
+        let ends = end != 0 && !self.has(bits::EOF);
         self.change(stash | end, bits::STASH & !stash);
+        if ends {
+            self.tell_guests();
+        }
     }
 
     /// Publishes what to tell the peer, and sees to it that it is told in time.
@@ -602,15 +607,22 @@ impl Socket {
     }
 
     /// A reader is no leader any more: the engine may read for those who need it.
-    pub(crate) fn let_others_read(&self) {
-        if self.has(bits::WANTS_CREDIT | bits::CLOSED) {
-            let _uncancelled = sys::process::Uncancelled::begin();
+    pub(crate) fn let_others_read(self: &Arc<Self>) {
+        let state = self.bits();
+        if state & (bits::WANTS_CREDIT | bits::CLOSED | bits::EOF | bits::STASH) == 0 {
+            return;
+        }
+        let _uncancelled = sys::process::Uncancelled::begin();
+        if state & (bits::WANTS_CREDIT | bits::CLOSED) != 0 {
             self.watch_in(true);
+        }
+        if state & (bits::EOF | bits::STASH) != 0 {
+            self.tell_guests();
         }
     }
 
     /// The leader has read; those who waited for it look again.
-    pub(crate) fn stop_leading(&self) {
+    pub(crate) fn stop_leading(self: &Arc<Self>) {
         self.sleepers.stop_leading();
         self.let_others_read();
     }
@@ -618,6 +630,17 @@ impl Socket {
     /// Payload bytes that the program could read now, exactly (FIONREAD).
     pub(crate) fn readable_bytes(self: &Arc<Self>) -> io::Result<usize> {
         let mut rx = self.lock_rx()?;
+        let mut until = None;
+        while self.sleepers.is_reading() && rx.number >= 0 && sys::io::queued(rx.number) > 0 {
+            // What a thread in a read has taken is not accounted for yet: it is about to come out.
+            let now = crate::clock::now();
+            if now >= *until.get_or_insert(now + COUNT_WITHIN) {
+                break;
+            }
+            drop(rx);
+            crate::wait::epoll::sleep(Duration::from_micros(50));
+            rx = self.lock_rx()?;
+        }
         if rx.receiver.as_ref().is_some_and(|receiver| receiver.is_sealed())
             && !self.sleepers.has_leader()
         {
@@ -627,7 +650,7 @@ impl Socket {
         let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
         let mut total = receiver.stashed();
         // With replayed bytes to skip, what the queue is worth is known when it has been read.
-        if rx.number < 0 || !receiver.is_between_bodies() {
+        if rx.number < 0 || !receiver.is_between_bodies() || self.sleepers.is_reading() {
             return Ok(total);
         }
         let mut queue = vec![0; sys::io::queued(rx.number)];
@@ -664,82 +687,8 @@ impl Socket {
     }
 }
 
-pub(crate) struct Read {
-    pub(crate) payload: usize,
-    pub(crate) more: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    #[error("the connection was closed")]
-    Ended,
-    #[error(transparent)]
-    Kernel(io::Error),
-    #[error(transparent)]
-    Violation(#[from] Violation),
-}
-
-/// One scattered read: payload of the current frame, the next header, and what follows.
-fn read_direct(receiver: &mut Receiver, from: RawFd, buf: &mut [u8]) -> Result<Read, ReadError> {
-    let left = receiver.payload_left();
-    let front = left.min(buf.len());
-    if left > buf.len() {
-        let n = sys::io::recv_one(from, buf).map_err(ReadError::Kernel)?;
-        if n == 0 {
-            return Err(ReadError::Ended);
-        }
-        let payload = receiver.accept(buf, front, n)?;
-        return Ok(Read { payload, more: n == buf.len() });
-    }
-    let (first, rest) = buf.split_at_mut(front);
-    let space = receiver.header_space();
-    let asked = first.len() + space.len() + rest.len();
-    let n = if first.is_empty() {
-        sys::io::recv(from, &mut [IoSliceMut::new(space), IoSliceMut::new(rest)])
-    } else {
-        sys::io::recv(
-            from,
-            &mut [IoSliceMut::new(first), IoSliceMut::new(space), IoSliceMut::new(rest)],
-        )
-    }
-    .map_err(ReadError::Kernel)?;
-    if n == 0 {
-        return Err(ReadError::Ended);
-    }
-    let payload = receiver.accept(buf, front, n)?;
-    Ok(Read { payload, more: n == asked })
-}
-
-/// One read of a sealed connection: records into a buffer of the receiver's own, as they count only
-/// when they are whole, and their payload into the program's; what it does not hold goes to the
-/// stash.
-fn read_records(receiver: &mut Receiver, from: RawFd, buf: &mut [u8]) -> Result<Read, ReadError> {
-    let space = receiver.record_space();
-    let asked = space.len();
-    let n = sys::io::recv_one(from, space).map_err(ReadError::Kernel)?;
-    if n == 0 {
-        return Err(ReadError::Ended);
-    }
-    let payload = receiver.accept_records(n, buf)?;
-    Ok(Read { payload, more: n == asked })
-}
-
-/// Reads into the stash.
-fn read_stashing(receiver: &mut Receiver, from: RawFd) -> Result<Read, ReadError> {
-    if receiver.is_sealed() {
-        return read_records(receiver, from, &mut []);
-    }
-    let mut scratch = [0; READ_AHEAD_BYTES];
-    let n = sys::io::recv_one(from, &mut scratch).map_err(ReadError::Kernel)?;
-    if n == 0 {
-        return Err(ReadError::Ended);
-    }
-    receiver.feed(&scratch[..n])?;
-    Ok(Read { payload: 0, more: n == READ_AHEAD_BYTES })
-}
-
 /// A leader whose thread is cancelled in its sleep leads no more.
-struct Unwound<'a>(Option<&'a Socket>);
+struct Unwound<'a>(Option<&'a Arc<Socket>>);
 
 impl Drop for Unwound<'_> {
     fn drop(&mut self) {
@@ -749,24 +698,9 @@ impl Drop for Unwound<'_> {
     }
 }
 
-impl From<ReadError> for io::Error {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Kernel(error) => error,
-            ReadError::Ended | ReadError::Violation(_) => errno(libc::ECONNRESET),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_kernel_error_keeps_its_number() {
-        let error = io::Error::from(ReadError::Kernel(errno(libc::ETIMEDOUT)));
-        assert_eq!(crate::error::number(&error), libc::ETIMEDOUT);
-    }
 
     /// Reads were counted instead of frames, and each may bring a buffer full of them.
     #[test]

@@ -28,6 +28,16 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// Reads for a guest in one turn of the engine.
 const TURNS: usize = 16;
 
+/// What a turn for the guests has left to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Input of the connection is wanted: for a guest that reads, or as it may bring credit.
+    pub(crate) input: bool,
+    /// Another turn is due whatever the connection has: a lock was taken, or what is to be moved
+    /// has been read from the kernel already, which will not tell of it again.
+    pub(crate) again: bool,
+}
+
 /// What a socket has to do with relatives; most have nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Relatives {
@@ -415,9 +425,10 @@ impl Socket {
     }
 
     /// The engine's turn for the guests: their bytes go out, and what has come goes to those who
-    /// read. Gives what is still to be done: (room wanted, input wanted).
-    pub(crate) fn serve_guests(self: &Arc<Self>) -> (bool, bool) {
+    /// read.
+    pub(crate) fn serve_guests(self: &Arc<Self>) -> Left {
         let ends = self.ends();
+        let mut left = Left::default();
         let room_wanted = match self.tx.try_lock() {
             Ok(mut tx) => {
                 self.absorb(&mut tx);
@@ -431,33 +442,62 @@ impl Socket {
                 self.list_for_sweep();
                 !all
             }
-            Err(_) => true,
+            Err(_) => {
+                // The program is writing, and may have looked for the guests' bytes before they
+                // came.
+                left.again = true;
+                false
+            }
         };
         if room_wanted {
+            left.input = true;
             self.grow_own_window();
             self.read_ahead();
+            // What was read ahead just now may have been the credit.
+            left.again |= self.has_guest_room();
         }
-        let mut input_wanted = false;
         for end in ends.iter().filter(|end| end.reading.load(Ordering::SeqCst)) {
-            input_wanted |= self.feed_guest(end);
+            let fed = self.feed_guest(end);
+            left.input |= fed.input;
+            left.again |= fed.again;
         }
-        (room_wanted, input_wanted)
+        left
     }
 
-    /// Moves what has come to a guest that reads; true if it could take more.
-    fn feed_guest(self: &Arc<Self>, end: &End) -> bool {
+    /// This program has read what guests may wait for, an end above all: no event tells of it.
+    pub(crate) fn tell_guests(self: &Arc<Self>) {
+        if self.has(bits::GUESTS)
+            && let Some(engine) = crate::reactor::engine_if_running()
+        {
+            engine.command(crate::reactor::Command::Orphaned { socket: Arc::clone(self) });
+        }
+    }
+
+    /// True when guests' bytes that waited for room have some, or that could not be seen.
+    fn has_guest_room(self: &Arc<Self>) -> bool {
+        let Ok(mut tx) = self.tx.try_lock() else { return true };
+        self.absorb(&mut tx);
+        let room = tx.sender.as_mut().is_some_and(|sender| sender.room() > 0);
+        self.finish_tx(tx);
+        room
+    }
+
+    /// Moves what has come to a guest that reads.
+    fn feed_guest(self: &Arc<Self>, end: &End) -> Left {
         // Under the receiving lock from the session to the pair, so that who takes back what is
         // unread and then reads on misses nothing in between.
-        let Ok(mut rx) = self.rx.try_lock() else { return true };
+        let Ok(mut rx) = self.rx.try_lock() else { return Left { again: true, input: true } };
         if self.has(bits::FAILED) || self.sleepers.has_leader() {
-            return true;
+            return Left { input: true, again: false };
         }
         let mut pending = end.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let mut moved = false;
-        let mut wants_more = true;
+        // After all the turns there may be more in the stash, or the end.
+        let mut left = Left { input: true, again: true };
         for _ in 0..TURNS {
             if !end.push(&mut pending) {
-                wants_more = false;
+                // The pair's room is an event.
+                left = Left::default();
                 break;
             }
             let mut buf = [0; CHUNK_BYTES];
@@ -466,10 +506,13 @@ impl Socket {
                     pending.extend_from_slice(&buf[..n]);
                     moved = true;
                 }
-                Got::Nothing => break,
+                Got::Nothing => {
+                    left.again = false;
+                    break;
+                }
                 Got::End => {
                     self.end_guest(end, 0);
-                    wants_more = false;
+                    left = Left::default();
                     break;
                 }
             }
@@ -479,7 +522,7 @@ impl Socket {
             // Whoever sleeps in poll may want what its relative leaves there.
             self.kick();
         }
-        wants_more
+        left
     }
 
     /// Tells a guest that its session has ended: first why, then the end itself.
@@ -570,4 +613,83 @@ pub(crate) fn guest_pair() -> io::Result<(Fd, Fd)> {
         }
     }
     Ok((near, far))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use eversock_proto::send::GATHER_SLICES;
+    use eversock_proto::wire::frame::Acks;
+    use rustix::net::SocketType;
+
+    /// The rest lay in the stash, of which no event tells: the guest waited for ever, and now and
+    /// then a test with it.
+    #[test]
+    fn a_turn_that_leaves_bytes_in_the_stash_is_to_be_taken_again_until_a_guest_has_all() {
+        const BYTES: usize = 600_000;
+        let engine = crate::reactor::engine().expect("an engine");
+        let window = 1024 * 1024;
+        let config = Config { window, window_max: window, ..Config::default() };
+        let (real, peer) = sys::tcp::loopback_pair().expect("a connection");
+        let number = real.as_raw_fd();
+        let socket = Arc::new(Socket::new(engine.next_id(), Arc::new(config), vec![number], 0));
+        let opened = eversock_proto::open::Opened {
+            id: eversock_proto::secret::SessionId::new(1, fd::random_u64()),
+            secret: eversock_proto::secret::Secret::from_bytes([6; 32]),
+            window,
+            grace: std::time::Duration::ZERO,
+            addrs: Vec::new(),
+            peer: None,
+            cipher: None,
+            keys: None,
+        };
+        let role = eversock_proto::control::Role::Server;
+        crate::reactor::furnish(&socket, role, opened).expect("furnished");
+        assert!(socket.owner.claim(engine.instance, true));
+        socket.settle(number, 1, None).expect("settled");
+        // All of it is read ahead before the guest gets anything.
+        let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
+        sender.begin_epoch(0).expect("an epoch");
+        let mut left = BYTES;
+        while left > 0 || sender.prepare(Acks::default()) {
+            left -= sender.write(&vec![7; left]);
+            sender.prepare(Acks::default());
+            let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+            let (count, _) = sender.gather(&mut slices);
+            match sys::io::send(peer.as_raw_fd(), &slices[..count], false) {
+                Ok(n) => sender.sent(n),
+                Err(error) => assert!(would_block(&error), "{error}"),
+            }
+            socket.read_ahead();
+        }
+        let stashed = || {
+            let rx = socket.rx.lock().expect("the lock");
+            rx.receiver.as_ref().expect("a receiver").stashed()
+        };
+        while stashed() < BYTES {
+            socket.read_ahead();
+        }
+        // With room for all that one turn moves.
+        let (near, far) = fd::unix_pair(SocketType::STREAM).expect("a pair");
+        let much = (1024 * 1024i32).to_ne_bytes();
+        sys::tcp::set_option(far.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &much)
+            .expect("room");
+        let (line, _their_line) = fd::unix_pair(SocketType::SEQPACKET).expect("a line");
+        let end = End::new(far, near, line);
+        end.reads();
+        socket.add_guest(Arc::clone(&end));
+        let mut got = 0;
+        loop {
+            let left = socket.serve_guests();
+            let mut buf = vec![0; BYTES];
+            while let Ok(n) = sys::io::recv_one(end.near.as_raw_fd(), &mut buf) {
+                got += n;
+            }
+            if !left.again {
+                break;
+            }
+        }
+        assert_eq!(got, BYTES);
+    }
 }

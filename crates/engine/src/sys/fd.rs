@@ -1,7 +1,7 @@
 //! Descriptors: owning, duplicating, identifying, waking.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,8 +11,50 @@ use rustix::fs::OFlags;
 use rustix::io::{DupFlags, FdFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// A descriptor of the engine's own.
-pub(crate) type Fd = OwnedFd;
+/// A descriptor of the engine's own. Its number is known to be that until it is closed or given
+/// away.
+#[derive(Debug)]
+pub(crate) struct Fd(OwnedFd);
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // Before the close, after which the number may be the program's.
+        forget_own(self.0.as_raw_fd());
+    }
+}
+
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Fd> for OwnedFd {
+    fn from(fd: Fd) -> Self {
+        // SAFETY: the number has left its owner.
+        unsafe { Self::from_raw_fd(fd.into_raw_fd()) }
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl IntoRawFd for Fd {
+    fn into_raw_fd(self) -> RawFd {
+        let given_away = std::mem::ManuallyDrop::new(self);
+        forget_own(given_away.as_raw_fd());
+        given_away.as_raw_fd()
+    }
+}
 
 /// Internal descriptors live from here on, so that the program's stay low, but below 1024, as
 /// several programs still use select.
@@ -30,7 +72,7 @@ pub(crate) fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
 pub(crate) fn own(number: RawFd) -> Fd {
     debug_assert!(number >= 0);
     // SAFETY: callers pass a number that they alone are responsible for closing.
-    unsafe { OwnedFd::from_raw_fd(number) }
+    unsafe { OwnedFd::from_raw_fd(number) }.into()
 }
 
 /// Duplicates to an internal, close-on-exec number.
@@ -44,13 +86,13 @@ pub(crate) fn dup_internal(number: RawFd) -> io::Result<Fd> {
         Err(error) => return Err(error.into()),
     };
     note_own(fd.as_raw_fd());
-    Ok(fd)
+    Ok(fd.into())
 }
 
 const WORD_BITS: usize = 64;
 const WORDS: usize = 1024;
 
-/// Numbers that were the engine's own when they were made.
+/// The numbers that are the engine's own.
 static OWN: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
 /// Notes a number as the engine's own, for programs that close all numbers they do not know.
@@ -61,8 +103,28 @@ pub(crate) fn note_own(number: RawFd) {
     }
 }
 
-/// Visits the numbers that are still the engine's own. One that was given back and taken by the
-/// program may be among them if the program closes it on exec.
+/// The number is about to be closed, or somebody else's.
+fn forget_own(number: RawFd) {
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = OWN.get(number / WORD_BITS) {
+        word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
+    }
+}
+
+/// True when the number is the engine's own: one load when it is not. One that was closed past
+/// everybody and is the program's by now counts only if the program closes it on exec, as the
+/// engine does.
+pub(crate) fn is_own(number: RawFd) -> bool {
+    let at = number.unsigned_abs() as usize;
+    let word = OWN.get(at / WORD_BITS).map_or(0, |word| word.load(Ordering::Relaxed));
+    number >= 0 && word & 1 << (at % WORD_BITS) != 0 && is_still_own(number)
+}
+
+fn is_still_own(number: RawFd) -> bool {
+    crate::table::get(number).is_none() && is_cloexec(number).unwrap_or(false)
+}
+
+/// Visits the numbers that are the engine's own.
 pub(crate) fn for_each_own(mut visit: impl FnMut(RawFd)) {
     for (at, word) in OWN.iter().enumerate() {
         let mut bits = word.load(Ordering::Relaxed);
@@ -70,7 +132,7 @@ pub(crate) fn for_each_own(mut visit: impl FnMut(RawFd)) {
             let number = at * WORD_BITS + bits.trailing_zeros() as usize;
             bits &= bits - 1;
             let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
-            if crate::table::get(number).is_none() && is_cloexec(number).unwrap_or(false) {
+            if is_still_own(number) {
                 visit(number);
             }
         }
@@ -78,7 +140,8 @@ pub(crate) fn for_each_own(mut visit: impl FnMut(RawFd)) {
 }
 
 /// Moves a descriptor to an internal number.
-pub(crate) fn internal(fd: Fd) -> io::Result<Fd> {
+pub(crate) fn internal(fd: impl Into<Fd>) -> io::Result<Fd> {
+    let fd = fd.into();
     if fd.as_raw_fd() < INTERNAL_FROM {
         return dup_internal(fd.as_raw_fd());
     }
@@ -88,11 +151,10 @@ pub(crate) fn internal(fd: Fd) -> io::Result<Fd> {
 
 /// Puts the file of `from` under `number`, closing what was there.
 pub(crate) fn replace(from: BorrowedFd<'_>, number: RawFd, cloexec: bool) -> io::Result<()> {
-    let mut target = own(number);
+    // SAFETY: the number is the program's and stays so, whatever happens: it is never dropped.
+    let mut target = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
     let flags = if cloexec { DupFlags::CLOEXEC } else { DupFlags::empty() };
     let result = rustix::io::dup3(from, &mut target, flags);
-    // The number stays the program's, whatever happened.
-    let _number = target.into_raw_fd();
     Ok(result?)
 }
 

@@ -55,10 +55,15 @@ pub(crate) fn recv_all(
     let mut all = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
-            all.extend(fds);
+            all.extend(fds.map(Fd::from));
         }
     }
     Ok((message.bytes, all))
+}
+
+/// The user of the process at the other end: who connected, or who listened.
+pub(crate) fn peer_user(fd: &impl AsFd) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(fd)?.uid.as_raw())
 }
 
 /// True when the process at the other end runs as the same user.

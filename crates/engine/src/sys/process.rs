@@ -20,6 +20,11 @@ pub(crate) fn at_exit(hook: extern "C" fn()) {
     let _full = unsafe { libc::atexit(hook) };
 }
 
+/// The user as whom this process acts.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Raises SIGPIPE in the calling thread, as a write without MSG_NOSIGNAL does.
 pub(crate) fn raise_sigpipe() {
     // SAFETY: raising a signal in one's own thread.

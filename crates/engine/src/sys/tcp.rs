@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -13,7 +13,8 @@ use super::fd::{Fd, borrow, internal};
 /// A new non-blocking TCP socket with an internal number.
 pub(crate) fn new_socket(addr: &SocketAddr) -> io::Result<Fd> {
     let kind = Type::STREAM.nonblocking().cloexec();
-    internal(Socket::new(Domain::for_address(*addr), kind, Some(Protocol::TCP))?.into())
+    let socket = Socket::new(Domain::for_address(*addr), kind, Some(Protocol::TCP))?;
+    internal(OwnedFd::from(socket))
 }
 
 /// Begins to connect; `Ok(true)` when it is connected already.
@@ -89,7 +90,7 @@ pub(crate) fn narrow_pair() -> io::Result<(Fd, Fd)> {
 }
 
 // Not std's: its connect and listen are the preload's own, for which a rule may hold.
-fn loopback_listener() -> io::Result<Fd> {
+fn loopback_listener() -> io::Result<OwnedFd> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener = blocking_socket()?;
     rustix::net::bind(&listener, &any)?;
@@ -97,14 +98,14 @@ fn loopback_listener() -> io::Result<Fd> {
     Ok(listener)
 }
 
-fn blocking_socket() -> io::Result<Fd> {
+fn blocking_socket() -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
     let flags = SocketFlags::CLOEXEC;
     let protocol = Some(ipproto::TCP);
     Ok(rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, protocol)?)
 }
 
-fn pair_of(listener: &Fd) -> io::Result<(Fd, Fd)> {
+fn pair_of(listener: &OwnedFd) -> io::Result<(Fd, Fd)> {
     let raw = listener.as_raw_fd();
     let lost = || io::Error::from(io::ErrorKind::NotConnected);
     let near = blocking_socket()?;

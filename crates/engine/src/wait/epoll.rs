@@ -430,13 +430,15 @@ impl EpollSet {
         }
     }
 
-    /// Puts them on the new file.
+    /// Puts them on the new file: all that can be, whatever becomes of one. Gives the first error,
+    /// which fails the session; its end is told through the bits, to all of its numbers.
     pub(crate) fn resume(&self, numbers: &[RawFd]) -> io::Result<()> {
         if !self.used.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut index = self.index();
         let Index { registrations, rearmings, hot, .. } = &mut *index;
+        let mut all = Ok(());
         for &number in numbers {
             let Some(registration) = registrations.get_mut(&number) else { continue };
             // If the window is still shut it is muted again, and somebody wants the credit.
@@ -449,11 +451,11 @@ impl EpollSet {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
                     continue;
                 }
-                result => result?,
+                result => all = all.and(result),
             }
             hot.insert(number);
         }
-        Ok(())
+        all
     }
 
     /// What the sockets' own bits give, at most `limit` events, and how many swaps there were.
@@ -721,28 +723,34 @@ mod tests {
     use crate::config::Config;
     use rustix::net::SocketType;
 
+    /// A set that has these numbers of one socket, whose data are 1, 2 and so on.
+    fn set_of(numbers: &[RawFd], events: u32) -> (Fd, Arc<EpollSet>) {
+        let socket = Arc::new(Socket::new(1, Arc::new(Config::default()), numbers.to_vec(), 0));
+        socket.nonblocking.store(true, Ordering::Relaxed);
+        let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
+        let kernel = rustix::event::epoll::create(flags).expect("a set");
+        let set = find_or_new(kernel.as_raw_fd()).expect("an index");
+        for (&number, data) in numbers.iter().zip(1..) {
+            control(set.number, libc::EPOLL_CTL_ADD, number, events, data).expect("added");
+            let socket = Arc::clone(&socket);
+            let registration =
+                Registration { events, data, socket, fired: false, muted: false, rearmed: 0 };
+            let mut index = set.index();
+            index.registrations.insert(number, registration);
+            index.by_data.entry(data).or_default().insert(number);
+        }
+        (kernel.into(), set)
+    }
+
     /// A thread that waits over a swap has the old file's event in hand while another is given the
     /// new file's (review of the descriptors, F8).
     #[test]
     fn a_oneshot_event_that_straddles_a_swap_is_dropped_and_comes_again_for_one() {
         let (ours, _theirs) = fd::unix_pair(SocketType::STREAM).expect("a pair");
         let number = ours.as_raw_fd();
-        let socket = Arc::new(Socket::new(1, Arc::new(Config::default()), vec![number], 0));
-        socket.nonblocking.store(true, Ordering::Relaxed);
-        let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
-        let kernel = rustix::event::epoll::create(flags).expect("a set");
-        let epfd = kernel.as_raw_fd();
-        let set = find_or_new(epfd).expect("an index");
-        let (events, data) = (OUT | ONESHOT, 7);
-        control(epfd, libc::EPOLL_CTL_ADD, number, events, data).expect("added");
-        {
-            let mut index = set.index();
-            let socket = Arc::clone(&socket);
-            let registration =
-                Registration { events, data, socket, fired: false, muted: false, rearmed: 0 };
-            index.registrations.insert(number, registration);
-            index.by_data.entry(data).or_default().insert(number);
-        }
+        let (events, data) = (OUT | ONESHOT, 1);
+        let (_kernel, set) = set_of(&[number], events);
+        let epfd = set.number;
         let mut out = [libc::epoll_event { events: 0, u64: 0 }; 4];
         let harvest = || {
             let mut raw = [libc::epoll_event { events: 0, u64: 0 }; 4];
@@ -763,5 +771,27 @@ mod tests {
         assert_eq!(set.merge(before, Vec::new(), &old, &mut out), 0);
         assert!(harvest().is_empty());
         forget(epfd);
+    }
+
+    /// The kernel refuses one for want of memory or by `max_user_watches`; here because it has it
+    /// still. The others were left off the set, and whoever waited for them slept for ever.
+    #[test]
+    fn a_registration_that_cannot_be_moved_keeps_no_other_from_being_moved() {
+        let (ours, _theirs) = fd::unix_pair(SocketType::STREAM).expect("a pair");
+        let copies: Vec<Fd> =
+            (0..3).map(|_| fd::dup_internal(ours.as_raw_fd()).expect("a copy")).collect();
+        let numbers: Vec<RawFd> = copies.iter().map(AsRawFd::as_raw_fd).collect();
+        let (_kernel, set) = set_of(&numbers, OUT);
+        // The first stays in the kernel's set.
+        set.suspend(&numbers[1..]);
+        let moved = set.resume(&numbers);
+        assert_eq!(moved.err().and_then(|error| error.raw_os_error()), Some(libc::EEXIST));
+        let mut raw = [libc::epoll_event { events: 0, u64: 0 }; 8];
+        let n = wait_raw(set.number, &mut raw, Some(Duration::ZERO), std::ptr::null());
+        let mut told: Vec<u64> = raw[..n.expect("a wait")].iter().map(|event| event.u64).collect();
+        told.sort_unstable();
+        assert_eq!(told, [1, 2, 3], "a writable number is not in the set");
+        assert_eq!(set.index().hot.len(), 3, "the failure is told to each");
+        forget(set.number);
     }
 }

@@ -95,7 +95,7 @@ fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 fn offer() -> Offer {
-    Offer { key: None, window: WINDOW, grace: PATIENCE, addrs: Vec::new() }
+    Offer { window: WINDOW, grace: PATIENCE, ..Offer::default() }
 }
 
 fn start() -> Start {
@@ -126,7 +126,7 @@ impl PlayedServer {
             match self.session.as_mut() {
                 None => {
                     let id = SessionId::new(1, 2);
-                    let (server, answer) =
+                    let (mut server, answer) =
                         OpenServer::answer(&offer(), &first, id, [3; 32]).unwrap();
                     stream.write_all(&answer).unwrap();
                     let Some(confirm) = message(&mut stream) else { continue };
@@ -170,6 +170,15 @@ pub(crate) fn played_client(addr: SocketAddr) -> (TcpStream, Session) {
 
 /// A new connection for the session of a played client: it proves itself, and the old one stays.
 pub(crate) fn resume(addr: SocketAddr, session: &mut Session) -> TcpStream {
+    resume_and(addr, session, || ())
+}
+
+/// The same; does something between the answer and its CONFIRM.
+pub(crate) fn resume_and(
+    addr: SocketAddr,
+    session: &mut Session,
+    between: impl FnOnce(),
+) -> TcpStream {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let receive = session.rx.next();
@@ -177,6 +186,7 @@ pub(crate) fn resume(addr: SocketAddr, session: &mut Session) -> TcpStream {
     stream.write_all(&question).unwrap();
     let answer = message(&mut stream).expect("an answer");
     let (from, confirm) = client.answered(&session.control.secret, &answer).unwrap();
+    between();
     stream.write_all(&confirm).unwrap();
     session.control.resumed_as(client.epoch(), session.offsets()).unwrap();
     session.begin_epoch(from).unwrap();

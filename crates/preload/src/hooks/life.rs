@@ -11,7 +11,7 @@ use libc::{c_char, c_int, sockaddr, socklen_t};
 
 use super::made::made;
 use crate::early;
-use crate::edge::{self, awake, sleeping};
+use crate::edge::{self, awake, fail, sleeping};
 use crate::next::{alias, hook};
 use crate::setup::{self, setup};
 
@@ -175,6 +175,10 @@ hook! { next = fn close(fd: c_int) -> c_int {
     if edge::is_ours(fd) && !edge::is_guest() {
         // With SO_LINGER it may sleep.
         return sleeping(|| posix::close(fd).map(|()| 0));
+    }
+    if edge::is_engines(fd) {
+        // A daemon that closes all there may be: for the program there is nothing here.
+        return awake(|| fail(libc::EBADF));
     }
     early::forget(fd);
     if edge::is_used() && !edge::is_guest() {

@@ -46,9 +46,18 @@ makes_one! {
     openat64(dir: c_int, path: *const c_char, flags: c_int, mode: usize);
     eventfd(count: c_uint, flags: c_int);
     epoll_create(size: c_int);
-    epoll_create1(flags: c_int);
     timerfd_create(clock: c_int, flags: c_int);
 }
+
+hook! { next = fn epoll_create1(flags: c_int) -> c_int {
+    let number = next(flags);
+    if number >= 0 && eversock_engine::on_engine_thread() {
+        // The engine's event loop makes its set by this name, with the lowest number there is,
+        // which a program may count on.
+        return edge::awake(|| posix::move_away(number));
+    }
+    made(number)
+} }
 
 /// # Safety
 /// `pair` is NULL or has two numbers that a call has just made.

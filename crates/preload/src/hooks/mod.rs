@@ -9,4 +9,5 @@ mod option;
 mod passing;
 mod process;
 mod raw;
+mod spawn;
 mod wait;

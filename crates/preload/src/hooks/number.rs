@@ -20,7 +20,21 @@ hook! { next = fn dup(fd: c_int) -> c_int {
     made(next(fd))
 } }
 
+/// True when a descriptor cannot be put under this number, as the engine has it; EBUSY, as of
+/// dup2(2) for a number that is about to be given to an open(2).
+fn is_taken(fd: c_int, new: c_int) -> bool {
+    let is_taken = fd != new && edge::is_engines(new);
+    if is_taken {
+        log::warn!("nothing can be put under number {new}, which eversock uses: choose another");
+        edge::set_errno(libc::EBUSY);
+    }
+    is_taken
+}
+
 hook! { next = fn dup2(fd: c_int, new: c_int) -> c_int {
+    if is_taken(fd, new) {
+        return -1;
+    }
     if fd != new {
         if concerns(&[fd, new]) {
             early::forget(new);
@@ -32,6 +46,9 @@ hook! { next = fn dup2(fd: c_int, new: c_int) -> c_int {
 } }
 
 hook! { next = fn dup3(fd: c_int, new: c_int, flags: c_int) -> c_int {
+    if is_taken(fd, new) {
+        return -1;
+    }
     if concerns(&[fd, new]) {
         early::forget(new);
         return awake(|| posix::dup3(fd, new, flags));

@@ -11,7 +11,7 @@ use std::mem::ManuallyDrop;
 
 use eversock_engine::exec::{self, Engine, Inherited};
 use eversock_engine::posix;
-use libc::{c_int, c_void, pid_t};
+use libc::c_int;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::io::{DupFlags, FdFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -36,14 +36,14 @@ fn goes_through(number: c_int) -> bool {
 }
 
 /// Numbers that a new program is not to have, to be put back if it does not come.
-struct Kept {
+pub(super) struct Kept {
     numbers: [c_int; NUMBERS_MAX],
     count: usize,
 }
 
 impl Kept {
     /// Marks all virtual numbers that an exec would pass on. Raw calls only.
-    fn back() -> Self {
+    pub(super) fn back() -> Self {
         let mut kept = Self { numbers: [-1; NUMBERS_MAX], count: 0 };
         if edge::is_used() {
             posix::for_each_number(|number| {
@@ -305,7 +305,7 @@ unsafe fn run(path: *const c_char, exec: impl FnOnce() -> c_int) -> c_int {
     result
 }
 
-type Strings = *const *const c_char;
+pub(super) type Strings = *const *const c_char;
 
 hook! { next = fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int {
     // SAFETY: the caller's word.
@@ -474,41 +474,6 @@ run_listed! {
     run_execlp(path, argv, envp) => execvp(path, argv);
     run_execle(path, argv, envp) => execve(path, argv, envp());
 }
-
-macro_rules! spawn {
-    ($($name:ident;)*) => {$(
-        hook! { next = fn $name(
-            pid: *mut pid_t,
-            path: *const c_char,
-            actions: *const c_void,
-            attributes: *const c_void,
-            argv: Strings,
-            envp: Strings,
-        ) -> c_int {
-            // The child's copies of the flags are the parent's at this moment.
-            let _kept = Kept::back();
-            next(pid, path, actions, attributes, argv, envp)
-        } }
-    )*};
-}
-
-spawn! {
-    posix_spawn;
-    posix_spawnp;
-}
-
-hook! { next = fn posix_spawn_file_actions_adddup2(
-    actions: *mut c_void,
-    fd: c_int,
-    new: c_int,
-) -> c_int {
-    if edge::is_ours(fd) {
-        // libc duplicates it where nobody sees it: the child would have the bare connection.
-        log::warn!("posix_spawn cannot duplicate a virtual socket for a child: fork and exec can");
-        return libc::EOPNOTSUPP;
-    }
-    next(actions, fd, new)
-} }
 
 hook! { next = fn system(command: *const c_char) -> c_int {
     let _kept = Kept::back();

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 #![allow(dead_code, reason = "each test target uses its own part")]
 
+pub(crate) mod servers;
+
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -17,6 +19,8 @@ use eversock_chaos::{Config, Plan, Proxy};
 
 /// How long one program may run.
 const RUN_MAX: Duration = Duration::from_secs(90);
+/// Connections that the kernel kills of one program, at least.
+const KILLS_MIN: usize = 3;
 
 /// Rules under which all connections and listeners of a program are virtual.
 pub(crate) const ALL: &str = "[[connect]]\nmode = \"require\"\n[[listen]]\nmode = \"require\"\n";
@@ -48,30 +52,55 @@ pub(crate) fn out_dir() -> PathBuf {
 pub(crate) fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let profile = profile_dir();
-        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["build", "--quiet", "-p", "eversock-preload", "--lib"]);
-        match profile.file_name().and_then(OsStr::to_str) {
-            Some("debug") | None => {}
-            Some(name) => {
-                command.args(["--profile", name]);
-            }
-        }
-        command.current_dir(here()).env("CARGO_TARGET_DIR", profile.parent().unwrap());
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "the library cannot be built:\n{text}");
-        profile.join("libeversock_preload.so")
+        build(&["-p", "eversock-preload", "--lib"]);
+        profile_dir().join("libeversock_preload.so")
     })
+}
+
+/// The program `evs`, which finds the library beside itself.
+pub(crate) fn evs() -> &'static Path {
+    static EVS: OnceLock<PathBuf> = OnceLock::new();
+    EVS.get_or_init(|| {
+        library();
+        build(&["-p", "eversock-cli", "--bin", "evs"]);
+        profile_dir().join("evs")
+    })
+}
+
+/// The library for C programs to be linked with.
+pub(crate) fn static_library() -> PathBuf {
+    build(&["-p", "eversock", "--lib"]);
+    profile_dir().join("libeversock.a")
+}
+
+fn build(what: &[&str]) {
+    let profile = profile_dir();
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--quiet"]).args(what);
+    match profile.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => {}
+        Some(name) => {
+            command.args(["--profile", name]);
+        }
+    }
+    command.current_dir(here()).env("CARGO_TARGET_DIR", profile.parent().unwrap());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{what:?} cannot be built:\n{text}");
 }
 
 /// A C program of `programs/`, compiled with warnings as errors.
 pub(crate) fn compiled(name: &str) -> PathBuf {
+    compiled_with(name, &[])
+}
+
+/// The same with more arguments for the compiler, behind the source.
+pub(crate) fn compiled_with(name: &str, more: &[OsString]) -> PathBuf {
     let source = here().join("tests/programs").join(format!("{name}.c"));
     let to = out_dir().join(name);
     let mut command = Command::new("cc");
     command.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"]);
-    let output = command.arg(&to).arg(source).output().unwrap();
+    let output = command.arg(&to).arg(source).args(more).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{name}.c cannot be compiled:\n{text}");
     to
@@ -181,6 +210,12 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking()
+            && let Some(errors) = self.errors.take().and_then(|errors| errors.join().ok())
+            && !errors.is_empty()
+        {
+            eprintln!("a program that was running said:\n{errors}");
+        }
     }
 }
 
@@ -230,4 +265,48 @@ pub(crate) fn random_file(path: &Path, mib: usize) {
         word.copy_from_slice(&state.to_le_bytes());
     }
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Where programs are found, those for administrators too.
+pub(crate) fn path() -> String {
+    format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap())
+}
+
+/// What ss(8) prints of the connections to and from a port on loopback, one a line.
+fn sockets(port: u16, options: &[&str]) -> String {
+    let mut ss = Command::new("ss");
+    ss.args(["-H", "-t", "-O"]).args(options).args(["state", "connected", "exclude", "time-wait"]);
+    ss.arg(format!("( dport = :{port} or sport = :{port} )"));
+    let output = ss.env("PATH", path()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// True when one of the connections to the port has had so many bytes confirmed.
+fn has_carried(port: u16, bytes: u64) -> bool {
+    let text = sockets(port, &["-i"]);
+    let acked = text.split_whitespace().filter_map(|word| word.strip_prefix("bytes_acked:"));
+    acked.filter_map(|n| n.parse::<u64>().ok()).any(|acked| acked >= bytes)
+}
+
+/// Lets the kernel kill the connections of a port, both ends of them, again and again while the
+/// program runs.
+pub(crate) fn killed_while_it_runs(client: &mut Program, port: u16, name: &str) {
+    let mut killed = 0;
+    // A connect whose handshake is cut fails, as a plain one would: first the session must stand.
+    let until = Instant::now() + Duration::from_secs(20);
+    while client.is_running() && !has_carried(port, 8192) {
+        assert!(Instant::now() < until, "{name}: nothing is sent");
+        sleep(Duration::from_millis(2));
+    }
+    while client.is_running() {
+        killed += sockets(port, &["-K"]).lines().count();
+        sleep(Duration::from_millis(40));
+    }
+    if killed == 0 {
+        // SOCK_DESTROY needs root and a kernel that has it.
+        assert!(env::var("CI").as_deref() != Ok("true"), "{name}: ss -K killed nothing");
+        eprintln!("SKIPPED: ss -K kills nothing here");
+        return;
+    }
+    assert!(killed >= KILLS_MIN, "{name}: only {killed} connections were killed");
 }

@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -251,6 +252,111 @@ static void close_all(void) {
     expect(fd, "and again");
 }
 
+/* Closes every number from 3 on but one, as a daemon does that knows of no close_range. */
+static void close_one_by_one(int but) {
+    for (int number = 3; number < 1024; number++) {
+        if (number != but) {
+            close(number);
+        }
+    }
+}
+
+/* Opens as many files as there is room for below 1024, and looks that only we have written there. */
+static void fill_and_look(int write_on) {
+    char path[] = "/tmp/eversock-test-XXXXXX";
+    struct stat first, now;
+    int file = mkstemp(path), last = file;
+    CHECK(file >= 0 && unlink(path) == 0 && fstat(file, &first) == 0);
+    for (int next = file; next >= 0 && next < 1023;) {
+        next = fcntl(file, F_DUPFD, next + 1);
+        last = next > 0 && next < 1024 ? next : last;
+    }
+    CHECK(last > 600);
+    cut();
+    put(write_on, "among strangers");
+    expect(write_on, "among strangers");
+    CHECK(fstat(file, &now) == 0 && now.st_size == 0);
+    for (int number = 3; number <= last; number++) {
+        if (fstat(number, &now) == 0 && now.st_ino == first.st_ino && now.st_dev == first.st_dev) {
+            CHECK(close(number) == 0);
+        }
+    }
+}
+
+/* A daemon that closes number after number keeps its session, and the library what it needs. */
+static void close_loop(void) {
+    fd = connected(port);
+    put(fd, "before");
+    expect(fd, "before");
+    close_one_by_one(fd);
+    put(fd, "after");
+    expect(fd, "after");
+    cut();
+    put(fd, "and again");
+    expect(fd, "and again");
+    fill_and_look(fd);
+    /* And when the loop has ended all sessions. */
+    close_one_by_one(-1);
+    CHECK(fcntl(fd, F_GETFD) == -1 && errno == EBADF);
+    int other = connected(port);
+    put(other, "another");
+    expect(other, "another");
+    fill_and_look(other);
+    close_one_by_one(other);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        /* The other end of the daemon's fork does it too, and goes on with the session. */
+        close_one_by_one(other);
+        cut();
+        put(other, "in a child");
+        expect(other, "in a child");
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+/* What the library has open is high, and no other file can be put there. */
+static void engine_numbers(void) {
+    char path[32];
+    struct stat unused;
+    int taken = 0, before[16];
+    for (int number = 0; number < 16; number++) {
+        before[number] = fstat(number, &unused) == 0;
+    }
+    fd = connected(port);
+    for (int number = 0; number < 16; number++) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d", number);
+        CHECK(number == fd || (access(path, F_OK) == 0) == before[number]);
+    }
+    int file = open("/dev/null", O_RDWR);
+    for (int number = 512; number < 1024; number++) {
+        if (fcntl(number, F_GETFD) >= 0) {
+            taken++;
+            CHECK(dup2(file, number) == -1 && errno == EBUSY);
+            CHECK(dup3(file, number, O_CLOEXEC) == -1 && errno == EBUSY);
+            CHECK(close(number) == -1 && errno == EBADF);
+            CHECK(fcntl(number, F_GETFD) == FD_CLOEXEC);
+        }
+    }
+    CHECK(taken > 0);
+    cut();
+    put(fd, "after");
+    expect(fd, "after");
+    /* The program's own files are closed there as anywhere, those that close on exec too. */
+    for (int round = 0; round < 100; round++) {
+        int high = fcntl(file, F_DUPFD_CLOEXEC, 512);
+        CHECK(high >= 512 && dup2(file, high) == high && close(high) == 0);
+        if (round % 10 == 0) {
+            int other = connected(port);
+            put(other, "x");
+            expect(other, "x");
+            CHECK(close(other) == 0);
+        }
+    }
+}
+
 /* stdio over a socket. */
 static void stream(void) {
     char line[64];
@@ -403,11 +509,22 @@ static void spawned(void) {
     CHECK(posix_spawn(&child, "/bin/sh", NULL, NULL, argv, environ) == 0);
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     CHECK(fcntl(fd, F_GETFD) == 0);
+    /* One that gets it by name writes to it like the parent; actions that nobody uses do nothing. */
     posix_spawn_file_actions_t actions;
     CHECK(posix_spawn_file_actions_init(&actions) == 0);
-    CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 0) == EOPNOTSUPP);
-    CHECK(posix_spawn_file_actions_adddup2(&actions, 2, 1) == 0);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 1) == 0);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 9) == 0);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, 2, 8) == 0);
     CHECK(posix_spawn_file_actions_destroy(&actions) == 0);
+    put(fd, "between");
+    expect(fd, "between");
+    CHECK(posix_spawn_file_actions_init(&actions) == 0);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 1) == 0);
+    char *say[] = {"printf", "from the child", NULL};
+    CHECK(posix_spawnp(&child, "printf", &actions, NULL, say, environ) == 0);
+    CHECK(posix_spawn_file_actions_destroy(&actions) == 0);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    expect(fd, "from the child");
     char *wrong[] = {"nothing", NULL};
     CHECK(execv("/nonexistent/program", wrong) == -1 && errno == ENOENT);
     CHECK(fcntl(fd, F_GETFD) == 0);
@@ -757,6 +874,7 @@ int main(int argc, char **argv) {
         {"cancel_waits", cancel_waits}, {"sets", sets}, {"blocked", blocked},
         {"early_stream", early_stream}, {"closed_unseen", closed_unseen}, {"sent", sent},
         {"discards", discards}, {"commands", commands},
+        {"close_loop", close_loop}, {"engine_numbers", engine_numbers},
     };
     CHECK(argc == 3);
     setvbuf(stdin, NULL, _IONBF, 0);

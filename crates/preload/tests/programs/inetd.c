@@ -1,11 +1,12 @@
 /* inetd HOW: a server that runs /bin/cat for each connection, with the connection for its standard
  * input and output; prints its port. It runs until it is killed.
- * HOW: execl, execve, execlp, execle, fails (tries programs that are not there or cannot be run,
+ * HOW: execl, execve, execlp, execle, fexecve, execveat, spawn (posix_spawn), fails (tries programs that are not there or cannot be run,
  * first), spoke (the child has used the connection before), vfork. */
 #define _GNU_SOURCE
 #include "waits.h"
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -41,6 +42,14 @@ static void run(int fd) {
         execve("/bin/cat", cat, environment);
     } else if (is("execlp")) {
         execlp("cat", "cat", (char *)NULL);
+    } else if (is("fexecve")) {
+        int file = open("/bin/cat", O_RDONLY | O_CLOEXEC);
+        CHECK(file >= 0);
+        fexecve(file, cat, environment);
+    } else if (is("execveat")) {
+        int folder = open("/bin", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        CHECK(folder >= 0);
+        execveat(folder, "cat", cat, environment, 0);
     } else if (is("execle")) {
         /* More arguments than registers, and the environment behind them. */
         execle("/bin/sh", "sh", "-c", "test \"$1$2$3$4$5$6$7\" = 1234567 -a \"$A\" = b && exec cat",
@@ -59,6 +68,19 @@ static __attribute__((noinline)) void by_vfork(int fd) {
     }
 }
 
+/* As glib and systemd's libraries start programs. */
+static void by_spawn(int fd) {
+    posix_spawn_file_actions_t actions;
+    pid_t child;
+    CHECK(posix_spawn_file_actions_init(&actions) == 0);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 0) == 0);
+    CHECK(posix_spawn_file_actions_adddup2(&actions, fd, 1) == 0);
+    CHECK(posix_spawn_file_actions_addclose(&actions, fd) == 0);
+    CHECK(posix_spawn(&child, "/nonexistent/cat", &actions, NULL, cat, environment) == ENOENT);
+    CHECK(posix_spawnp(&child, "cat", &actions, NULL, cat, environment) == 0);
+    CHECK(posix_spawn_file_actions_destroy(&actions) == 0);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     how = argv[1];
@@ -72,6 +94,8 @@ int main(int argc, char **argv) {
         }
         if (is("vfork")) {
             by_vfork(fd);
+        } else if (is("spawn")) {
+            by_spawn(fd);
         } else if (fork() == 0) {
             close(listener);
             run(fd);

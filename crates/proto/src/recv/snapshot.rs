@@ -86,6 +86,7 @@ impl Receiver {
             || have >= HEADER_BYTES
             || next > edge
             || edge > OFFSET_MAX
+            || frames.max(taken) > OFFSET_MAX
             || skip > next
             || fin.is_some_and(|fin| fin != next)
             || records.is_some() && (started || have > 0 || !matches!(state, State::Header))

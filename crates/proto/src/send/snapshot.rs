@@ -82,6 +82,7 @@ impl Sender {
         let total = end.checked_add(u64::from(finished))?;
         let sound = base <= cursor.min(acked).min(end)
             && total <= OFFSET_MAX
+            && replayed.max(given) <= OFFSET_MAX
             && cursor <= sent_max
             && sent_max <= total
             && acked <= sent_max
@@ -89,6 +90,7 @@ impl Sender {
             && delivered <= sent_max
             && payload_left <= FRAME_PAYLOAD_MAX_BYTES
             && payload_left as u64 <= end.saturating_sub(cursor)
+            && (payload_left > 0 || head_sent < frame.head.len() || frame.head.is_empty())
             && (!is_sealed || frame.head.is_empty() && payload_left == 0);
         if !sound {
             return None;

@@ -105,15 +105,16 @@ impl Reactor {
         let socket = Arc::clone(&dial.socket);
         let (epoch, peer_receive, confirm, keys) = match stage {
             Stage::Opening(client) => {
-                let (mut opened, confirm) = client.answered(message).map_err(|error| match error {
-                    OpenError::Key
-                    | OpenError::Pin
-                    | OpenError::Sealing
-                    | OpenError::Proof
-                    | OpenError::Refused(_) => DialError::Passing(open_failed(&error)),
-                    // One that says our own words back to us, for example.
-                    _ => DialError::Foreign(open_failed(&error)),
-                })?;
+                let (mut opened, confirm) =
+                    client.answered(message).map_err(|error| match error {
+                        OpenError::Key
+                        | OpenError::Pin
+                        | OpenError::Sealing
+                        | OpenError::Proof
+                        | OpenError::Refused(_) => DialError::Passing(open_failed(&error)),
+                        // One that says our own words back to us, for example.
+                        _ => DialError::Foreign(open_failed(&error)),
+                    })?;
                 let (session, keys) = (opened.id, opened.keys.take());
                 furnish(&socket, Role::Client, opened)?;
                 if let Some(owned) = self.owned.get_mut(&id) {

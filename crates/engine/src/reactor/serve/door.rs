@@ -29,7 +29,7 @@ const SILENT: Duration = Duration::from_millis(250);
 const STALLED: Duration = Duration::from_secs(1);
 
 impl Handshake {
-    fn is_parked(&self) -> bool {
+    pub(super) fn is_parked(&self) -> bool {
         matches!(self.stage, Stage::Parked(_) | Stage::ParkedPlain)
     }
 
@@ -95,7 +95,12 @@ impl Reactor {
             Stage::Parked(_) | Stage::ParkedPlain => "the program must accept sooner, others wait",
             _ => "it did not go on with its handshake, and others wait",
         };
-        self.refusals.note(handshake.peer, &why);
+        let (peer, parked) = (handshake.peer, handshake.is_parked());
+        self.refusals.note(peer, &why);
+        if !parked {
+            self.note_stall(peer);
+        }
+        let Some(handshake) = self.handshakes.get(&token) else { return };
         let open = matches!(handshake.stage, Stage::Parked(_));
         match handshake.fd.as_ref().map(AsRawFd::as_raw_fd).filter(|_| open) {
             Some(raw) => {
@@ -127,6 +132,7 @@ pub(super) const FOREIGN: &str = "if it is a client without eversock, let the li
 pub(in crate::reactor) struct Refusals {
     told: Option<Instant>,
     untold: u64,
+    shortage_told: Option<Instant>,
 }
 
 impl Refusals {
@@ -135,6 +141,15 @@ impl Refusals {
         match self.line(clock::now(), peer, why) {
             Some(line) => log::info!("{line}"),
             None => log::debug!("a connection was refused: {why}"),
+        }
+    }
+
+    /// The process is out of descriptors or memory, and `what` comes of it.
+    pub(in crate::reactor) fn note_shortage(&mut self, what: &str) {
+        let now = clock::now();
+        if self.shortage_told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY) {
+            self.shortage_told = Some(now);
+            log::warn!("out of descriptors or memory: {what}; raise the limit (ulimit -n)");
         }
     }
 

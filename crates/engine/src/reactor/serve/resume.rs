@@ -6,6 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
+use crate::config::RecoveryPolicy;
+
+/// How long the end of a connection waits for the CONFIRM of another.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(1);
 
 impl Reactor {
     pub(super) fn hello_resume(&mut self, token: usize, raw: i32, message: &[u8]) {
@@ -234,6 +238,29 @@ impl Reactor {
                 self.drop_handshake(token);
             }
         }
+    }
+
+    /// Looks for the CONFIRM of a resume that was answered. True while it has not come and may be
+    /// on its way behind the end of the connection that stands: for a moment, as who has recorded
+    /// a RESUME can ask for an answer too. Under the policy "automatic" a fault loses nothing.
+    pub(in crate::reactor) fn awaits_confirm(&mut self, ours: &Arc<Socket>) -> bool {
+        let answered = |stage: &Stage| match stage {
+            Stage::Resuming(_, socket) => Arc::ptr_eq(socket, ours),
+            _ => false,
+        };
+        let of_ours = self.handshakes.iter().filter(|(_, handshake)| answered(&handshake.stage));
+        let tokens: Vec<usize> = of_ours.map(|(&token, _)| token).collect();
+        for &token in &tokens {
+            self.handshake_ready(token);
+        }
+        if self.is_attaching(ours) {
+            return true;
+        }
+        let now = clock::now();
+        !matches!(ours.config.policy, RecoveryPolicy::Automatic)
+            && tokens.iter().filter_map(|token| self.handshakes.get(token)).any(|handshake| {
+                answered(&handshake.stage) && now - handshake.moved < CONFIRM_WITHIN
+            })
     }
 
     /// True while a proven resume waits to be put under the socket.

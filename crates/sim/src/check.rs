@@ -1,0 +1,306 @@
+//! What must hold, and what is found when it does not. Numbers are those of the design's list of
+//! what must always hold; 0 stands for liveness and for panics.
+
+use std::fmt;
+
+use eversock_proto::limits::{HELLO_MAX_BYTES, LOG_GUARANTEED_BYTES, WINDOW_WIRE_MAX_BYTES};
+use eversock_proto::resume::Reason;
+use eversock_proto::session::Fault;
+
+use crate::end::{Ending, Link};
+use crate::net::{ConnId, EndId};
+use crate::trace::{On, S, Time};
+use crate::world::World;
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The seed that shows it.
+    pub seed: u64,
+    /// Simulated microseconds since the start.
+    pub at: u64,
+    /// Which invariant; 0 for liveness.
+    pub invariant: u32,
+    /// What happened, and to what.
+    pub what: String,
+    /// The last events before it.
+    pub last: Vec<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.last {
+            writeln!(f, "{line}")?;
+        }
+        let (secs, micros) = (self.at / S, self.at % S);
+        let Self { seed, invariant, what, .. } = self;
+        writeln!(f, "seed {seed} at {secs}.{micros:06} s, invariant {invariant}: {what}")?;
+        write!(f, "replay: evs sim --replay {seed}")
+    }
+}
+
+/// How long after the network is well an end may still fail for what happened before.
+const SETTLED: Time = 120 * S;
+
+impl World {
+    pub(crate) fn find(&mut self, invariant: u32, on: On, what: &str) {
+        if self.finding.is_none() {
+            self.finding = Some(Finding {
+                seed: 0,
+                at: self.now,
+                invariant,
+                what: format!("{on}: {what}"),
+                last: self.trace.last(),
+            });
+        }
+    }
+
+    fn find_at(&mut self, invariant: u32, id: EndId, what: &str) {
+        self.find(invariant, On::End(id.0, id.1), what);
+    }
+
+    /// Bytes that the program is about to read.
+    pub(crate) fn check_read(&mut self, id: EndId, bytes: &[u8]) {
+        if !self.links[id.0].tainted {
+            if let Some(at) = self.torn_at(id, bytes) {
+                let offset = self.end(id).read + at as u64;
+                let what = format!("the program reads another byte than was written at {offset}");
+                self.find_at(1, id, &what);
+            }
+            if self.end(id).read + bytes.len() as u64 > self.end((id.0, 1 - id.1)).written {
+                self.find_at(1, id, "the program reads more than was written");
+            }
+        }
+        self.end_mut(id).read += bytes.len() as u64;
+    }
+
+    /// The program sees the end of the stream.
+    pub(crate) fn check_eof(&mut self, id: EndId) {
+        let peer = self.end((id.0, 1 - id.1));
+        if self.links[id.0].tainted {
+            return;
+        }
+        if !peer.finished {
+            self.find_at(1, id, "the program sees an end that nobody sent");
+        } else if self.end(id).read != peer.written {
+            self.find_at(1, id, "the program sees the end before all bytes");
+        }
+    }
+
+    /// Bytes of `conn` reach the session.
+    pub(crate) fn check_delivery(&mut self, id: EndId, conn: ConnId) {
+        if self.conns[conn].link != id.0 {
+            self.find_at(3, id, "bytes of a connection that is not its own reach a session");
+        } else if self.conns[conn].epoch < self.end(id).epoch {
+            self.find_at(6, id, "bytes of an old epoch reach a session");
+        }
+    }
+
+    /// `conn` is to carry the session.
+    pub(crate) fn check_stand(&mut self, id: EndId, conn: ConnId) {
+        let epoch = self.conns[conn].epoch;
+        if self.conns[conn].link != id.0 {
+            self.find_at(3, id, "a stranger has taken the session over");
+        } else if epoch <= self.end(id).epoch {
+            self.find_at(6, id, "an epoch stands that is not above the one before");
+        }
+        let known = self.end(id).core.as_ref().map(|core| core.control.epoch());
+        if known.is_some_and(|known| known != epoch) && !self.links[id.0].tainted {
+            self.find_at(6, id, "the two ends give one connection different epochs");
+        }
+        self.end_mut(id).epoch = epoch;
+    }
+
+    /// An end holds that the peer has broken a rule.
+    pub(crate) fn check_fault(&mut self, id: EndId, fault: Fault) {
+        if !self.links[id.0].tainted {
+            self.find_at(1, id, &format!("a peer that keeps the rules is accused: {fault}"));
+        }
+    }
+
+    /// Bounds of one session, and what its two ends may know of each other.
+    pub(crate) fn check_link(&mut self, link: usize) {
+        let plan = &self.plan.links[link];
+        let state = &self.links[link];
+        let tainted = state.tainted;
+        let mut bad = None;
+        for side in 0..2 {
+            let Some(mine) = &state.ends[side].core else { continue };
+            if mine.rx.stashed() as u64 > mine.rx.window() {
+                bad = Some((2, side, "the stash is beyond the window"));
+            }
+            if mine.rx.window() > plan.window_max[side] {
+                bad = Some((2, side, "the window is beyond its maximum"));
+            }
+            let most = if tainted { WINDOW_WIRE_MAX_BYTES } else { plan.window_max[1 - side] };
+            if mine.tx.log_len() > most {
+                bad = Some((2, side, "the log is beyond the peer's window"));
+            }
+            let cap = self.plan.cap.unwrap_or(u64::MAX - LOG_GUARANTEED_BYTES);
+            if mine.tx.log_len() > LOG_GUARANTEED_BYTES + cap {
+                bad = Some((2, side, "the log is beyond the process's cap"));
+            }
+            let Some(theirs) = state.ends[1 - side].core.as_ref().filter(|_| !tainted) else {
+                continue;
+            };
+            if mine.tx.acked() > theirs.rx.acks().ack {
+                bad = Some((1, side, "more is acknowledged than the peer's program consumed"));
+            }
+            if mine.tx.edge() > theirs.rx.acks().edge() {
+                bad = Some((2, side, "there is credit that the peer did not give"));
+            }
+            if theirs.rx.next() > mine.tx.total_end() {
+                bad = Some((1, side, "the peer has received more than was sent"));
+            }
+        }
+        if let Some((invariant, side, what)) = bad {
+            self.find_at(invariant, (link, side), what);
+        }
+    }
+
+    /// Bounds of a listener.
+    pub(crate) fn check_serving(&mut self, proc: usize) {
+        let Some(serving) = &self.procs[proc].serving else { return };
+        let plan = &self.plan;
+        let what = if serving.unproven.len() > plan.unproven_max {
+            "more handshakes are in flight than allowed"
+        } else if serving.unproven.values().any(|hello| hello.holds() > HELLO_MAX_BYTES) {
+            "a handshake holds more than a message"
+        } else if serving.opens.len() > 2 * plan.unproven_max {
+            "more opens are kept than allowed"
+        } else if serving.tombs.len() > plan.tombs_max {
+            "more tombstones are kept than allowed"
+        } else {
+            return;
+        };
+        self.find(4, On::Proc(proc), what);
+    }
+
+    /// A session ends here: is it true what the program is told?
+    pub(crate) fn check_ending(&mut self, id: EndId, ending: Ending) {
+        let link = &self.links[id.0];
+        if link.tainted || ending == Ending::Killed {
+            return;
+        }
+        let peer = &link.ends[1 - id.1];
+        let is_early = self.now < self.plan.heal_at + SETTLED && link.touched;
+        let is_peer_gone = peer.ending.is_some();
+        let what = match ending {
+            Ending::Done => return self.check_done(id),
+            Ending::Reset | Ending::Lingered | Ending::Killed => return,
+            Ending::ResetByPeer => {
+                let resets = matches!(
+                    peer.ending,
+                    Some(Ending::Reset | Ending::Stale | Ending::Lingered | Ending::Killed)
+                );
+                (!resets && !peer.resetting).then_some("is reset although its peer did not")
+            }
+            Ending::Refused(reason) => {
+                let is_so = match reason {
+                    Reason::Closed => peer.ending == Some(Ending::Done),
+                    Reason::Reset => {
+                        let endings = [Ending::Reset, Ending::ResetByPeer, Ending::Stale];
+                        peer.ending.is_some_and(|ending| endings.contains(&ending))
+                    }
+                    Reason::Expired => {
+                        matches!(peer.ending, Some(Ending::Expired | Ending::Lingered))
+                    }
+                    _ => false,
+                };
+                (!is_so).then_some("is refused for good although its peer did not end so")
+            }
+            Ending::TimedOut | Ending::Expired => {
+                // A server that was started anew knows no session: its client's time-out is honest.
+                let is_alone = is_peer_gone || peer.core.is_none();
+                (!is_early && !is_alone)
+                    .then_some("gives up although nothing keeps it from its peer")
+            }
+            Ending::NotOpened => (!is_early && self.stats.backlog_full == 0)
+                .then_some("is not opened although nothing hinders it"),
+            Ending::Stale => {
+                (!is_early || link.cuts == 0).then_some("is stale although its path is well")
+            }
+            Ending::DataLost => Some("bytes are lost for good"),
+        };
+        if let Some(what) = what {
+            let invariant = if ending == Ending::DataLost { 1 } else { 3 };
+            self.find_at(invariant, id, what);
+        }
+    }
+
+    /// All that this end wrote has been consumed, and all that the peer wrote is here.
+    fn check_done(&mut self, id: EndId) {
+        let end = self.end(id);
+        let peer = self.end((id.0, 1 - id.1));
+        let Some(core) = &end.core else { return };
+        let stashed = core.rx.stashed() as u64;
+        let what = if peer.read + peer.discarded < end.written {
+            "is told that all is delivered, but its peer has not read all"
+        } else if !peer.finished || !core.rx.fin_seen() {
+            "is told that all is over, but its peer has not ended"
+        } else if end.read + end.discarded + stashed != peer.written {
+            "is told that all is over, but it lacks bytes of its peer"
+        } else {
+            return;
+        };
+        self.find_at(1, id, what);
+    }
+
+    /// Programs that end by themselves have ended.
+    pub(crate) fn check_orderly(&mut self) {
+        for index in 0..self.links.len() {
+            let link = &self.links[index];
+            let is_orderly = link.ends.iter().all(|end| end.script.is_orderly());
+            if !is_orderly || link.tainted || self.finding.is_some() {
+                continue;
+            }
+            let [client, server] = &link.ends;
+            let is_settled =
+                client.ending.is_some() && (server.core.is_none() || server.ending.is_some());
+            // An end whose peer is no more, or never was, has to find that out by its own limits.
+            let is_alone = client.ending.is_some() || !server.is_alive();
+            if !is_settled && !is_alone {
+                self.find_at(0, (index, 0), "the network is well and it is not over");
+            } else if !link.touched
+                && link.ends.iter().any(|end| end.ending != Some(Ending::Done))
+                && !Self::is_last_ack_lost(link)
+                && is_settled
+                && !self.outlasts_linger(index)
+                && self.plan.tombs_max > self.plan.links.len()
+                && self.stats.backlog_full == 0
+            {
+                self.find_at(3, (index, 0), "nothing was aimed at it and it has failed");
+            }
+        }
+    }
+
+    /// A client that is done closes; what its server sends at that moment makes the client's kernel
+    /// send a reset, which may overtake the last ack. All was delivered, and the server's program
+    /// has closed: its end lingers in vain, and nobody is told an error.
+    fn is_last_ack_lost(link: &Link) -> bool {
+        let [client, server] = &link.ends;
+        client.ending == Some(Ending::Done)
+            && server.ending == Some(Ending::Lingered)
+            && server.closed
+            && server.core.as_ref().is_some_and(|core| core.rx.is_at_end())
+    }
+
+    /// True when a program pauses for longer than its peer's end waits for it.
+    fn outlasts_linger(&self, link: usize) -> bool {
+        let scripts = &self.plan.links[link].scripts;
+        scripts.iter().any(|script| script.pause + script.delay >= self.plan.linger)
+    }
+
+    /// The end of the run: everything has completed or has failed.
+    pub(crate) fn judge(&mut self) {
+        self.note(On::World, "the run is judged", 0, 0);
+        for index in 0..self.links.len() {
+            let [client, server] = &self.links[index].ends;
+            if client.ending.is_none() {
+                self.find_at(0, (index, 0), "it has neither completed nor failed");
+            } else if server.core.is_some() && server.ending.is_none() {
+                self.find_at(0, (index, 1), "it has neither completed nor failed");
+            }
+        }
+    }
+}
