@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use common::limit::Limit;
+use common::mitm::{Attack, Mitm};
 use common::side::{How, converse};
 use common::{
     Ends, MIB, begin, data, ends, exchange, fill, linger_zero, quick, read_all, read_exactly,
@@ -209,6 +210,35 @@ fn a_blocking_reader_and_a_peeking_one_see_sealed_bytes_as_soon_as_they_are_ther
     wait_until("all can be seen", || ends.client.peek(&mut buf).unwrap() == 9);
     assert_eq!(&buf[..9], b"looked at");
     assert_eq!(read_exactly(&ends.client, 9), b"looked at");
+}
+
+/// A byte was taken out of the stream, and what is left waits for the next record: neither end has
+/// anything else to go by.
+#[test]
+fn a_sealed_connection_that_stops_within_a_record_is_given_up_by_whoever_waits_for_the_rest() {
+    let _limit = Limit::new("half a record", PATIENCE);
+    begin();
+    // The deadline of a record is never longer than that of a connect.
+    let config = Config {
+        connect_timeout: Duration::from_secs(2),
+        probe_after: Duration::from_secs(3600),
+        ..sealed()
+    };
+    for is_up in [true, false] {
+        let listener = VirtualListener::bind_with("127.0.0.1:0", config.clone()).unwrap();
+        // Behind handshake and START, in the message.
+        let plan = vec![(300, Attack::Drop(1))];
+        let (up, down) = if is_up { (plan, Vec::new()) } else { (Vec::new(), plan) };
+        let mitm = Mitm::new(listener.local_addr().unwrap(), up, down);
+        let client = VirtualStream::connect_with(mitm.addr(), config.clone()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let (mut from, to) = if is_up { (&client, &server) } else { (&server, &client) };
+        from.write_all(&data(1, 400)).unwrap();
+        assert!(read_exactly(to, 400) == data(1, 400));
+        assert_eq!((mitm.done(), client.info().unwrap().resumes), (1, 1), "up: {is_up}");
+        let cause = to.info().unwrap().last_error.unwrap_or_default();
+        assert!(cause.contains("record"), "{cause}");
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
