@@ -16,6 +16,10 @@ fn alone() -> MutexGuard<'static, ()> {
 const SMALL: &str = "60000";
 
 fn check(topic: &str) {
+    check_with(topic, &[]);
+}
+
+fn check_with(topic: &str, valgrind: &[&str]) {
     let _turn = alone();
     if !have("cc") {
         return;
@@ -38,7 +42,7 @@ fn check(topic: &str) {
     if have("valgrind") {
         let mut command = Command::new("valgrind");
         command.args(["--quiet", "--error-exitcode=99", "--trace-children=no"]);
-        command.arg(format!("--suppressions={}", suppressions().display()));
+        command.arg(format!("--suppressions={}", suppressions().display())).args(valgrind);
         run(command.arg(linked).arg(SMALL));
     }
 }
@@ -100,7 +104,8 @@ fn a_cancelled_call_leaves_the_socket_as_it_was() {
 
 #[test]
 fn sealed_sessions_with_static_keys_stand_between_those_who_know_each_other() {
-    check("sealed");
+    // It cannot follow ring's instructions for AES, and takes each tag for undefined.
+    check_with("sealed", &["--undef-value-errors=no"]);
 }
 
 #[test]
