@@ -87,6 +87,27 @@ impl fmt::Debug for LineUp {
     }
 }
 
+/// The servers whose static keys a client knows, as a `known_peers` file lists them. Asked by the
+/// engine's thread, so it should not take long; the file may be read anew each time.
+pub trait KnowsServers: Send + Sync {
+    /// The key that the server must have; none if it is not known. An error ends the connect.
+    fn key_of(&self, host: &str, port: u16) -> Result<Option<PublicKey>, String>;
+
+    /// A server that is not known has proven to have this key: whether to believe it. An error ends
+    /// the connect, and should say how the key is made known.
+    fn first_seen(&self, host: &str, port: u16, key: PublicKey) -> Result<(), String>;
+}
+
+/// Where a client learns which static key its server must have.
+#[derive(Clone)]
+pub struct KnownServers(pub Arc<dyn KnowsServers>);
+
+impl fmt::Debug for KnownServers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KnownServers(..)")
+    }
+}
+
 /// How the descriptor of a virtual socket is made (DESIGN 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -154,6 +175,9 @@ pub struct Config {
     pub identity: Option<StaticKey>,
     /// A client's: the static key that its server must have. Default: any, or none.
     pub server_key: Option<PublicKey>,
+    /// A client's, when there is no `server_key`: who knows which one the server must have.
+    /// Default: nobody.
+    pub known_servers: Option<KnownServers>,
     /// A listener's: the static keys of the clients that it takes; it needs an `identity`.
     /// Default: everybody.
     pub allowed_clients: Option<Vec<PublicKey>>,
@@ -201,6 +225,7 @@ impl Default for Config {
             sealing: Sealing::Never,
             identity: None,
             server_key: None,
+            known_servers: None,
             allowed_clients: None,
             window: WINDOW_INITIAL_BYTES,
             window_max: WINDOW_MAX_DEFAULT_BYTES,
@@ -237,6 +262,7 @@ impl Config {
         let has_keys = self.key.is_some()
             || self.identity.is_some()
             || self.server_key.is_some()
+            || self.known_servers.is_some()
             || self.allowed_clients.is_some();
         let sealed = match role {
             Role::Client => self.sealing != Sealing::Never,
@@ -263,6 +289,7 @@ impl Config {
             sealing,
             identity,
             server_key,
+            known_servers,
             allowed_clients,
             window,
             window_max,
@@ -287,7 +314,13 @@ impl Config {
             (Some(LineUp::Command(ours)), Some(LineUp::Command(theirs))) => ours == theirs,
             _ => false,
         };
+        let same_known = match (known_servers, &other.known_servers) {
+            (None, None) => true,
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(&ours.0, &theirs.0),
+            _ => false,
+        };
         same_policy
+            && same_known
             && same_line
             && *mode == other.mode
             && *redial_limit == other.redial_limit

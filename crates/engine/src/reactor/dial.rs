@@ -25,7 +25,7 @@ use mio::Interest;
 use super::timer::Timer;
 use super::{Command, Owned, Reactor};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, KnownServers};
 use crate::error::{errno, number, would_block};
 use crate::event::EventKind;
 use crate::socket::link::{Busy, Keys};

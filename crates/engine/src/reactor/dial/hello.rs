@@ -57,6 +57,23 @@ pub(crate) fn furnish(socket: &Socket, role: Role, opened: Opened) -> io::Result
     Ok(())
 }
 
+/// Who knows the key of a server that none is pinned for, and what that server is called.
+fn unpinned(socket: &Socket, addr: SocketAddr) -> Option<(KnownServers, String, u16)> {
+    let known = socket.config.known_servers.clone()?;
+    if socket.config.server_key.is_some() {
+        return None;
+    }
+    let named = socket.meta.lock().ok().and_then(|meta| meta.host.as_deref().cloned());
+    let (host, port) = named.unwrap_or_else(|| (addr.ip().to_string(), addr.port()));
+    Some((known, host, port))
+}
+
+/// The errno of a connect to a server whose key is not the one that it should be.
+fn distrusted(cause: String) -> io::Error {
+    log::error!("connect: {cause}");
+    errno(libc::EACCES)
+}
+
 impl Reactor {
     pub(super) fn say_hello(&mut self, token: usize, raw: i32) -> Result<(), DialError> {
         let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
@@ -66,7 +83,14 @@ impl Reactor {
         };
         let socket = &dial.socket;
         let message = if dial.is_open {
-            let offer = offer(&socket.config, Role::Client);
+            let mut offer = offer(&socket.config, Role::Client);
+            if let Some((known, host, port)) = unpinned(socket, attempt.addr) {
+                offer.server = match known.0.key_of(&host, port) {
+                    Ok(Some(key)) => ServerKey::Known(key),
+                    Ok(None) => ServerKey::Asked,
+                    Err(cause) => return Err(distrusted(cause).into()),
+                };
+            }
             let (client, message) = OpenClient::start(&offer, fd::random())
                 .map_err(|error| io::Error::other(error.to_string()))?;
             attempt.stage = Stage::Opening(client);
@@ -105,6 +129,7 @@ impl Reactor {
         let socket = Arc::clone(&dial.socket);
         let (epoch, peer_receive, confirm, keys) = match stage {
             Stage::Opening(client) => {
+                let known = unpinned(&socket, addr);
                 let (mut opened, confirm) =
                     client.answered(message).map_err(|error| match error {
                         OpenError::Key
@@ -115,6 +140,13 @@ impl Reactor {
                         // One that says our own words back to us, for example.
                         _ => DialError::Foreign(open_failed(&error)),
                     })?;
+                if let Some((known, host, port)) = known {
+                    // One that was known has proven itself by answering at all.
+                    let key = opened.peer.ok_or_else(|| errno(libc::EACCES))?;
+                    if known.0.key_of(&host, port) != Ok(Some(key)) {
+                        known.0.first_seen(&host, port, key).map_err(distrusted)?;
+                    }
+                }
                 let (session, keys) = (opened.id, opened.keys.take());
                 furnish(&socket, Role::Client, opened)?;
                 if let Some(owned) = self.owned.get_mut(&id) {
