@@ -48,7 +48,7 @@ fn check_with(topic: &str, valgrind: &[&str]) {
 }
 
 fn suppressions() -> std::path::PathBuf {
-    eversock_ffi_tests::root().join("ffi-tests/valgrind.supp")
+    root().join("ffi-tests/valgrind.supp")
 }
 
 #[test]

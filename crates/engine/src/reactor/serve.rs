@@ -95,7 +95,7 @@ enum Stage {
         socket: Arc<Socket>,
         epoch: u64,
         receive: u64,
-        keys: Option<Keys>,
+        keys: Box<Option<Keys>>,
     },
 }
 

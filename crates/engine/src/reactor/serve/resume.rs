@@ -217,7 +217,7 @@ impl Reactor {
             let Some(control) = meta.control.as_mut() else { return self.drop_handshake(token) };
             let cipher = control.cipher;
             let keys = cipher.map(|cipher| pending.keys(&control.secret, cipher));
-            let keys = keys.map(|keys| keys.split(Role::Server));
+            let keys = Box::new(keys.map(|keys| keys.split(Role::Server)));
             control.confirm(pending, message, offsets).map(|receive| (receive, keys))
         };
         match receive {
