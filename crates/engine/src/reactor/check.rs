@@ -171,8 +171,8 @@ impl Reactor {
         }
     }
 
-    /// Gives up a sealed connection whose record does not go on: somebody has taken bytes out of the
-    /// stream, or made a length greater. What is queued and unread is our own affair, not the
+    /// Gives up a sealed connection whose record does not go on: somebody has taken bytes out of
+    /// the stream, or made a length greater. What is queued and unread is our own affair, not the
     /// peer's.
     pub(super) fn look_at_record(&mut self, socket: &Arc<Socket>) {
         let halted = {
