@@ -22,7 +22,7 @@ use eversock_proto::resume::{Reason, Reject, ResumeClient};
 use eversock_proto::secret::{Secret, SessionId};
 use eversock_proto::wire::frame::{Acks, Header, Kind};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 const KIB: usize = 1024;
 
 /// Ends that notice soon what is kept from them.
@@ -156,15 +156,15 @@ fn any_plan(seed: u64, count: usize) -> Plan {
 #[test]
 fn whatever_is_done_to_the_bytes_of_a_sealed_session_costs_a_connection_and_changes_nothing() {
     let _limit = Limit::new("changed bytes", PATIENCE);
-    for seed in 1..=8 {
+    for seed in 1..=4 {
         let config = config(Sealing::Always, (seed % 2 == 0).then_some(3));
         // Behind the opening: who stands in the middle there has a session without a key.
-        let plan = |salt| any_plan(100 * seed + salt, 16);
+        let plan = |salt| any_plan(100 * seed + salt, 12);
         let scene = scene(&config, plan(1), plan(2));
         let (up, down) = (data(seed, 1024 * KIB), data(seed + 50, 1024 * KIB));
         exchange(&scene.client, &scene.server, &up, &down);
         let (done, resumes) = (scene.mitm.done(), scene.client.info().unwrap().resumes);
-        assert!(resumes >= 8 && resumes <= done as u64, "seed {seed}: {resumes} of {done}");
+        assert!(resumes >= 6 && resumes <= done as u64, "seed {seed}: {resumes} of {done}");
         assert_eq!(leaks(&scene.mitm.seen(), &[&up, &down]), 0, "seed {seed}");
     }
 }
