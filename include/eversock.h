@@ -168,6 +168,21 @@ EVS_API int evs_ioctl(int fd, unsigned long request, ...);
 #define EVS_KEY_BYTES 32
 
 /**
+ * evs_config_set_sealed: nothing is encrypted; a server refuses a client that wants it.
+ */
+#define EVS_SEALED_NEVER 0
+
+/**
+ * evs_config_set_sealed: a server does as the client wants; a client wants it.
+ */
+#define EVS_SEALED_EITHER 1
+
+/**
+ * evs_config_set_sealed: all is encrypted; a server refuses a client that does not want it.
+ */
+#define EVS_SEALED_ALWAYS 2
+
+/**
  * evs_info: not connected yet.
  */
 #define EVS_STATE_FRESH 0
@@ -677,6 +692,81 @@ int evs_config_add_peer(struct evs_config *config,
  */
 EVS_API
 int evs_set_default_config(const struct evs_config *config);
+
+/**
+ * Sets whether what goes over the wire is encrypted and authenticated (EVS_SEALED_...). Default:
+ * EVS_SEALED_NEVER.
+ *
+ * Without a key or an identity nobody knows who the other end is: whoever stands between them when
+ * the session opens has it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (another value).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed.
+ */
+EVS_API
+int evs_config_set_sealed(struct evs_config *config,
+                          int sealed);
+
+/**
+ * Sets the static key of this side, its private half; `len` is EVS_KEY_BYTES.
+ *
+ * A listener that has one opens no session with a client that does not know it (see
+ * evs_config_set_server_key); a client that has one names itself by it. Not together with
+ * evs_config_set_key. The key is copied; wipe yours. NULL with length 0 takes it off.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (another length).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed; `key` is readable for `len` bytes.
+ */
+EVS_API
+int evs_config_set_identity(struct evs_config *config,
+                            const uint8_t *key,
+                            size_t len);
+
+/**
+ * Sets the static key, its public half, that the server of a client must have; `len` is
+ * EVS_KEY_BYTES. A connect to any other server fails with EACCES. NULL with length 0 takes it off.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (another length).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed; `key` is readable for `len` bytes.
+ */
+EVS_API
+int evs_config_set_server_key(struct evs_config *config,
+                              const uint8_t *key,
+                              size_t len);
+
+/**
+ * Adds the static key, its public half, of a client that a listener takes; `len` is EVS_KEY_BYTES.
+ *
+ * Once there is one, clients without a key on the list are refused, and the listener needs an
+ * identity. NULL with length 0 takes all off.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (another length).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed; `key` is readable for `len` bytes.
+ */
+EVS_API
+int evs_config_add_allowed_client(struct evs_config *config,
+                                  const uint8_t *key,
+                                  size_t len);
 
 /**
  * socket(2): makes a virtual socket with the default configuration (evs_set_default_config):

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Answer, Config, FaultReport, LineUp, Mode, PresharedKey, RecoveryPolicy};
+use crate::{
+    Answer, Config, FaultReport, LineUp, Mode, PresharedKey, PublicKey, RecoveryPolicy, Sealing,
+    StaticKey,
+};
 
 /// Builds a [`Config`] from the defaults.
 ///
@@ -117,6 +120,30 @@ impl Builder {
     /// The key that both ends need.
     pub fn key(mut self, key: PresharedKey) -> Self {
         self.0.key = Some(key);
+        self
+    }
+
+    /// Whether what goes over the wire is encrypted and authenticated.
+    pub fn sealing(mut self, sealing: Sealing) -> Self {
+        self.0.sealing = sealing;
+        self
+    }
+
+    /// The static key of this side.
+    pub fn identity(mut self, key: StaticKey) -> Self {
+        self.0.identity = Some(key);
+        self
+    }
+
+    /// A client's: the static key that its server must have.
+    pub fn server_key(mut self, key: PublicKey) -> Self {
+        self.0.server_key = Some(key);
+        self
+    }
+
+    /// A listener's: the static keys of the clients that it takes.
+    pub fn allowed_clients(mut self, keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        self.0.allowed_clients = Some(keys.into_iter().collect());
         self
     }
 

@@ -51,9 +51,9 @@ pub mod wait;
 
 pub use config::{Builder, builder};
 pub use eversock_engine::{
-    Answer, BackOff, Config, Event, EventKind, FaultReport, LineUp, Mode, PresharedKey,
-    RecoveryPolicy, SessionInfo, State, answer, kill, network_changed, redial, sessions,
-    set_log_cap, shutdown,
+    Answer, BackOff, Config, Event, EventKind, FaultReport, KnownServers, KnowsServers, LineUp,
+    Mode, PresharedKey, PublicKey, RecoveryPolicy, Sealing, SessionInfo, State, StaticKey, answer,
+    kill, network_changed, redial, sessions, set_log_cap, shutdown,
 };
 pub use listener::{Incoming, VirtualListener};
 pub use stream::VirtualStream;

@@ -571,3 +571,17 @@ fn many_sessions_in_one_epoll_set_with_the_same_data_all_make_progress() {
         }
     }
 }
+
+/// Bytes that were read ahead made an event of their own, without the room that the kernel had; and
+/// a registration that fires once gets no other.
+#[test]
+fn a_one_shot_event_of_bytes_that_were_read_ahead_tells_of_room_to_write_too() {
+    let ends = pair();
+    (&ends.server).write_all(b"ahead").unwrap();
+    wait_until("they are stashed", || ends.client.peek(&mut [0; 5]).unwrap() == 5);
+    let epoll = Epoll::new().unwrap();
+    epoll.add(&ends.client, IN | OUT | ONESHOT, 1).unwrap();
+    assert_eq!(wait_one(&epoll, LONG), Some(IN | OUT));
+    epoll.modify(&ends.client, IN | ONESHOT, 1).unwrap();
+    assert_eq!(wait_one(&epoll, LONG), Some(IN));
+}

@@ -2,7 +2,7 @@
 
 use eversock_ffi_tests::{Link, Program, compare_or_bless, have, root};
 
-const FILES: [&str; 7] = ["version", "config", "socket", "io", "poll", "option", "info"];
+const FILES: [&str; 8] = ["version", "config", "keys", "socket", "io", "poll", "option", "info"];
 
 fn generate() -> String {
     let root = root();

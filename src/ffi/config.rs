@@ -123,7 +123,7 @@ pub(crate) unsafe fn copy(config: *const evs_config) -> io::Result<Arc<Config>> 
 ///
 /// # Safety
 /// `config` is NULL or from evs_config_new() and not freed, and nobody else uses it now.
-unsafe fn set(
+pub(super) unsafe fn set(
     config: *mut evs_config,
     change: impl FnOnce(&mut Config) -> io::Result<()>,
 ) -> c_int {

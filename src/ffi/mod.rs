@@ -17,6 +17,8 @@ pub mod version;
 
 pub mod config;
 
+pub mod keys;
+
 pub mod socket;
 
 pub mod io;

@@ -4,6 +4,7 @@
 
 pub(crate) mod child;
 pub(crate) mod limit;
+pub(crate) mod mitm;
 pub(crate) mod raw;
 pub(crate) mod side;
 

@@ -32,16 +32,31 @@ pub(crate) struct Run {
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = local)]
     listen: Vec<Place>,
     /// Peers that do not speak eversock: require refuses them, auto takes them as plain
-    /// connections, off exempts these connections. Default: auto; require with --key.
+    /// connections, off exempts these connections. Default: auto; require with keys and
+    /// --sealed.
     #[arg(long, value_name = "MODE", value_parser = mode)]
     mode: Option<Mode>,
     /// A file with the key that both ends need: 32 bytes, 64 hexadecimal digits
     /// or base64, and readable by you alone (see `evs keygen`).
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Encrypt the sessions.
+    /// Encrypt and authenticate all that goes over the wire. Both ends must want it.
     #[arg(long)]
     sealed: bool,
+    /// A file with the static key of this side (see `evs keygen`): a server that has one talks to
+    /// clients that know it.
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// With --connect: a file that lists the static keys of servers, a line HOST[:PORT] KEY each.
+    /// A server that is not listed is refused with the line to add.
+    #[arg(long, value_name = "FILE")]
+    known_peers: Option<PathBuf>,
+    /// With --known-peers: a server that is not listed is believed the first time, and added.
+    #[arg(long)]
+    accept_new: bool,
+    /// With --listen: a file that lists the static keys of the clients that are let in.
+    #[arg(long, value_name = "FILE")]
+    allowed_clients: Option<PathBuf>,
     /// Whether to recover: auto, ask (--on-fault or `evs answer`), never. Default: auto.
     #[arg(long, value_name = "POLICY", value_parser = policy)]
     policy: Option<Policy>,
@@ -106,13 +121,6 @@ impl Run {
 
     /// The rules of the command line, or else those of the configuration.
     fn rules(&self) -> Result<Rules, String> {
-        if self.sealed {
-            return Err(
-                "--sealed: sealed sessions are not built yet; leave it out and use TLS or \
-                        SSH above, as over TCP"
-                    .to_owned(),
-            );
-        }
         let mut rules = if self.connect.is_empty() && self.listen.is_empty() {
             self.configured()?
         } else {
@@ -123,8 +131,11 @@ impl Run {
                 .map_err(|error| error.to_string())?
         };
         for rule in rules.connect.iter().chain(&rules.listen) {
-            if let Some(path) = &rule.key {
+            for path in rule.key.iter().chain(&rule.identity) {
                 key::read(path)?;
+            }
+            if let Some(path) = &rule.allowed_clients {
+                eversock_rules::keys::read_allowed_clients(path).map_err(|e| e.to_string())?;
             }
         }
         let names: Vec<String> = rules.names().map(str::to_owned).collect();
@@ -143,7 +154,7 @@ impl Run {
 
     fn configured(&self) -> Result<Rules, String> {
         let has_options = self.mode.is_some()
-            || self.key.is_some()
+            || self.wants_keys()
             || self.policy.is_some()
             || self.grace.is_some()
             || self.redial_limit.is_some()
@@ -167,8 +178,18 @@ impl Run {
         Ok(rules)
     }
 
+    /// True when a peer must have something that a plain one has not.
+    fn wants_keys(&self) -> bool {
+        self.key.is_some()
+            || self.sealed
+            || self.identity.is_some()
+            || self.known_peers.is_some()
+            || self.accept_new
+            || self.allowed_clients.is_some()
+    }
+
     fn rule(&self, place: &Place) -> Rule {
-        let default = if self.key.is_some() { Mode::Require } else { Mode::Auto };
+        let default = if self.wants_keys() { Mode::Require } else { Mode::Auto };
         // The program may change its folder.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         Rule {
@@ -177,6 +198,11 @@ impl Run {
             ports: place.ports,
             mode: self.mode.unwrap_or(default),
             key: self.key.as_ref().map(absolute),
+            sealed: self.sealed,
+            identity: self.identity.as_ref().map(absolute),
+            known_peers: self.known_peers.as_ref().map(absolute),
+            accept_new: self.accept_new,
+            allowed_clients: self.allowed_clients.as_ref().map(absolute),
             policy: self.policy.unwrap_or_default(),
             grace: self.grace,
             redial_limit: self.redial_limit,

@@ -300,8 +300,11 @@ fn the_program_gets_the_rules_the_library_and_what_was_preloaded_before() {
 #[test]
 fn rules_that_make_no_sense_are_refused_before_anything_runs() {
     let bench = Bench::new();
-    let cases: [(&[&str], i32, &str); 9] = [
-        (&["--connect", "192.0.2.1", "--sealed"], 125, "sealed sessions are not built yet"),
+    let cases: [(&[&str], i32, &str); 12] = [
+        (&["--connect", "192.0.2.1", "--sealed", "--mode", "auto"], 125, "`sealed` needs mode"),
+        (&["--sealed"], 125, "belong to a --connect or --listen"),
+        (&["--connect", "::1", "--accept-new"], 125, "`accept-new` needs `known-peers`"),
+        (&["--listen", "7", "--allowed-clients", "/k"], 125, "`allowed-clients` needs"),
         (&[], 125, "give --connect or --listen"),
         (&["--grace", "90s"], 125, "belong to a --connect or --listen"),
         (&["--connect", "192.0.2.1", "--key", "/nonexistent"], 125, "the key cannot be read"),
@@ -365,23 +368,81 @@ for line in sys.stdin:
 
 #[test]
 fn an_unchanged_program_under_run_keeps_its_connection_over_a_cut() {
+    if have("python3") {
+        survives_a_cut(&Bench::new(), &["--mode", "require"], &["--mode", "require"]);
+    }
+}
+
+#[test]
+fn an_unchanged_program_is_sealed_by_run_and_knows_its_server_from_the_first_time_on() {
     if !have("python3") {
         return;
     }
     let bench = Bench::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let own = port.to_string();
-    let server = ["run", "--mode", "require", "--listen", &own, "--", "python3", "-c", SERVER];
-    let mut command = bench.command(&[&server[..], &[&own]].concat());
+    let key = |name: &str, byte: u8| {
+        let path = bench.place.file(name);
+        eversock_rules::keys::write_key(&path, &[byte; 32]).unwrap();
+        path.display().to_string()
+    };
+    let (one, other) = (key("one", 1), key("other", 2));
+    let known = bench.place.file("known").display().to_string();
+    let strict = ["--sealed", "--known-peers", &known];
+    let trusting = [&strict[..], &["--accept-new"]].concat();
+    let port = survives_a_cut(&bench, &["--sealed", "--identity", &one], &trusting);
+    let listed = fs::read_to_string(&known).unwrap();
+    assert!(listed.starts_with("127.0.0.1:"), "{listed}");
+    assert_eq!(listed.lines().count(), 1);
+
+    // Who has another key, at the place that is known, is not talked to any more.
+    let place = port.to_string();
+    let server = start_server(&bench, &["--sealed", "--identity", &other], &place);
+    for client in [&strict[..], &trusting[..]] {
+        fs::write(&known, listed.replace(&first_place(&listed), &format!("127.0.0.1:{place}")))
+            .unwrap();
+        let done = connect_under(&bench, client, &place);
+        assert_ne!(done.code, Some(0));
+        assert!(done.stderr.contains("PermissionError"), "{done:?}");
+    }
+    // Nor who is not known, without --accept-new; the line to add is told.
+    fs::remove_file(&known).unwrap();
+    let done = connect_under(&bench, &strict, &place);
+    let line = format!("127.0.0.1:{place} ");
+    assert!(done.stderr.contains(&line) && done.stderr.contains("not known"), "{done:?}");
+    assert!(!Path::new(&known).exists());
+    drop(server);
+}
+
+fn first_place(listed: &str) -> String {
+    listed.split(' ').next().unwrap().to_owned()
+}
+
+fn connect_under(bench: &Bench, options: &[&str], port: &str) -> Done {
+    let peer = format!("127.0.0.1:{port}");
+    let place = ["--connect", &peer, "--", "python3", "-c", CLIENT, port];
+    let mut command = bench.command(&[&["run"], options, &place].concat());
+    Done::from(command.stdin(Stdio::null()).output().unwrap())
+}
+
+fn start_server(bench: &Bench, options: &[&str], port: &str) -> common::Running {
+    let place = ["--listen", port, "--", "python3", "-c", SERVER, port];
+    let mut command = bench.command(&[&["run"], options, &place].concat());
     command.stdin(Stdio::piped());
     let server = bench.place.start_command(command);
     assert_eq!(server.line(), "ready");
+    server
+}
+
+/// A conversation between two programs through a proxy that cuts it; gives the server's port.
+fn survives_a_cut(bench: &Bench, at_server: &[&str], at_client: &[&str]) -> u16 {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let _server = start_server(bench, at_server, &port.to_string());
     let config = Config::new("127.0.0.1:0".parse().unwrap(), ([127, 0, 0, 1], port).into());
     let proxy = Proxy::spawn(config).unwrap();
     let to = proxy.local_addr().port().to_string();
     let peer = format!("127.0.0.1:{to}");
-    let client = ["run", "--mode", "require", "--connect", &peer, "--", "python3", "-c", CLIENT];
-    let mut client = bench.place.start_command(bench.command(&[&client[..], &[&to]].concat()));
+    let place = ["--connect", &peer, "--", "python3", "-c", CLIENT, &to];
+    let client = [&["run"], at_client, &place].concat();
+    let mut client = bench.place.start_command(bench.command(&client));
     assert_eq!(client.line(), "ready");
     client.say("before the cut");
     assert_eq!(client.line(), "before the cut");
@@ -391,6 +452,7 @@ fn an_unchanged_program_under_run_keeps_its_connection_over_a_cut() {
     assert_eq!(client.line(), "after the cut");
     client.close_input();
     assert_eq!(client.wait().0, Some(0));
+    port
 }
 
 #[test]

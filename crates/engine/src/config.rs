@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use eversock_proto::control::Role;
+pub use eversock_proto::identity::{PublicKey, StaticKey};
 use eversock_proto::limits::{
     LOG_CAP_DEFAULT_BYTES, WINDOW_INITIAL_BYTES, WINDOW_MAX_DEFAULT_BYTES,
 };
+pub use eversock_proto::open::Sealing;
 pub use eversock_proto::redial::BackOff;
 pub use eversock_proto::secret::PresharedKey;
 
@@ -84,6 +87,27 @@ impl fmt::Debug for LineUp {
     }
 }
 
+/// The servers whose static keys a client knows, as a `known_peers` file lists them. Asked by the
+/// engine's thread, so it should not take long; the file may be read anew each time.
+pub trait KnowsServers: Send + Sync {
+    /// The key that the server must have; none if it is not known. An error ends the connect.
+    fn key_of(&self, host: &str, port: u16) -> Result<Option<PublicKey>, String>;
+
+    /// A server that is not known has proven to have this key: whether to believe it. An error ends
+    /// the connect, and should say how the key is made known.
+    fn first_seen(&self, host: &str, port: u16, key: PublicKey) -> Result<(), String>;
+}
+
+/// Where a client learns which static key its server must have.
+#[derive(Clone)]
+pub struct KnownServers(pub Arc<dyn KnowsServers>);
+
+impl fmt::Debug for KnownServers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KnownServers(..)")
+    }
+}
+
 /// How the descriptor of a virtual socket is made (DESIGN 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -141,8 +165,22 @@ pub struct Config {
     /// With [`Peers::Any`], a listener's: a client that says nothing for half a second is a plain
     /// one that waits for the server to speak. Default: no.
     pub server_speaks_first: bool,
-    /// Both ends need this key to open a session. Default: none.
+    /// Both ends need this key to open a session. Default: none. Not together with static keys.
     pub key: Option<PresharedKey>,
+    /// Whether what goes over the wire is encrypted and authenticated. Default: never.
+    pub sealing: Sealing,
+    /// The static key of this side. A listener that has one opens no session with a client that
+    /// does not ask for it; a client that has one names itself by it, and needs a `server_key`.
+    /// Default: none.
+    pub identity: Option<StaticKey>,
+    /// A client's: the static key that its server must have. Default: any, or none.
+    pub server_key: Option<PublicKey>,
+    /// A client's, when there is no `server_key`: who knows which one the server must have.
+    /// Default: nobody.
+    pub known_servers: Option<KnownServers>,
+    /// A listener's: the static keys of the clients that it takes; it needs an `identity`.
+    /// Default: everybody.
+    pub allowed_clients: Option<Vec<PublicKey>>,
     /// Credit given at first, in bytes; 16 KiB to 256 MiB. Default: 256 KiB.
     pub window: u64,
     /// Credit given at most, in bytes. Also bounds the log. Default: 4 MiB.
@@ -184,6 +222,11 @@ impl Default for Config {
             peers: Peers::Eversock,
             server_speaks_first: false,
             key: None,
+            sealing: Sealing::Never,
+            identity: None,
+            server_key: None,
+            known_servers: None,
+            allowed_clients: None,
             window: WINDOW_INITIAL_BYTES,
             window_max: WINDOW_MAX_DEFAULT_BYTES,
             linger: Duration::from_secs(30),
@@ -213,6 +256,21 @@ impl Config {
         shared
     }
 
+    /// True when a socket in this role takes a peer that does not speak eversock. Who wants keys or
+    /// sealing does not, or whoever stands between could have the connection without.
+    pub(crate) fn takes_plain(&self, role: Role) -> bool {
+        let has_keys = self.key.is_some()
+            || self.identity.is_some()
+            || self.server_key.is_some()
+            || self.known_servers.is_some()
+            || self.allowed_clients.is_some();
+        let sealed = match role {
+            Role::Client => self.sealing != Sealing::Never,
+            Role::Server => self.sealing == Sealing::Always,
+        };
+        self.peers == Peers::Any && !has_keys && !sealed
+    }
+
     /// True when nothing tells the two apart; callbacks are the same if they are one.
     fn is_same(&self, other: &Self) -> bool {
         // All fields are named, so that a new one is not forgotten.
@@ -228,6 +286,11 @@ impl Config {
             peer_addrs,
             own_addrs,
             key,
+            sealing,
+            identity,
+            server_key,
+            known_servers,
+            allowed_clients,
             window,
             window_max,
             linger,
@@ -251,7 +314,13 @@ impl Config {
             (Some(LineUp::Command(ours)), Some(LineUp::Command(theirs))) => ours == theirs,
             _ => false,
         };
+        let same_known = match (known_servers, &other.known_servers) {
+            (None, None) => true,
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(&ours.0, &theirs.0),
+            _ => false,
+        };
         same_policy
+            && same_known
             && same_line
             && *mode == other.mode
             && *redial_limit == other.redial_limit
@@ -262,6 +331,10 @@ impl Config {
             && *peer_addrs == other.peer_addrs
             && *own_addrs == other.own_addrs
             && *key == other.key
+            && *sealing == other.sealing
+            && *identity == other.identity
+            && *server_key == other.server_key
+            && *allowed_clients == other.allowed_clients
             && *window == other.window
             && *window_max == other.window_max
             && *linger == other.linger
@@ -293,6 +366,8 @@ mod tests {
             Config { policy: asking(), ..config.clone() },
             Config { key: Some(PresharedKey([1; 32])), ..config.clone() },
             Config { linger: Duration::from_secs(1), ..config.clone() },
+            Config { sealing: Sealing::Always, ..config.clone() },
+            Config { server_key: Some(PublicKey([1; 32])), ..config.clone() },
             Config { line_up: Some(LineUp::Command("true".to_owned())), ..config.clone() },
         ];
         for other in others {

@@ -38,7 +38,8 @@ mod table;
 mod wait;
 
 pub use config::{
-    Answer, BackOff, Config, FaultReport, LineUp, Mode, Peers, PresharedKey, RecoveryPolicy,
+    Answer, BackOff, Config, FaultReport, KnownServers, KnowsServers, LineUp, Mode, Peers,
+    PresharedKey, PublicKey, RecoveryPolicy, Sealing, StaticKey,
 };
 pub use event::{Event, EventKind};
 pub use inspect::{SessionInfo, State, answer, kill, redial, sessions};

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use core::net::SocketAddr;
 use eversock_proto::control::Role;
 use eversock_proto::open::Opened;
+use eversock_proto::seal::{Cipher, EpochKeys};
 use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
 use eversock_proto::wire::hello::{decode_addrs, encode_addrs};
 
@@ -61,6 +62,9 @@ pub(crate) struct Birth {
     pub(crate) token: [u8; 16],
     pub(crate) id: SessionId,
     pub(crate) secret: Secret,
+    /// Of a sealed session: what its first epoch's keys grow from. Whoever takes it begins the
+    /// epoch.
+    pub(crate) keys: Option<Seed>,
     pub(crate) window: u64,
     /// The connection's number within the session; 1 unless the first died unconfirmed. [`PLAIN`]
     /// if the peer does not speak eversock: then there is no session, and the id only names it.
@@ -69,7 +73,30 @@ pub(crate) struct Birth {
     pub(crate) local: SocketAddr,
 }
 
-const BIRTH_BYTES_MAX: usize = 16 + 16 + KEY_BYTES + 8 + 8 + 2 * 19;
+/// The keys of an epoch on their way to the process that begins it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seed {
+    cipher: Cipher,
+    root: Secret,
+}
+
+impl From<EpochKeys> for Seed {
+    fn from(keys: EpochKeys) -> Self {
+        let (cipher, root) = keys.into_parts();
+        Self { cipher, root: Secret::from_bytes(root) }
+    }
+}
+
+impl Seed {
+    fn grow(&self) -> EpochKeys {
+        EpochKeys::from_parts(self.cipher, *self.root.expose())
+    }
+}
+
+/// In the cipher's place when the session is clear.
+const CLEAR: u8 = 0;
+
+const BIRTH_BYTES_MAX: usize = 16 + 16 + KEY_BYTES + 1 + KEY_BYTES + 8 + 8 + 2 * 19;
 
 impl Birth {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -77,6 +104,13 @@ impl Birth {
         out.extend_from_slice(&self.token);
         out.extend_from_slice(&self.id.0);
         out.extend_from_slice(self.secret.expose());
+        match &self.keys {
+            Some(Seed { cipher, root }) => {
+                out.push(*cipher as u8);
+                out.extend_from_slice(root.expose());
+            }
+            None => out.extend_from_slice(&[CLEAR; 1 + KEY_BYTES]),
+        }
         out.extend_from_slice(&self.window.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.extend_from_slice(&encode_addrs(&[self.peer, self.local]));
@@ -87,6 +121,14 @@ impl Birth {
         let (token, rest) = bytes.split_first_chunk::<16>()?;
         let (id, rest) = rest.split_first_chunk::<16>()?;
         let (secret, rest) = rest.split_first_chunk::<KEY_BYTES>()?;
+        let (&cipher, rest) = rest.split_first()?;
+        let (root, rest) = rest.split_first_chunk::<KEY_BYTES>()?;
+        let keys = match cipher {
+            CLEAR => None,
+            code => {
+                Some(Seed { cipher: Cipher::from_wire(code)?, root: Secret::from_bytes(*root) })
+            }
+        };
         let (window, rest) = rest.split_first_chunk::<8>()?;
         let (epoch, rest) = rest.split_first_chunk::<8>()?;
         let Ok([peer, local]) = <[SocketAddr; 2]>::try_from(decode_addrs(rest).ok()?) else {
@@ -96,6 +138,7 @@ impl Birth {
             token: *token,
             id: SessionId(*id),
             secret: Secret::from_bytes(*secret),
+            keys,
             window: u64::from_le_bytes(*window),
             epoch: u64::from_le_bytes(*epoch),
             peer,
@@ -273,7 +316,7 @@ impl Listener {
             grace: std::time::Duration::ZERO,
             addrs: Vec::new(),
             peer: None,
-            cipher: None,
+            cipher: birth.keys.as_ref().map(|seed| seed.cipher),
             keys: None,
         };
         reactor::furnish(&socket, Role::Server, opened)?;
@@ -283,7 +326,8 @@ impl Listener {
         let far = if is_pumped { Some(socket.go_between(new)?) } else { None };
         set_flags(new, cloexec, nonblocking)?;
         socket.owner.claim(engine.instance, true);
-        socket.settle(new, birth.epoch)?;
+        let keys = birth.keys.map(|seed| seed.grow().split(Role::Server));
+        socket.settle(new, birth.epoch, keys)?;
         if table::set(new, Entry::Stream(Arc::clone(&socket))).is_err() {
             return fail(libc::EMFILE);
         }

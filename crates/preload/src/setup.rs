@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use eversock_engine::{
-    Answer, Calls, Config, FaultReport, LineUp, Mode, Peers, PresharedKey, RecoveryPolicy,
+    Answer, Calls, Config, FaultReport, KnownServers, KnowsServers, LineUp, Mode, Peers,
+    PresharedKey, PublicKey, RecoveryPolicy, Sealing, StaticKey,
 };
+use eversock_rules::keys::KnownFile;
 use eversock_rules::{Policy, Rule, Rules};
 use libc::c_int;
 
@@ -152,6 +154,13 @@ fn config(rule: &Rule) -> Result<Config, String> {
         peers: if any { Peers::Any } else { Peers::Eversock },
         server_speaks_first: rule.server_speaks_first,
         key,
+        sealing: if rule.sealed { Sealing::Always } else { Sealing::Never },
+        identity: rule.identity.as_deref().map(read_identity).transpose()?,
+        known_servers: rule.known_peers.as_ref().map(|path| {
+            let accept_new = rule.accept_new;
+            KnownServers(Arc::new(Known(KnownFile { path: path.clone(), accept_new })))
+        }),
+        allowed_clients: rule.allowed_clients.as_deref().map(read_clients).transpose()?,
         ..default
     })
 }
@@ -159,6 +168,31 @@ fn config(rule: &Rule) -> Result<Config, String> {
 fn read_key(path: &Path) -> Result<PresharedKey, String> {
     let key = eversock_rules::keys::read_key(path).map_err(|error| error.to_string())?;
     Ok(PresharedKey(key))
+}
+
+fn read_identity(path: &Path) -> Result<StaticKey, String> {
+    let key = eversock_rules::keys::read_key(path).map_err(|error| error.to_string())?;
+    Ok(StaticKey::from_bytes(key))
+}
+
+fn read_clients(path: &Path) -> Result<Vec<PublicKey>, String> {
+    let keys = eversock_rules::keys::read_allowed_clients(path).map_err(|e| e.to_string())?;
+    Ok(keys.into_iter().map(PublicKey).collect())
+}
+
+/// A file of servers' keys, as the engine asks for them.
+struct Known(KnownFile);
+
+impl KnowsServers for Known {
+    fn key_of(&self, host: &str, port: u16) -> Result<Option<PublicKey>, String> {
+        self.0.key_of(host, port).map(|key| key.map(PublicKey))
+    }
+
+    fn first_seen(&self, host: &str, port: u16, key: PublicKey) -> Result<(), String> {
+        self.0.first_seen(host, port, &key.0).inspect_err(|error| {
+            voice::say(format_args!("{error}"));
+        })
+    }
 }
 
 fn policy(rule: &Rule) -> RecoveryPolicy {

@@ -32,7 +32,8 @@ pub enum Cipher {
 }
 
 impl Cipher {
-    pub(crate) fn from_wire(byte: u8) -> Option<Self> {
+    /// The cipher with this code.
+    pub fn from_wire(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Chacha20Poly1305),
             2 => Some(Self::Aes256Gcm),

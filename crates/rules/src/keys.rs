@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -202,6 +202,55 @@ impl KnownPeers {
     }
 }
 
+/// A `known_peers` file, read anew for each server that is met.
+#[derive(Clone, Debug)]
+pub struct KnownFile {
+    /// Where it is. One that is not there lists nobody.
+    pub path: PathBuf,
+    /// A server that is not listed is believed, and added.
+    pub accept_new: bool,
+}
+
+impl KnownFile {
+    /// The key of a server; none if it is not listed.
+    ///
+    /// # Errors
+    /// What is wrong with the file, for whoever reads the log.
+    pub fn key_of(&self, host: &str, port: u16) -> Result<Option<[u8; KEY_BYTES]>, String> {
+        match KnownPeers::read(&self.path) {
+            Ok(known) => Ok(known.key_of(host, port).copied()),
+            Err(KeyError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// A server that is not listed has proven to have this key.
+    ///
+    /// # Errors
+    /// The line to add when it is not to be believed, or why it could not be added.
+    pub fn first_seen(&self, host: &str, port: u16, key: &[u8; KEY_BYTES]) -> Result<(), String> {
+        let (line, path) = (KnownPeers::line(host, port, key), self.path.display());
+        if !self.accept_new {
+            let line = line.trim_end();
+            return Err(format!(
+                "the static key of {host}:{port} is not known; if it is the right one, add this \
+                 line to {path}: {line}"
+            ));
+        }
+        let mut options = OpenOptions::new();
+        options
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&self.path)
+            // One write, so that two programs which meet servers at once do not mix their lines.
+            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .map_err(|error| format!("{path}: the key of {host}:{port} cannot be added: {error}"))
+    }
+}
+
 /// Reads the static keys of the clients that a server lets in: `KEY`, and perhaps a name for
 /// whoever reads the file.
 ///
@@ -364,6 +413,28 @@ mod tests {
         fn drop(&mut self) {
             let _gone = std::fs::remove_file(&self.0);
         }
+    }
+
+    #[test]
+    fn a_server_that_is_not_known_is_refused_with_the_line_to_add_or_added() {
+        let path = std::env::temp_dir().join(format!("evs-known-{}", std::process::id()));
+        let _none = std::fs::remove_file(&path);
+        let key = [0x5A; KEY_BYTES];
+        let strict = KnownFile { path: path.clone(), accept_new: false };
+        assert_eq!(strict.key_of("host", 7), Ok(None), "no file lists nobody");
+        let refused = strict.first_seen("host", 7, &key).unwrap_err();
+        let line = format!("host:7 {}", to_hex(&key));
+        assert!(refused.ends_with(&line), "{refused}");
+        assert_eq!(strict.key_of("host", 7), Ok(None));
+        let trusting = KnownFile { accept_new: true, ..strict.clone() };
+        trusting.first_seen("host", 7, &key).expect("added");
+        trusting.first_seen("2001:db8::1", 9, &[1; KEY_BYTES]).expect("added");
+        assert_eq!(strict.key_of("host", 7), Ok(Some(key)));
+        assert_eq!(strict.key_of("2001:db8::1", 9), Ok(Some([1; KEY_BYTES])));
+        assert_eq!(strict.key_of("host", 8), Ok(None));
+        std::fs::write(&path, "host:7 short\n").expect("written");
+        assert!(strict.key_of("host", 7).unwrap_err().contains("expected"));
+        std::fs::remove_file(&path).expect("removed");
     }
 
     #[test]

@@ -95,6 +95,16 @@ pub struct Rule {
     pub mode: Mode,
     /// A file with the key that both ends need.
     pub key: Option<PathBuf>,
+    /// Whether what goes over the wire is encrypted and authenticated.
+    pub sealed: bool,
+    /// A file with the static key of this side, its private half.
+    pub identity: Option<PathBuf>,
+    /// A connect rule: a file that lists the static keys of servers.
+    pub known_peers: Option<PathBuf>,
+    /// With `known_peers`: a server that is not listed is believed, and added.
+    pub accept_new: bool,
+    /// A listen rule: a file that lists the static keys of the clients that are let in.
+    pub allowed_clients: Option<PathBuf>,
     /// Whether to recover.
     pub policy: Policy,
     /// How long a client redials, and a server waits for it.
@@ -124,6 +134,16 @@ struct Written {
     #[serde(default)]
     key: Option<PathBuf>,
     #[serde(default)]
+    sealed: bool,
+    #[serde(default)]
+    identity: Option<PathBuf>,
+    #[serde(default)]
+    known_peers: Option<PathBuf>,
+    #[serde(default)]
+    accept_new: bool,
+    #[serde(default)]
+    allowed_clients: Option<PathBuf>,
+    #[serde(default)]
     policy: Policy,
     #[serde(default)]
     grace: Option<Span>,
@@ -137,26 +157,64 @@ struct Written {
     server_speaks_first: bool,
 }
 
+impl Written {
+    /// True when a peer must have something that a plain one has not.
+    fn wants_keys(&self) -> bool {
+        self.key.is_some()
+            || self.sealed
+            || self.identity.is_some()
+            || self.known_peers.is_some()
+            || self.allowed_clients.is_some()
+    }
+
+    /// Says what does not go together.
+    fn check_keys(&self) -> Result<(), String> {
+        let wrong = |what: &str| Err(what.to_owned());
+        if self.wants_keys() && self.mode == Some(Mode::Auto) {
+            let what = if self.sealed && self.key.is_none() { "`sealed`" } else { "a key" };
+            return Err(format!(
+                "{what} needs mode = \"require\": with \"auto\" a stranger could have the \
+                 connection without"
+            ));
+        }
+        let has_static =
+            self.identity.is_some() || self.known_peers.is_some() || self.allowed_clients.is_some();
+        if self.key.is_some() && has_static {
+            return wrong("`key` and static keys exclude each other; leave out one of the two");
+        }
+        if self.allowed_clients.is_some() && self.identity.is_none() {
+            return wrong(
+                "`allowed-clients` needs an `identity`, by which clients know the server",
+            );
+        }
+        if self.accept_new && self.known_peers.is_none() {
+            return wrong("`accept-new` needs `known-peers`, the file to which keys are added");
+        }
+        Ok(())
+    }
+}
+
 impl TryFrom<Written> for Rule {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        if written.key.is_some() && written.mode == Some(Mode::Auto) {
-            return Err("a key needs mode = \"require\": with \"auto\" a stranger could have the \
-                        connection without the key"
-                .to_owned());
-        }
+        written.check_keys()?;
+        let default = if written.wants_keys() { Mode::Require } else { Mode::Auto };
         let host = written.host.unwrap_or(Host::Any);
         if !written.addresses.is_empty() && !matches!(host, Host::Name(_)) {
             return Err("`addresses` belong to a rule whose `host` is a name".to_owned());
         }
-        let default = if written.key.is_some() { Mode::Require } else { Mode::Auto };
         Ok(Self {
             host,
             addresses: written.addresses,
             ports: written.port,
             mode: written.mode.unwrap_or(default),
             key: written.key,
+            sealed: written.sealed,
+            identity: written.identity,
+            known_peers: written.known_peers,
+            accept_new: written.accept_new,
+            allowed_clients: written.allowed_clients,
             policy: written.policy,
             grace: written.grace.map(|span| span.0),
             redial_limit: written.redial_limit,
@@ -282,6 +340,12 @@ impl Rule {
         put("port", self.ports.map(|ports| ports.to_string().into()));
         put("mode", Some(self.mode.name().into()));
         put("key", self.key.as_ref().map(|path| path.display().to_string().into()));
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string().into());
+        put("sealed", self.sealed.then(|| true.into()));
+        put("identity", path(&self.identity));
+        put("known-peers", path(&self.known_peers));
+        put("accept-new", self.accept_new.then(|| true.into()));
+        put("allowed-clients", path(&self.allowed_clients));
         put("policy", Some(self.policy.name().into()));
         let millis = |span: Duration| format!("{}ms", span.as_millis()).into();
         put("grace", self.grace.map(millis));
@@ -359,6 +423,25 @@ mod tests {
     }
 
     #[test]
+    fn whatever_needs_keys_or_sealing_implies_require_and_contradictions_are_named() {
+        for line in ["sealed = true", "identity = \"/i\"", "known-peers = \"/k\"", "key = \"/k\""] {
+            let with = rules(&format!("[[connect]]\n{line}\n"));
+            assert_eq!(with.connect[0].mode, Mode::Require, "{line}");
+            let auto = format!("[[connect]]\n{line}\nmode = \"auto\"\n");
+            let error = crate::from_text(&auto, "test").unwrap_err().to_string();
+            assert!(error.contains("needs mode = \"require\""), "{error}");
+        }
+        for (lines, expected) in [
+            ("key = \"/k\"\nidentity = \"/i\"", "exclude each other"),
+            ("allowed-clients = \"/a\"", "`allowed-clients` needs an `identity`"),
+            ("accept-new = true", "`accept-new` needs `known-peers`"),
+        ] {
+            let error = crate::from_text(&format!("[[listen]]\n{lines}\n"), "test").unwrap_err();
+            assert!(error.to_string().contains(expected), "{lines}: {error}");
+        }
+    }
+
+    #[test]
     fn a_name_matches_the_addresses_that_were_learnt_for_it() {
         let mut rules = rules("[[connect]]\nhost = \"Db.Example\"\nport = 5432\n");
         assert_eq!(rules.for_connect(at("192.0.2.1:5432")), None);
@@ -377,6 +460,9 @@ mod tests {
                     mode = \"require\"\nkey = \"/a \\\"b\\\"\"\npolicy = \"ask\"\ngrace = \"90s\"\n\
                     redial-limit = 7\non-fault = \"echo 'x' # \\\\\"\nline-up = \"true\"\n\
                     [[connect]]\nhost = \"10.0.0.0/8\"\n\
+                    [[connect]]\nhost = \"::1\"\nsealed = true\nidentity = \"/i\"\n\
+                    known-peers = \"/k\"\naccept-new = true\n\
+                    [[listen]]\nport = 23\nidentity = \"/i\"\nallowed-clients = \"/a\"\n\
                     [[listen]]\nport = 22\nserver-speaks-first = true\n";
         let once = rules(text);
         assert_eq!(rules(&once.to_toml()), once);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eversock_proto::control::Role;
-use eversock_proto::limits::HANDSHAKE_DEADLINE;
+use eversock_proto::limits::{HANDSHAKE_DEADLINE, RECORD_DEADLINE};
 use eversock_proto::redial::Redial;
 
 use super::Reactor;
@@ -34,6 +34,14 @@ impl Away {
     pub(super) fn forget(&mut self) {
         self.due = None;
     }
+}
+
+/// Where the bytes of a sealed connection have stopped in the middle of a record, and since when.
+#[derive(Debug)]
+pub(super) struct Halted {
+    epoch: u64,
+    taken: u64,
+    since: Instant,
 }
 
 impl Reactor {
@@ -160,6 +168,42 @@ impl Reactor {
         socket.change(bits::OVER | bits::STOPPED, bits::WANTS_CREDIT | bits::NO_ROOM);
         if !told && let Ok(mut meta) = socket.meta.lock() {
             socket.tell(&mut meta, EventKind::Closed);
+        }
+    }
+
+    /// Gives up a sealed connection whose record does not go on: somebody has taken bytes out of
+    /// the stream, or made a length greater. What is queued and unread is our own affair, not the
+    /// peer's.
+    pub(super) fn look_at_record(&mut self, socket: &Arc<Socket>) {
+        let halted = {
+            let Ok(mut rx) = socket.rx.try_lock() else { return socket.list_for_sweep() };
+            let (epoch, number) = (rx.epoch, rx.number);
+            let Some(receiver) = rx.receiver.as_mut().filter(|receiver| receiver.is_sealed())
+            else {
+                return;
+            };
+            receiver.rest();
+            let waits = number >= 0 && receiver.is_mid_record() && sys::io::queued(number) == 0;
+            if receiver.is_mid_record() && number >= 0 {
+                socket.list_for_sweep();
+            }
+            waits.then(|| Halted { epoch, taken: receiver.taken(), since: clock::now() })
+        };
+        let Some(owned) = self.owned.get_mut(&socket.id) else { return };
+        let Some(now) = halted else {
+            owned.halted = None;
+            return;
+        };
+        match &owned.halted {
+            Some(was) if (was.epoch, was.taken) == (now.epoch, now.taken) => {
+                let within = socket.config.connect_timeout.min(RECORD_DEADLINE);
+                if now.since - was.since >= within {
+                    owned.halted = None;
+                    let cause = "a record has begun and does not go on".to_owned();
+                    self.fault(Arc::clone(socket), now.epoch, cause);
+                }
+            }
+            _ => owned.halted = Some(Box::new(now)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Dialling: the first time with OPEN, later with RESUME; all known addresses raced (RFC 8305).
 
 mod claim;
+mod hello;
 mod plain;
 
 use std::collections::VecDeque;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
 use eversock_proto::control::{Control, Offsets, Role};
+use eversock_proto::identity::ServerKey;
 use eversock_proto::open::{Offer, OpenClient, OpenError, Opened};
 use eversock_proto::recv::Receiver;
 use eversock_proto::resume::{Reason, Reject, ResumeClient, ResumeError};
@@ -23,10 +25,10 @@ use mio::Interest;
 use super::timer::Timer;
 use super::{Command, Owned, Reactor};
 use crate::clock;
-use crate::config::{Config, Peers};
+use crate::config::{Config, KnownServers};
 use crate::error::{errno, number, would_block};
 use crate::event::EventKind;
-use crate::socket::link::Busy;
+use crate::socket::link::{Busy, Keys};
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
 
@@ -52,6 +54,9 @@ const PLAIN_FOR: Duration = Duration::from_secs(60);
 /// Plain peers that are remembered, at most.
 const PLAIN_MAX: usize = 1024;
 
+pub(crate) use hello::furnish;
+pub(super) use hello::offer;
+
 /// One session's search for a connection.
 #[derive(Debug)]
 pub(super) struct Dial {
@@ -75,6 +80,7 @@ struct Won {
     fd: Option<Fd>,
     epoch: u64,
     peer_receive: u64,
+    keys: Option<Keys>,
 }
 
 /// One address of a dial.
@@ -96,29 +102,6 @@ enum Stage {
     /// To a peer that does not speak eversock: nothing is said.
     Plain,
     Done,
-}
-
-/// What this side brings to an open.
-pub(super) fn offer(config: &Config, grace: Duration) -> Offer {
-    let (key, addrs) = (config.key.clone(), config.own_addrs.clone());
-    Offer { key, window: config.window, grace, addrs, ..Offer::default() }
-}
-
-/// Gives a socket its session: both directions, ready for the first epoch.
-pub(crate) fn furnish(socket: &Socket, role: Role, opened: Opened) -> io::Result<()> {
-    let engine = super::engine()?;
-    let mut tx = socket.lock_tx()?;
-    let mut rx = socket.lock_rx()?;
-    let mut receiver = Receiver::new(Arc::clone(&engine.pool), 0, socket.config.window);
-    receiver.set_window_max(socket.config.window_max);
-    tx.sender = Some(Box::new(Sender::new(Arc::clone(&engine.pool), 0, opened.window)));
-    rx.receiver = Some(Box::new(receiver));
-    drop((tx, rx));
-    let mut meta = Socket::lock(&socket.meta)?;
-    meta.peer_grace = opened.grace;
-    meta.candidates.extend(opened.addrs);
-    meta.control = Some(Box::new(Control::new(role, opened.id, opened.secret)));
-    Ok(())
 }
 
 impl Reactor {
@@ -389,108 +372,6 @@ impl Reactor {
         }
     }
 
-    fn say_hello(&mut self, token: usize, raw: i32) -> Result<(), DialError> {
-        let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
-        let Some(dial) = self.dials.get(&attempt.socket) else {
-            // Not "nothing to say": the caller would ask again and again.
-            return Err(errno(libc::ECANCELED).into());
-        };
-        let socket = &dial.socket;
-        let message = if dial.is_open {
-            let offer = offer(&socket.config, socket.config.grace);
-            let (client, message) = OpenClient::start(&offer, fd::random())
-                .map_err(|error| io::Error::other(error.to_string()))?;
-            attempt.stage = Stage::Opening(client);
-            if socket.config.peers == Peers::Any {
-                let until = clock::now() + SILENCE + 4 * (clock::now() - attempt.since);
-                self.timers.set(until, Timer::Silent(token));
-            }
-            message
-        } else {
-            let receive = socket.shared.receive.load(Ordering::SeqCst);
-            let mut meta = Socket::lock(&socket.meta)?;
-            let Some(control) = meta.control.as_mut() else {
-                return Err(errno(libc::ENOTCONN).into());
-            };
-            let (client, message) = control.resume(receive, fd::random());
-            let epoch = client.epoch();
-            attempt.stage = Stage::Resuming(client, epoch);
-            message
-        };
-        send_whole(raw, &message, false)?;
-        Ok(())
-    }
-
-    fn answered_hello(&mut self, token: usize, message: &[u8]) -> Result<(), DialError> {
-        let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
-        let (id, addr) = (attempt.socket, attempt.addr);
-        let Some(raw) = attempt.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
-        let stage = std::mem::replace(&mut attempt.stage, Stage::Done);
-        let Some(dial) = self.dials.get_mut(&id) else {
-            return Err(errno(libc::ECANCELED).into());
-        };
-        if dial.won.is_some() {
-            // Another address was first; its epoch must stay the only one confirmed.
-            return Err(errno(libc::ECANCELED).into());
-        }
-        let socket = Arc::clone(&dial.socket);
-        let (epoch, peer_receive, confirm) = match stage {
-            Stage::Opening(client) => {
-                let (opened, confirm) = client.answered(message).map_err(|error| match error {
-                    OpenError::Key | OpenError::Proof | OpenError::Refused(_) => {
-                        DialError::Passing(open_failed(&error))
-                    }
-                    // One that says our own words back to us, for example.
-                    _ => DialError::Foreign(open_failed(&error)),
-                })?;
-                let session = opened.id;
-                furnish(&socket, Role::Client, opened)?;
-                if let Some(owned) = self.owned.get_mut(&id) {
-                    owned.id = session;
-                }
-                (1, 0, confirm)
-            }
-            Stage::Resuming(client, epoch) => {
-                let meta = Socket::lock(&socket.meta)?;
-                let Some(control) = meta.control.as_ref() else {
-                    return Err(errno(libc::ENOTCONN).into());
-                };
-                match client.answered(&control.secret, message) {
-                    Ok((receive, confirm)) => (epoch, receive, confirm),
-                    Err(ResumeError::Refused(reject)) => {
-                        let proven = reject.is_proven(&control.secret, client.message());
-                        return Err(judge(reject, proven));
-                    }
-                    Err(_) => return Err(errno(libc::EPROTO).into()),
-                }
-            }
-            Stage::Connecting | Stage::Plain | Stage::Done => return Ok(()),
-        };
-        // START follows at once: one segment is enough for both.
-        send_whole(raw, &confirm, true)?;
-        if epoch > 1 && socket.has(bits::FAILED) {
-            // The session has failed here; this dial was only to say so.
-            super::serve::send_reset(self.engine, 0, raw);
-            self.end(&socket, Reason::Reset);
-            return Ok(());
-        }
-        let fd = attempt.fd.take();
-        self.poll.registry().deregister(&mut mio::unix::SourceFd(&raw))?;
-        if let Ok(mut meta) = socket.meta.lock() {
-            meta.local = meta.local.filter(|_| epoch > 1).or_else(|| tcp::local_addr(raw));
-            if epoch == 1 {
-                meta.peer = Some(addr);
-            }
-            // Where it worked is where to look first.
-            meta.candidates.retain(|&candidate| candidate != addr);
-            meta.candidates.insert(0, addr);
-        }
-        let Some(dial) = self.dials.get_mut(&id) else { return Ok(()) };
-        dial.won = Some(Won { fd, epoch, peer_receive });
-        self.attach_won(id);
-        Ok(())
-    }
-
     /// Puts the winner under the socket; comes back if a lock was taken.
     fn attach_won(&mut self, id: u64) {
         let Some(dial) = self.dials.get_mut(&id) else { return };
@@ -501,7 +382,7 @@ impl Reactor {
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let Some(won) = dial.won.as_mut() else { return };
         let (epoch, peer_receive) = (won.epoch, won.peer_receive);
-        match socket.attach(&mut won.fd, epoch, peer_receive) {
+        match socket.attach(&mut won.fd, epoch, peer_receive, &mut won.keys) {
             Ok(Err(Busy)) => {
                 self.timers.set(clock::now() + Duration::from_micros(100), Timer::Stagger(id));
             }
@@ -512,7 +393,8 @@ impl Reactor {
             Err(error) => {
                 if let Some(fd) = &won.fd {
                     // It was confirmed: the peer must not take it for a session that goes on.
-                    super::serve::send_reset(self.engine, 0, fd.as_raw_fd());
+                    let keys = won.keys.take();
+                    super::serve::send_reset(self.engine, 0, fd.as_raw_fd(), keys);
                 }
                 self.end_dial(id);
                 self.give_up(&socket, libc::ECONNRESET, &error.to_string());
@@ -762,8 +644,12 @@ fn foreign(error: &HelloError) -> io::Error {
 fn open_failed(error: &OpenError) -> io::Error {
     log::warn!("connect: {error}");
     match error {
-        OpenError::Key | OpenError::Proof => errno(libc::EACCES),
-        OpenError::Refused(reject) if reject.reason == Reason::Key => errno(libc::EACCES),
+        OpenError::Key | OpenError::Pin | OpenError::Sealing | OpenError::Proof => {
+            errno(libc::EACCES)
+        }
+        OpenError::Refused(reject) if matches!(reject.reason, Reason::Key | Reason::Sealing) => {
+            errno(libc::EACCES)
+        }
         OpenError::Refused(reject) if reject.reason == Reason::Busy => errno(libc::ECONNREFUSED),
         _ => errno(libc::EPROTO),
     }

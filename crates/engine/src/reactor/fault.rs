@@ -536,6 +536,7 @@ impl Reactor {
             }
             // By a number that was closed past us the acks would go to whatever it names now.
             self.look_at(socket);
+            self.look_at_record(socket);
             let Ok(mut tx) = socket.tx.try_lock() else {
                 socket.list_for_sweep();
                 continue;

@@ -377,6 +377,8 @@ struct Owned {
     quiet: fault::Quiet,
     /// Back-off of the redials that the peer's GOAWAY asks for.
     away: check::Away,
+    /// A record that has begun and does not go on.
+    halted: Option<Box<check::Halted>>,
 }
 
 impl Owned {
@@ -390,6 +392,7 @@ impl Owned {
             last_call: false,
             quiet: fault::Quiet::default(),
             away: check::Away::default(),
+            halted: None,
         })
     }
 }

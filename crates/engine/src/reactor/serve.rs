@@ -16,7 +16,7 @@ use core::net::SocketAddr;
 
 use eversock_proto::control::{Role, Tombstone};
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, HELLO_MAX_BYTES};
-use eversock_proto::open::OpenServer;
+use eversock_proto::open::{OpenServer, Opened};
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
 use eversock_proto::secret::SessionId;
 use eversock_proto::send::{GATHER_SLICES, Sender};
@@ -29,9 +29,9 @@ use super::timer::Timer;
 use super::{Command, Engine, Owned, Reactor, channel};
 use crate::clock;
 use crate::error::{is_shortage, would_block};
-use crate::listener::{Birth, ENDED, Listener, NOBODY, PLAIN};
+use crate::listener::{Birth, ENDED, Listener, NOBODY, PLAIN, Seed};
 use crate::process::Holder;
-use crate::socket::link::Busy;
+use crate::socket::link::{Busy, Keys};
 use crate::socket::{Socket, bits};
 use crate::sys::{self, Fd, fd, tcp};
 
@@ -95,6 +95,7 @@ enum Stage {
         socket: Arc<Socket>,
         epoch: u64,
         receive: u64,
+        keys: Box<Option<Keys>>,
     },
 }
 
@@ -142,7 +143,7 @@ impl Reactor {
         let untaken = std::mem::take(&mut served.untaken);
         let ready = std::mem::take(&mut served.ready);
         for (birth, fd) in untaken.into_values().chain(ready) {
-            let Birth { id, secret, window: birth_window, epoch, .. } = birth;
+            let Birth { id, secret, window: birth_window, epoch, keys, .. } = birth;
             if epoch == PLAIN {
                 tcp::discard(fd);
                 continue;
@@ -150,7 +151,11 @@ impl Reactor {
             // Their clients believe that the session stands, and ask.
             let tombstone = Tombstone { secret, reason: Reason::Reset, offset: 0 };
             self.tombstones.insert(id, tombstone);
-            send_reset(self.engine, birth_window, fd.as_raw_fd());
+            if keys.is_none() {
+                send_reset(self.engine, birth_window, fd.as_raw_fd(), None);
+            }
+            // A sealed one may have begun its records in the process that is about to take it, and
+            // no key may meet a nonce twice: the tombstone alone tells.
             drop(fd);
         }
         self.retire_listener(listener.id);
@@ -379,7 +384,7 @@ impl Reactor {
         }
         let config = &served.listener.config;
         let id = SessionId::new(self.engine.instance, fd::random_u64());
-        match OpenServer::answer(&offer(config, config.grace), message, id, fd::random()) {
+        match OpenServer::answer(&offer(config, Role::Server), message, id, fd::random()) {
             Ok((server, answer)) => {
                 handshake.stage = Stage::Opening(Box::new(server));
                 if send_whole(raw, &answer, false).is_err() {
@@ -403,7 +408,7 @@ impl Reactor {
     }
 
     /// An open was confirmed: the session goes to whoever calls accept.
-    fn born(&mut self, token: usize, opened: eversock_proto::open::Opened, epoch: u64) {
+    fn born(&mut self, token: usize, opened: Opened, epoch: u64) {
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
         let (listener, fd) = (handshake.listener, handshake.fd.take());
         let peer = handshake.peer;
@@ -417,7 +422,8 @@ impl Reactor {
         let Some(served) = served.filter(|served| !served.closed) else {
             // The listener was closed while hands were shaken; the client believes that the session
             // stands.
-            send_reset(self.engine, opened.window, fd.as_raw_fd());
+            let keys = opened.keys.map(|keys| keys.split(Role::Server));
+            send_reset(self.engine, opened.window, fd.as_raw_fd(), keys);
             let tombstone = Tombstone { secret: opened.secret, reason: Reason::Reset, offset: 0 };
             self.tombstones.insert(opened.id, tombstone);
             return;
@@ -430,6 +436,7 @@ impl Reactor {
             token: served.listener.token,
             id: opened.id,
             secret: opened.secret,
+            keys: opened.keys.map(Seed::from),
             window: opened.window,
             epoch,
             peer: peer.or_else(|| tcp::peer_addr(raw)).unwrap_or(nowhere),
@@ -590,10 +597,15 @@ impl Served {
 }
 
 /// Ends a session over a connection that it will not use: the first frames of the epoch say so.
-pub(super) fn send_reset(engine: &Engine, window: u64, number: i32) {
+/// `keys` are those of the epoch, if the session is sealed; nobody else has used them.
+pub(super) fn send_reset(engine: &Engine, window: u64, number: i32, keys: Option<Keys>) {
     let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
     if sender.begin_epoch(0).is_err() {
         return;
+    }
+    if let Some((sealer, _)) = keys {
+        sender.set_sealed();
+        sender.seal_with(sealer);
     }
     sender.want_reset(0);
     while sender.prepare(Acks::default()) {

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use eversock_proto::limits::HEADER_BYTES;
 use eversock_proto::recv::Receiver;
 
-use super::recv::{Read, ReadError};
+use super::reads::{Read, ReadError};
 use super::{Rx, Socket, bits};
 use crate::error::{caught, fail, number as errno_of};
 use crate::process;

@@ -10,6 +10,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use core::net::SocketAddr;
+use eversock_proto::seal::{Opener, Sealer};
 use rustix::net::SocketType;
 
 use super::{Counted, Place, Rx, Socket, Tx, Watch, bits};
@@ -23,6 +24,9 @@ use crate::wait::epoll;
 /// A direction lock was taken; try again soon.
 #[derive(Debug)]
 pub(crate) struct Busy;
+
+/// What an epoch of a sealed session seals and opens its records with.
+pub(crate) type Keys = (Sealer, Opener);
 
 /// The three locks that a change of connection needs.
 pub(super) struct Held<'a> {
@@ -346,6 +350,7 @@ impl Socket {
         new: &mut Option<Fd>,
         epoch: u64,
         peer_receive: u64,
+        keys: &mut Option<Keys>,
     ) -> io::Result<Result<u64, Busy>> {
         let mut held = match self.hold()? {
             Ok(held) => held,
@@ -398,7 +403,7 @@ impl Socket {
             };
             number
         };
-        let replayed = self.begin_epoch(&mut held, number, epoch, peer_receive)?;
+        let replayed = self.begin_epoch(&mut held, number, epoch, peer_receive, keys.take())?;
         self.watch_start(number);
         self.change(0, bits::DETACHED | bits::DYING | bits::CONNECTING | bits::FRESH);
         if self.flush(&mut held.tx, false) == super::send::Flushed::Owed {
@@ -454,6 +459,7 @@ impl Socket {
         number: RawFd,
         epoch: u64,
         peer_receive: u64,
+        keys: Option<Keys>,
     ) -> io::Result<u64> {
         self.absorb(&mut held.tx);
         let (Some(sender), Some(receiver)) = (held.tx.sender.as_mut(), held.rx.receiver.as_mut())
@@ -467,6 +473,13 @@ impl Socket {
         self.shared.peer_ack.store(sender.acked(), Ordering::SeqCst);
         self.shared.peer_edge.store(sender.edge(), Ordering::SeqCst);
         receiver.begin_epoch();
+        if sender.is_sealed() != keys.is_some() {
+            return Err(io::Error::other("an epoch needs keys if, and only if, it is sealed"));
+        }
+        if let Some((sealer, opener)) = keys {
+            sender.seal_with(sealer);
+            receiver.open_with(opener);
+        }
         let acks = receiver.acks();
         self.shared.ack.store(acks.ack, Ordering::SeqCst);
         self.shared.window.store(u32::from(acks.window), Ordering::SeqCst);
@@ -519,7 +532,12 @@ impl Socket {
 
     /// A connection that was accepted under `number` begins its first epoch there, or under the
     /// engine's own descriptor when pumped.
-    pub(crate) fn settle(self: &Arc<Self>, number: RawFd, epoch: u64) -> io::Result<()> {
+    pub(crate) fn settle(
+        self: &Arc<Self>,
+        number: RawFd,
+        epoch: u64,
+        keys: Option<Keys>,
+    ) -> io::Result<()> {
         let mut place = Self::lock(&self.place)?;
         let tx = self.lock_tx()?;
         let rx = self.lock_rx()?;
@@ -528,7 +546,7 @@ impl Socket {
         }
         let real = place.real_number().unwrap_or(number);
         let mut held = Held { place, tx, rx };
-        self.begin_epoch(&mut held, real, epoch, 0)?;
+        self.begin_epoch(&mut held, real, epoch, 0, keys)?;
         if self.flush(&mut held.tx, false) == super::send::Flushed::Owed {
             self.owe();
         }

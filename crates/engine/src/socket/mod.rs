@@ -10,6 +10,7 @@
 pub(crate) mod lead;
 pub(crate) mod link;
 mod quick;
+mod reads;
 pub(crate) mod recv;
 pub(crate) mod relatives;
 pub(crate) mod send;

@@ -12,8 +12,9 @@ use eversock_proto::recv::{Receiver, Violation};
 use eversock_proto::wire::frame::Header;
 
 use super::lead::{Led, only_buffer};
+use super::reads::{READ_AHEAD_BYTES, ReadError, read_direct, read_records, read_stashing};
 use super::{Rx, Socket, bits};
-use crate::error::{errno, fail, guarded, would_block};
+use crate::error::{fail, guarded, would_block};
 use crate::process;
 use crate::sys;
 use crate::wait::kick::Bell;
@@ -31,8 +32,6 @@ pub(crate) struct RecvMode {
     pub(crate) cancellation_point: bool,
 }
 
-/// Bytes that one read-ahead asks of the kernel.
-const READ_AHEAD_BYTES: usize = 16 * 1024;
 /// How long a count of what is readable waits for a reader that is about to come out.
 const COUNT_WITHIN: Duration = Duration::from_millis(200);
 /// Reads of one read-ahead, at most.
@@ -262,6 +261,8 @@ impl Socket {
             }
             let result = if receiver.is_direct() {
                 read_direct(receiver, from, buf)
+            } else if receiver.is_sealed() {
+                read_records(receiver, from, buf)
             } else {
                 read_stashing(receiver, from)
             };
@@ -386,9 +387,14 @@ impl Socket {
         let Some(receiver) = rx.receiver.as_mut() else { return };
         // What is queued now, no more: a peer may go on sending, and replay covers the rest.
         let mut left = sys::io::queued(from) + READ_AHEAD_BYTES;
-        while left > 0 && read_stashing(receiver, from).is_ok() {
+        loop {
+            let before = receiver.taken();
+            if left == 0 || read_stashing(receiver, from).is_err() {
+                break;
+            }
             self.after_input(receiver);
-            left = left.saturating_sub(READ_AHEAD_BYTES);
+            let n = receiver.taken() - before;
+            left = left.saturating_sub(usize::try_from(n).unwrap_or(usize::MAX));
         }
     }
 
@@ -476,6 +482,10 @@ impl Socket {
             self.change(0, bits::NO_ROOM);
         }
         self.note_acks(receiver);
+        if receiver.is_mid_record() {
+            // Its rest has a deadline.
+            self.list_for_sweep();
+        }
         let stash = if receiver.stashed() > 0 { bits::STASH } else { 0 };
         let end = if receiver.is_at_end() { bits::EOF } else { 0 };
         let ends = end != 0 && !self.has(bits::EOF);
@@ -619,7 +629,7 @@ impl Socket {
     }
 
     /// Payload bytes that the program could read now, exactly (FIONREAD).
-    pub(crate) fn readable_bytes(&self) -> io::Result<usize> {
+    pub(crate) fn readable_bytes(self: &Arc<Self>) -> io::Result<usize> {
         let mut rx = self.lock_rx()?;
         let mut until = None;
         while self.sleepers.is_reading() && rx.number >= 0 && sys::io::queued(rx.number) > 0 {
@@ -631,6 +641,12 @@ impl Socket {
             drop(rx);
             crate::wait::epoll::sleep(Duration::from_micros(50));
             rx = self.lock_rx()?;
+        }
+        if rx.receiver.as_ref().is_some_and(|receiver| receiver.is_sealed())
+            && !self.sleepers.has_leader()
+        {
+            // What is queued as records cannot be counted before it is opened.
+            self.read_ahead_locked(&mut rx);
         }
         let Some(receiver) = rx.receiver.as_ref() else { return Ok(0) };
         let mut total = receiver.stashed();
@@ -673,63 +689,6 @@ impl Socket {
     }
 }
 
-pub(crate) struct Read {
-    pub(crate) payload: usize,
-    pub(crate) more: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    #[error("the connection was closed")]
-    Ended,
-    #[error(transparent)]
-    Kernel(io::Error),
-    #[error(transparent)]
-    Violation(#[from] Violation),
-}
-
-/// One scattered read: payload of the current frame, the next header, and what follows.
-fn read_direct(receiver: &mut Receiver, from: RawFd, buf: &mut [u8]) -> Result<Read, ReadError> {
-    let left = receiver.payload_left();
-    let front = left.min(buf.len());
-    if left > buf.len() {
-        let n = sys::io::recv_one(from, buf).map_err(ReadError::Kernel)?;
-        if n == 0 {
-            return Err(ReadError::Ended);
-        }
-        let payload = receiver.accept(buf, front, n)?;
-        return Ok(Read { payload, more: n == buf.len() });
-    }
-    let (first, rest) = buf.split_at_mut(front);
-    let space = receiver.header_space();
-    let asked = first.len() + space.len() + rest.len();
-    let n = if first.is_empty() {
-        sys::io::recv(from, &mut [IoSliceMut::new(space), IoSliceMut::new(rest)])
-    } else {
-        sys::io::recv(
-            from,
-            &mut [IoSliceMut::new(first), IoSliceMut::new(space), IoSliceMut::new(rest)],
-        )
-    }
-    .map_err(ReadError::Kernel)?;
-    if n == 0 {
-        return Err(ReadError::Ended);
-    }
-    let payload = receiver.accept(buf, front, n)?;
-    Ok(Read { payload, more: n == asked })
-}
-
-/// Reads into the stash.
-fn read_stashing(receiver: &mut Receiver, from: RawFd) -> Result<Read, ReadError> {
-    let mut scratch = [0; READ_AHEAD_BYTES];
-    let n = sys::io::recv_one(from, &mut scratch).map_err(ReadError::Kernel)?;
-    if n == 0 {
-        return Err(ReadError::Ended);
-    }
-    receiver.feed(&scratch[..n])?;
-    Ok(Read { payload: 0, more: n == READ_AHEAD_BYTES })
-}
-
 /// A leader whose thread is cancelled in its sleep leads no more.
 struct Unwound<'a>(Option<&'a Arc<Socket>>);
 
@@ -741,24 +700,9 @@ impl Drop for Unwound<'_> {
     }
 }
 
-impl From<ReadError> for io::Error {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Kernel(error) => error,
-            ReadError::Ended | ReadError::Violation(_) => errno(libc::ECONNRESET),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_kernel_error_keeps_its_number() {
-        let error = io::Error::from(ReadError::Kernel(errno(libc::ETIMEDOUT)));
-        assert_eq!(crate::error::number(&error), libc::ETIMEDOUT);
-    }
 
     /// Reads were counted instead of frames, and each may bring a buffer full of them.
     #[test]

@@ -175,10 +175,12 @@ impl Socket {
         else {
             return Ok(Err(Busy));
         };
+        // A sealed session goes on over another connection: its keys are for one process only.
+        let goes_along = !detached && !sender.is_sealed();
         let mut out = Out::default();
         out.u64(VERSION);
         out.u64(u64::from(self.bits() & CARRIED));
-        out.flag(!detached);
+        out.flag(goes_along);
         out.u64(held.tx.epoch);
         for value in self.shared_words() {
             out.u64(value.load(Ordering::SeqCst));
@@ -201,7 +203,8 @@ impl Socket {
         family::write_addrs(&mut out, &meta.candidates);
         meta.options.snapshot(&mut out);
         self.with_relatives(|relatives| out.bytes(&relatives.returned));
-        let real = held.place.real_number().filter(|_| !detached).map(sys::borrow);
+        let number = held.place.real_number().filter(|_| !detached);
+        let real = number.filter(|_| goes_along).map(sys::borrow);
         if !self.owner.hand_over(us, to) {
             return fail(libc::EPERM);
         }
@@ -210,6 +213,9 @@ impl Socket {
             return Err(error);
         }
         self.watch_stop();
+        if let Some(number) = number.filter(|_| !goes_along) {
+            sys::tcp::shut_both(number);
+        }
         held.tx.number = -1;
         held.rx.number = -1;
         held.tx.sender = None;
@@ -642,7 +648,7 @@ mod tests {
         let role = eversock_proto::control::Role::Server;
         crate::reactor::furnish(&socket, role, opened).expect("furnished");
         assert!(socket.owner.claim(engine.instance, true));
-        socket.settle(number, 1).expect("settled");
+        socket.settle(number, 1, None).expect("settled");
         // All of it is read ahead before the guest gets anything.
         let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
         sender.begin_epoch(0).expect("an epoch");

@@ -18,6 +18,7 @@ use crate::socket::{Socket, bits};
 use crate::sys::calls::calls;
 use crate::sys::{self, Fd, fd};
 use crate::table::{self, Entry};
+use crate::wait::poll::room_if_once;
 
 const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
 const EDGE: u32 = libc::EPOLLET as u32;
@@ -472,11 +473,13 @@ impl EpollSet {
                 continue;
             };
             let ready = u32::from(registration.socket.readiness().cast_unsigned());
-            let ready = ready & (registration.events | ALWAYS);
+            let mut ready = ready & (registration.events | ALWAYS);
             if ready == 0 || registration.fired {
                 index.hot.remove(&number);
                 continue;
             }
+            // Of one that fires once: what the kernel would add to it comes no more.
+            ready |= room_if_once(registration.events, &registration.socket, number);
             out.push((number, libc::epoll_event { events: ready, u64: registration.data }));
             let once = registration.events & (ONESHOT | EDGE) != 0;
             if registration.events & ONESHOT != 0 {

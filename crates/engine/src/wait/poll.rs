@@ -235,3 +235,16 @@ pub(crate) fn select(
     }
     Ok(total)
 }
+
+/// EPOLLOUT for a one-shot registration that wants it, when neither the session nor the kernel is
+/// against a write at this moment.
+pub(super) fn room_if_once(wanted: u32, socket: &Socket, number: RawFd) -> u32 {
+    let out = libc::EPOLLOUT as u32;
+    let both = out | libc::EPOLLONESHOT as u32;
+    if wanted & both != both || socket.has(bits::NO_ROOM | bits::CONNECTING | bits::DETACHED) {
+        return 0;
+    }
+    let mut fds = [libc::pollfd { fd: number, events: libc::POLLOUT, revents: 0 }];
+    let asked = sys::io::poll(&mut fds, Some(Duration::ZERO));
+    if asked.is_ok() && fds[0].revents & libc::POLLOUT != 0 { out } else { 0 }
+}

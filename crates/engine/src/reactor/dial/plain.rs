@@ -16,7 +16,7 @@ impl Reactor {
         let dial = self.dials.get(&attempt.socket);
         matches!(attempt.stage, Stage::Opening(_) | Stage::Done)
             && dial.is_some_and(|dial| {
-                dial.is_open && dial.won.is_none() && dial.socket.config.peers == Peers::Any
+                dial.is_open && dial.won.is_none() && dial.socket.config.takes_plain(Role::Client)
             })
     }
 
@@ -39,7 +39,7 @@ impl Reactor {
 
     pub(super) fn is_plain(&self, socket: &Socket, addr: SocketAddr) -> bool {
         let since = self.plain_peers.get(&addr);
-        socket.config.peers == Peers::Any
+        socket.config.takes_plain(Role::Client)
             && since.is_some_and(|since| clock::now() - *since < PLAIN_FOR)
     }
 

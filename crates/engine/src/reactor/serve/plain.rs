@@ -5,12 +5,13 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use core::net::SocketAddr;
+use eversock_proto::control::Role;
 use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
 use eversock_proto::wire::hello;
 
 use super::{Reactor, Stage};
 use crate::clock;
-use crate::config::{Config, Peers};
+use crate::config::Config;
 use crate::error::would_block;
 use crate::listener::{Birth, PLAIN};
 use crate::reactor::timer::Timer;
@@ -78,7 +79,7 @@ impl Reactor {
     fn takes_plain(&self, listener: Option<u64>) -> Option<&Config> {
         let served = listener.and_then(|id| self.listeners.get(&id))?;
         let config = &*served.listener.config;
-        (config.peers == Peers::Any && !served.closed).then_some(config)
+        (config.takes_plain(Role::Server) && !served.closed).then_some(config)
     }
 
     /// A client does not speak eversock: the program gets its connection as it is, and every byte.
@@ -101,6 +102,7 @@ impl Reactor {
             token: served.listener.token,
             id: SessionId::new(self.engine.instance, fd::random_u64()),
             secret: Secret::from_bytes([0; KEY_BYTES]),
+            keys: None,
             window: 0,
             epoch: PLAIN,
             peer: peer.unwrap_or(nowhere),

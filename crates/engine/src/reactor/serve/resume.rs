@@ -140,7 +140,8 @@ impl Reactor {
         if let Some(handshake) = self.handshakes.get_mut(&token) {
             handshake.listener = Some(listener);
         }
-        self.born(token, session, pending.epoch());
+        let keys = session.cipher.map(|cipher| pending.keys(&session.secret, cipher));
+        self.born(token, Opened { keys, ..session }, pending.epoch());
     }
 
     /// A session that is not in this process's books: ended, or another process's.
@@ -214,17 +215,20 @@ impl Reactor {
         let receive = {
             let Ok(mut meta) = socket.meta.lock() else { return self.drop_handshake(token) };
             let Some(control) = meta.control.as_mut() else { return self.drop_handshake(token) };
-            control.confirm(pending, message, offsets)
+            let cipher = control.cipher;
+            let keys = cipher.map(|cipher| pending.keys(&control.secret, cipher));
+            let keys = Box::new(keys.map(|keys| keys.split(Role::Server)));
+            control.confirm(pending, message, offsets).map(|receive| (receive, keys))
         };
         match receive {
             // Proven: now, and not before, it is ours.
             Ok(_) if !socket.owner.is(us) && !self.claim_unclaimed(socket) => {
                 self.drop_handshake(token);
             }
-            Ok(receive) => {
+            Ok((receive, keys)) => {
                 if let Some(handshake) = self.handshakes.get_mut(&token) {
                     let socket = Arc::clone(socket);
-                    handshake.stage = Stage::Attaching { socket, epoch, receive };
+                    handshake.stage = Stage::Attaching { socket, epoch, receive, keys };
                 }
                 self.attach_resumed(token);
             }
@@ -268,7 +272,7 @@ impl Reactor {
 
     pub(super) fn attach_resumed(&mut self, token: usize) {
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
-        let Stage::Attaching { socket, epoch, receive } = &handshake.stage else { return };
+        let Stage::Attaching { socket, epoch, receive, .. } = &handshake.stage else { return };
         let (socket, epoch, receive) = (Arc::clone(socket), *epoch, *receive);
         // Another resume may have been confirmed meanwhile.
         let standing = socket
@@ -288,7 +292,8 @@ impl Reactor {
             }
         }
         let Some(handshake) = self.handshakes.get_mut(&token) else { return };
-        match socket.attach(&mut handshake.fd, epoch, receive) {
+        let Stage::Attaching { keys, .. } = &mut handshake.stage else { return };
+        match socket.attach(&mut handshake.fd, epoch, receive, keys) {
             Ok(Err(Busy)) => {
                 let soon = clock::now() + Duration::from_micros(100);
                 self.timers.set(soon, Timer::Handshake(token));
@@ -300,7 +305,7 @@ impl Reactor {
             Err(error) => {
                 if let Some(fd) = &handshake.fd {
                     // The client takes it for a session that goes on.
-                    send_reset(self.engine, 0, fd.as_raw_fd());
+                    send_reset(self.engine, 0, fd.as_raw_fd(), keys.take());
                 }
                 self.drop_handshake(token);
                 self.give_up(&socket, libc::ECONNRESET, &error.to_string());
