@@ -12,7 +12,8 @@ use std::time::Duration;
 use common::child::{Helper, hear, role, say};
 use common::limit::Limit;
 use common::{
-    MIB, begin, data, proxy_to, quick, read_all, send_and_end, wait_until, while_cutting,
+    MIB, begin, data, proxy_to, quick, read_all, read_exactly, send_and_end, wait_until,
+    while_cutting,
 };
 use eversock::{Config, VirtualListener, VirtualStream};
 use eversock_chaos::{Fault, Target};
@@ -171,6 +172,33 @@ fn helper_process() {
             drop(stream);
             assert!(reap(pid), "the child failed");
             std::process::exit(0);
+        }
+        "child-reads-a-little" => {
+            (&stream).write_all(b"ready").unwrap();
+            let pid = fork_to(|| {
+                read_exactly(&stream, count);
+                say("read");
+                hear();
+            });
+            assert!(reap(pid), "the child failed");
+        }
+        "child-gives-it-back" => {
+            let turn = || (&stream).write_all(&read_exactly(&stream, 4)).unwrap();
+            let (back, go) = (Signal::new(), Signal::new());
+            turn();
+            let pid = fork_to(|| {
+                turn();
+                turn();
+                // After a fork of its own the session is its who asks first.
+                assert!(reap(fork_to(|| ())));
+                back.give();
+                go.wait();
+            });
+            back.wait();
+            turn();
+            turn();
+            go.give();
+            assert!(reap(pid), "the child failed");
         }
         "both-write" => {
             let go = Signal::new();
@@ -396,6 +424,47 @@ fn a_child_that_closes_the_number_and_keeps_a_duplicate_has_the_session() {
     drop(client);
     assert!(helper.end().success());
     drop(proxy);
+}
+
+/// The list of the next sweep stays with the parent's engine. A session that was on it stood there
+/// for the child too, which never put it on a list of its own: what it had read was never confirmed
+/// unless it wrote.
+#[test]
+fn what_a_child_reads_is_confirmed_though_it_writes_nothing() {
+    let _limit = Limit::new("a child that only reads", PATIENCE);
+    let (mut helper, _proxy, client) = start("child-reads-a-little", 100);
+    expect(&client, b"ready");
+    (&client).write_all(&data(3, 100)).unwrap();
+    assert_eq!(helper.word(), "read");
+    wait_until("confirmed", || client.info().unwrap().acked == 100);
+    helper.go();
+    drop(client);
+    assert!(helper.end().success());
+}
+
+/// Where the count of a connection's bytes had begun was that of the parent's own connection, which
+/// is not that of the one it got: the bytes of another handshake looked like somebody else's.
+#[test]
+fn a_session_that_a_child_has_resumed_and_given_back_goes_on_through_the_next_cut() {
+    let _limit = Limit::new("a session that comes back", PATIENCE);
+    let (mut helper, proxy, client) = start("child-gives-it-back", 0);
+    let turn = |word: &[u8]| {
+        (&client).write_all(word).unwrap();
+        expect(&client, word);
+    };
+    let cut = |resumes| {
+        proxy.inject(Fault::Reset, Target::Open).unwrap();
+        wait_until("resumed", || client.info().unwrap().resumes == resumes);
+    };
+    turn(b"mine");
+    turn(b"ours");
+    cut(1);
+    turn(b"ours");
+    turn(b"mine");
+    cut(2);
+    turn(b"mine");
+    drop(client);
+    assert!(helper.end().success());
 }
 
 #[test]

@@ -225,6 +225,8 @@ fn claim_slowly(socket: &Arc<Socket>) -> io::Result<()> {
                 if socket.owner.claim(engine.instance, true) {
                     engine.enroll(socket);
                     engine.command(Command::Adopt { socket: Arc::clone(socket) });
+                    // What is unconfirmed is looked after here from now on.
+                    socket.list_for_sweep();
                     return Ok(());
                 }
             }
@@ -441,9 +443,11 @@ extern "C" fn in_child() {
         if socket.sleepers.is_reading() {
             leave_the_read(&mut locks.place);
         }
-        // The parent's threads sleep, the parent's engine watches; the child has neither.
+        // The parent's threads sleep, the parent's engine watches; the child has neither. Nor has
+        // it the parent's list of the next sweep.
         socket.sleepers.forget(&mut locks.sleepers);
         locks.watch.number = -1;
+        socket.shared.in_sweep.store(false, Ordering::SeqCst);
         // Copies of the engine's own descriptors would keep connections open that it closes.
         locks.place.private = None;
     }
@@ -534,5 +538,24 @@ mod tests {
         drop(sets);
         forker.join().expect("the fork goes on");
         assert!(is_free, "the fork has the pool and waits for the sets");
+    }
+
+    /// Its watch stayed under the number that was closed; whoever claimed it later took that number
+    /// off the watch, by when it was another session's, whose faults nobody saw any more.
+    #[test]
+    fn a_session_that_nobody_has_is_watched_under_a_number_that_it_still_has() {
+        let engine = reactor::engine().expect("an engine");
+        let (real, _peer) = sys::tcp::loopback_pair().expect("a connection");
+        let copies = [(); 2].map(|()| fd::dup_internal(real.as_raw_fd()).expect("a copy"));
+        let [gone, kept] = [copies[0].as_raw_fd(), copies[1].as_raw_fd()];
+        let socket = Socket::new(engine.next_id(), Arc::default(), vec![gone, kept], 0);
+        let socket = Arc::new(socket);
+        socket.adopt_watch();
+        let watched = || socket.watch.lock().expect("the lock").number;
+        assert_eq!(watched(), gone);
+        socket.let_go(gone).expect("let go");
+        assert_eq!(watched(), kept);
+        socket.let_go(kept).expect("let go");
+        assert_eq!(watched(), -1);
     }
 }

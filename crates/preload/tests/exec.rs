@@ -68,6 +68,12 @@ fn a_spawned_program_has_the_session_under_the_numbers_that_its_file_actions_say
     served_by_cat("spawn", "echoes");
 }
 
+/// What had been made for the first client's number went to the second, whose number was the same.
+#[test]
+fn a_program_that_does_not_destroy_its_file_actions_gives_each_child_its_own_session() {
+    served_by_cat("careless", "echoes");
+}
+
 #[test]
 fn socat_runs_a_program_for_each_connection_through_cuts() {
     if !have("socat") {

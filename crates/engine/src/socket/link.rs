@@ -635,6 +635,11 @@ impl Socket {
                     *of_direction = other;
                 }
             }
+            // By a number that is another session's one day, that one's watch would be taken away.
+            if self.watch.lock().is_ok_and(|watch| watch.number == number) {
+                self.watch_stop();
+                self.watch_start(other);
+            }
         } else {
             self.watch_stop();
             tx.number = -1;

@@ -290,6 +290,8 @@ impl Socket {
         rx.receiver = Some(Box::new(receiver));
         (tx.epoch, rx.epoch) = (epoch, epoch);
         rx.drained = false;
+        // Ours, if any, is that of a connection that we had before.
+        rx.counted = None;
         let attached = attached && real.is_some();
         if let Some(real) = real.filter(|_| attached) {
             let first = place.numbers.first().copied();
@@ -319,6 +321,7 @@ impl Socket {
         let all = CARRIED | bits::STASH | bits::DETACHED | bits::DYING | bits::WANTS_CREDIT;
         self.change(raise, (all | bits::RETURNED) & !raise);
         self.kick_for(true);
+        self.list_for_sweep();
         Ok(())
     }
 

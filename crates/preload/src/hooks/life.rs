@@ -173,6 +173,7 @@ hook! { next = fn shutdown(fd: c_int, how: c_int) -> c_int {
 
 hook! { next = fn close(fd: c_int) -> c_int {
     if edge::is_ours(fd) && !edge::is_guest() {
+        super::spawn::closed(fd);
         // With SO_LINGER it may sleep.
         return sleeping(|| posix::close(fd).map(|()| 0));
     }

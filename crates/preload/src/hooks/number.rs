@@ -38,6 +38,7 @@ hook! { next = fn dup2(fd: c_int, new: c_int) -> c_int {
     if fd != new {
         if concerns(&[fd, new]) {
             early::forget(new);
+            super::spawn::closed(new);
             return awake(|| posix::dup3(fd, new, 0));
         }
         forget_replaced(new);
@@ -51,6 +52,7 @@ hook! { next = fn dup3(fd: c_int, new: c_int, flags: c_int) -> c_int {
     }
     if concerns(&[fd, new]) {
         early::forget(new);
+        super::spawn::closed(new);
         return awake(|| posix::dup3(fd, new, flags));
     }
     forget_replaced(new);

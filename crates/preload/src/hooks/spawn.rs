@@ -19,7 +19,7 @@ use crate::edge;
 use crate::next::hook;
 
 /// What was made for file actions, by their address and the virtual number: it stays open until
-/// they are destroyed, as they may be used more than once.
+/// they are destroyed, as they may be used more than once, or the number is closed.
 type Made = BTreeMap<(usize, c_int), (OwnedFd, Option<OwnedFd>)>;
 
 static MADE: Mutex<Made> = Mutex::new(BTreeMap::new());
@@ -66,6 +66,16 @@ fn stand_in(actions: usize, fd: c_int) -> io::Result<(c_int, Option<c_int>)> {
         }
     };
     Ok((file.as_raw_fd(), line.as_ref().map(AsRawFd::as_raw_fd)))
+}
+
+/// A virtual number is about to be closed. File actions that name it are of no use from here on,
+/// whether they are destroyed or not, and what has the number next is not what they meant.
+pub(super) fn closed(number: c_int) {
+    edge::awake(|| {
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|&(_, of), _| of != number);
+        Ok(0)
+    });
 }
 
 hook! { next = fn posix_spawn_file_actions_adddup2(
