@@ -106,6 +106,15 @@ pub fn local_addr(number: RawFd) -> Option<core::net::SocketAddr> {
     tcp::local_addr(number)
 }
 
+/// How many connections may wait for accept, if a TCP socket listens at `number`; else `None`. One
+/// system call for all that does not.
+pub fn listening_backlog(number: RawFd) -> Option<i32> {
+    if number < 0 {
+        return None;
+    }
+    tcp::listening_backlog(number)
+}
+
 /// True when the socket at `number` is one that [`adopt`] takes: TCP, and not connected.
 pub fn is_fresh_tcp(number: RawFd) -> bool {
     let int = |level, name| {

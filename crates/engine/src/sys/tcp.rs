@@ -168,6 +168,17 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
     })
 }
 
+/// How many connections may wait for accept, if the socket listens.
+pub(crate) fn listening_backlog(number: RawFd) -> Option<i32> {
+    rustix::net::sockopt::socket_acceptconn(borrow(number)).ok().filter(|listens| *listens)?;
+    // `tcpi_sacked`, which of a socket that listens is this.
+    const SACKED_AT: usize = 28;
+    let mut info = [0; SACKED_AT + 4];
+    let n = get_option(number, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    let field = info.get(SACKED_AT..n).and_then(|rest| rest.first_chunk())?;
+    Some(i32::try_from(u32::from_ne_bytes(*field)).unwrap_or(i32::MAX))
+}
+
 /// What has gone between a connection and its process, as the kernel counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Traffic {

@@ -1,4 +1,5 @@
 /* forks: an echo server with a child per connection; prints its port. It runs until it is killed.
+ * With "at N" it listens nowhere: number N is a listener already, as inetd's "wait" has it.
  * With "prefork" three processes accept, and serve their clients one after the other.
  * With "count" it echoes nothing and prints how many bytes each client has sent before its
  * end, or "broken" if there was no end. */
@@ -6,7 +7,10 @@
 #include <signal.h>
 
 int main(int argc, char **argv) {
-    int listener = listening();
+    int inherited = argc > 2 && strcmp(argv[1], "at") == 0;
+    int listener = inherited ? atoi(argv[2]) : listening();
+    argc -= 2 * inherited;
+    argv += 2 * inherited;
     int prefork = argc > 1 && strcmp(argv[1], "prefork") == 0;
     if (prefork && fork() != 0) {
         (void)!fork();
