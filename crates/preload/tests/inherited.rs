@@ -59,8 +59,8 @@ fn a_server_that_systemd_gave_its_listener_serves_through_cuts_however_it_waits(
     }
 }
 
-// Each worker would have made a listener of its own of it, and clients that come again would find
-// the wrong one.
+// Each worker would make a listener of its own of it, where clients wait although other workers are
+// free; and of two that did, the second found it non-blocking, as the first one's engine has it.
 #[test]
 fn workers_forked_before_the_first_accept_from_an_inherited_listener_share_it() {
     serves_through_cuts(&mut activated("prefork", Some(ALL)), "prefork");
@@ -69,7 +69,7 @@ fn workers_forked_before_the_first_accept_from_an_inherited_listener_share_it() 
 #[test]
 fn a_server_that_has_a_listener_for_its_standard_input_serves_through_cuts() {
     let forks = compiled("forks");
-    for more in [&["at", "0"][..], &["at", "0", "prefork"]] {
+    for more in [&["at", "0"][..], &["ask", "0", "prefork"], &["at", "0", "prefork"]] {
         let mut program = vec![forks.as_os_str()];
         program.extend(more.iter().map(OsStr::new));
         serves_through_cuts(&mut started("0", Some(ALL), &program), "at 0");

@@ -168,9 +168,13 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
     })
 }
 
-/// How many connections may wait for accept, if the socket listens.
+/// True for a socket that listens. Not by libc's getsockopt, which may be the preload's own.
+pub(crate) fn is_listening(number: RawFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(borrow(number)).is_ok_and(|listens| listens)
+}
+
+/// How many connections may wait for accept, of a TCP socket that listens.
 pub(crate) fn listening_backlog(number: RawFd) -> Option<i32> {
-    rustix::net::sockopt::socket_acceptconn(borrow(number)).ok().filter(|listens| *listens)?;
     // `tcpi_sacked`, which of a socket that listens is this.
     const SACKED_AT: usize = 28;
     let mut info = [0; SACKED_AT + 4];

@@ -1,14 +1,14 @@
 //! Listeners that a program got from whoever started it, and calls no listen(2) on: systemd's
 //! (LISTEN_FDS), the standard input of inetd's "wait", or any that came through an exec.
 //!
-//! The first two kinds are known by their numbers. They become virtual at the first call that
-//! waits, duplicates one or makes a process: not when the program starts, as a shell that only
-//! runs the real program would take clients with it. Any other is looked at when it is put into
-//! an epoll set, or when the program accepts.
+//! The first two kinds are known by their numbers. They become virtual at the first call that waits
+//! or duplicates one, and at a fork if the program has asked for their address or set anything. Not
+//! before: a shell that only runs the real program would take the first clients with it. Any other
+//! listener is looked at when it is put into an epoll set, or when the program accepts.
 
 use std::ffi::CStr;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use eversock_engine::posix;
@@ -30,6 +30,11 @@ const NAMED_MAX: c_int = 1024;
 static NAMED: AtomicI32 = AtomicI32::new(0);
 /// True once the numbers that are known have been looked at.
 static SEEN: AtomicBool = AtomicBool::new(false);
+/// True once the program has done something with one of them.
+static KNOWN: AtomicBool = AtomicBool::new(false);
+/// Numbers whose listeners blocked before a fork, a bit each: where a relative's engine has them by
+/// now, their common file does not block any more.
+static BLOCKED: AtomicU64 = AtomicU64::new(0);
 /// Held while a listener becomes virtual: another thread must not accept from it meanwhile.
 static CHANGING: Mutex<()> = Mutex::new(());
 /// The thread that holds it, whose own calls (a signal handler's) must not wait for it.
@@ -73,11 +78,51 @@ pub(super) fn arrive() {
     }
 }
 
+/// True for the numbers that are looked at before anybody accepts from them.
+#[inline]
+fn is_awaited(number: c_int) -> bool {
+    !SEEN.load(Ordering::Acquire) && (number == libc::STDIN_FILENO || named().contains(&number))
+}
+
 /// A number is about to be duplicated: the copies must be of what it becomes.
 #[inline]
 pub(super) fn before_dup(number: c_int) {
-    if !SEEN.load(Ordering::Acquire) && (number == 0 || named().contains(&number)) {
-        look();
+    if is_awaited(number) && !is_no_program() && posix::is_listening(number) {
+        changing(|| {
+            // An error is told at accept, which tries again.
+            let _later = change(number);
+        });
+    }
+}
+
+/// The program asks what a number is, or sets something: no shell does that.
+#[inline]
+pub(super) fn known(number: c_int) {
+    // What we ask ourselves comes here too.
+    let is_asked = || CHANGER.load(Ordering::Relaxed) != thread();
+    if is_awaited(number) && !is_no_program() && posix::is_listening(number) && is_asked() {
+        BLOCKED.fetch_and(!bit(number), Ordering::Relaxed);
+        KNOWN.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A number's bit; none for high ones.
+fn bit(number: c_int) -> u64 {
+    1u64.checked_shl(number.unsigned_abs()).unwrap_or(0)
+}
+
+/// The program is about to fork. If it has shown that it knows its listeners, the child is to share
+/// them: it would have listeners of its own else, whose clients wait although other processes are
+/// free.
+#[cold]
+fn before_fork() {
+    if KNOWN.load(Ordering::Relaxed) {
+        return look();
+    }
+    for number in std::iter::once(libc::STDIN_FILENO).chain(named()) {
+        if posix::is_listening(number) && posix::is_blocking(number) {
+            BLOCKED.fetch_or(bit(number), Ordering::Relaxed);
+        }
     }
 }
 
@@ -86,7 +131,7 @@ fn look() {
     if is_no_program() {
         return;
     }
-    let none = named().is_empty() && posix::listening_backlog(libc::STDIN_FILENO).is_none();
+    let none = named().is_empty() && !posix::is_listening(libc::STDIN_FILENO);
     if !none {
         changing(|| {
             if !SEEN.load(Ordering::Acquire) {
@@ -107,10 +152,14 @@ fn is_no_program() -> bool {
     eversock_engine::on_engine_thread() || edge::is_used() && edge::is_guest()
 }
 
+fn thread() -> pid_t {
+    // SAFETY: takes nothing and always succeeds.
+    unsafe { libc::gettid() }
+}
+
 /// Runs `body` in one thread at a time, and not within itself.
 fn changing(body: impl FnOnce()) {
-    // SAFETY: takes nothing and always succeeds.
-    let me = unsafe { libc::gettid() };
+    let me = thread();
     if CHANGER.load(Ordering::Relaxed) == me {
         return;
     }
@@ -136,9 +185,14 @@ fn change(number: c_int) -> c_int {
         }
         Some(config) => awake(|| {
             log::info!("the listener that was inherited as number {number} becomes virtual");
-            begin_listening(number, backlog, config).map(|()| 0).inspect_err(|error| {
+            let begun = begin_listening(number, backlog, config);
+            begun.inspect_err(|error| {
                 log::warn!("the listener at number {number} cannot become virtual: {error}");
-            })
+            })?;
+            if BLOCKED.load(Ordering::Relaxed) & bit(number) != 0 {
+                posix::set_nonblocking(number, false)?;
+            }
+            Ok(0)
         }),
     }
 }
@@ -155,7 +209,7 @@ pub(super) fn before_wait(number: c_int) -> c_int {
     if early::stays_plain(number) || is_no_program() || !setup().has_listeners() {
         return 0;
     }
-    if posix::listening_backlog(number).is_none() {
+    if !posix::is_listening(number) {
         return 0;
     }
     let mut result = 0;
@@ -170,8 +224,9 @@ pub(super) fn before_wait(number: c_int) -> c_int {
     result
 }
 
-// The child would have listeners of its own, and clients that come again would find the wrong one.
 hook! { next = fn fork() -> pid_t {
-    arrive();
+    if !SEEN.load(Ordering::Acquire) && !is_no_program() {
+        before_fork();
+    }
     next()
 } }

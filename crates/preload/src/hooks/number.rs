@@ -129,6 +129,8 @@ hook! { next = fn closefrom(first: c_int) -> () {
 hook! { next = fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
         inherited::before_dup(fd);
+    } else if matches!(command, libc::F_SETFD | libc::F_SETFL) {
+        inherited::known(fd);
     }
     if !edge::is_ours(fd) {
         let result = next(fd, command, argument);
@@ -154,8 +156,9 @@ hook! { next = fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
 } }
 
 hook! { next = fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
-    let duplicates = matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC);
-    if !edge::is_ours(fd) && !duplicates {
+    let matters =
+        matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_SETFD | libc::F_SETFL);
+    if !edge::is_ours(fd) && !matters {
         return next(fd, command, argument);
     }
     // SAFETY: the caller's word.
