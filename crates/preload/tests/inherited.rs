@@ -21,7 +21,7 @@ fn client() -> &'static Path {
 fn started(how: &str, rules: Option<&str>, program: &[&OsStr]) -> Program {
     static HANDS: OnceLock<PathBuf> = OnceLock::new();
     let mut command = Command::new(HANDS.get_or_init(|| compiled("hands")));
-    let library = rules.map_or(OsStr::new(""), |_| library().as_os_str());
+    let library = rules.map_or_else(|| OsStr::new(""), |_| library().as_os_str());
     command.arg(how).arg(library).args(program);
     if let Some(rules) = rules {
         command.env("EVERSOCK_RULES", rules);

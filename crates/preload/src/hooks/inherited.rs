@@ -28,6 +28,9 @@ const NAMED_MAX: c_int = 1024;
 /// How many numbers LISTEN_FDS gives this process. The program may remove it from its environment,
 /// so it is read when the library is loaded.
 static NAMED: AtomicI32 = AtomicI32::new(0);
+/// The process that this memory was loaded or forked for: a child of vfork, which duplicates numbers
+/// for the program that it becomes, is another one.
+static HOME: AtomicI32 = AtomicI32::new(0);
 /// True once the numbers that are known have been looked at.
 static SEEN: AtomicBool = AtomicBool::new(false);
 /// True once the program has done something with one of them.
@@ -48,11 +51,15 @@ static AT_START: extern "C" fn() = at_start;
 /// Reads two words of the environment, and leaves all else for later: other libraries have not
 /// begun yet.
 extern "C" fn at_start() {
-    let is_meant =
-        variable::<c_int>(c"LISTEN_PID") == Some(rustix::process::getpid().as_raw_nonzero().get());
+    HOME.store(process(), Ordering::Relaxed);
+    let is_meant = variable(c"LISTEN_PID") == Some(process());
     if let Some(count) = variable(c"LISTEN_FDS").filter(|_| is_meant) {
         NAMED.store(c_int::clamp(count, 0, NAMED_MAX), Ordering::Relaxed);
     }
+}
+
+fn process() -> pid_t {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 fn variable<T: FromStr>(name: &CStr) -> Option<T> {
@@ -87,7 +94,8 @@ fn is_awaited(number: c_int) -> bool {
 /// A number is about to be duplicated: the copies must be of what it becomes.
 #[inline]
 pub(super) fn before_dup(number: c_int) {
-    if is_awaited(number) && !is_no_program() && posix::is_listening(number) {
+    let is_home = || HOME.load(Ordering::Relaxed) == process();
+    if is_awaited(number) && !is_no_program() && posix::is_listening(number) && is_home() {
         changing(|| {
             // An error is told at accept, which tries again.
             let _later = change(number);
@@ -228,5 +236,9 @@ hook! { next = fn fork() -> pid_t {
     if !SEEN.load(Ordering::Acquire) && !is_no_program() {
         before_fork();
     }
-    next()
+    let child = next();
+    if child == 0 {
+        HOME.store(process(), Ordering::Relaxed);
+    }
+    child
 } }
