@@ -376,7 +376,19 @@ fn every_invariant_names_tests_that_exist() {
 }
 
 #[test]
+fn every_test_that_testing_md_names_exists() {
+    let functions = function_names();
+    let mut bad = Vec::new();
+    for (at, line) in numbered(&read("docs/TESTING.md")) {
+        let missing = sentences(line).into_iter().filter(|name| !functions.contains(name));
+        bad.extend(missing.map(|name| format!("docs/TESTING.md:{at}: there is no test `{name}`")));
+    }
+    report(&bad, "each row of the tables names tests that exist");
+}
+
+#[test]
 fn the_checks_see_what_they_look_for() {
+    assert_eq!(sentences("| `a_b_c_d` (`c.rs`) `cc`, `SO_A_B_C` | `x_y` |"), ["a_b_c_d"]);
     let code =
         blank_out("let c = '\"'; // unsafe {\nlet r = r#\"unsafe \" {\"#; 'a: unsafe { x }\n");
     assert_eq!(unsafe_uses(&code), [(1, "{".to_string())]);
@@ -762,6 +774,15 @@ fn invariants(page: &str) -> Vec<(usize, String)> {
         }
     }
     items
+}
+
+/// What stands between backticks and is a sentence, as names of tests are: several words of small
+/// letters.
+fn sentences(line: &str) -> Vec<String> {
+    let quoted = line.split('`').skip(1).step_by(2);
+    let is_small = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let is_name = |name: &&str| name.chars().all(is_small) && name.matches('_').count() >= 3;
+    quoted.filter(is_name).map(str::to_string).collect()
 }
 
 /// What stands between backticks in `(test: ..)` and `(tests: ..)`.

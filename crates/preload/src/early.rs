@@ -1,7 +1,8 @@
 //! What must be remembered of descriptors that may become virtual: in which epoll set each was put
-//! before its connect or listen, as nginx and libuv do. All else can be read back.
+//! before its connect or listen, as nginx and libuv do; and which listeners have no rule. All else
+//! can be read back.
 
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use libc::{c_int, epoll_event};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -16,6 +17,8 @@ struct Slot {
     set: AtomicI32,
     events: AtomicU32,
     data: AtomicU64,
+    /// It listens, and no rule holds for it.
+    stays_plain: AtomicBool,
 }
 
 type Leaf = [Slot; LEAF];
@@ -71,7 +74,20 @@ pub(crate) fn registered(set: c_int, op: c_int, number: c_int, event: epoll_even
 pub(crate) fn forget(number: c_int) {
     if let Some(slot) = slot(number) {
         slot.set.store(0, Ordering::Relaxed);
+        slot.stays_plain.store(false, Ordering::Relaxed);
     }
+}
+
+/// A listener at this number was looked at, and no rule holds for it.
+pub(crate) fn note_plain(number: c_int) {
+    if let Some(slot) = slot_or_new(number) {
+        slot.stays_plain.store(true, Ordering::Relaxed);
+    }
+}
+
+/// True when that was found before.
+pub(crate) fn stays_plain(number: c_int) -> bool {
+    slot(number).is_some_and(|slot| slot.stays_plain.load(Ordering::Relaxed))
 }
 
 /// Where the number is registered, as far as is known: the set and the event.

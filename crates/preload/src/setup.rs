@@ -108,6 +108,11 @@ impl Setup {
         self.rules.is_empty()
     }
 
+    /// True when a listener can become virtual.
+    pub(crate) fn has_listeners(&self) -> bool {
+        !self.listen.is_empty()
+    }
+
     /// The rule for a connection to `peer`, and what it means.
     pub(crate) fn for_connect(&self, peer: SocketAddr) -> Option<(&Rule, &Arc<Config>)> {
         let rule = self.rules.for_connect(peer)?;

@@ -34,7 +34,8 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
     // SAFETY: a number that the program may have closed or reused, as its own writes would find it;
     // by convention it is the standard error output.
     let stderr = unsafe { rustix::fd::BorrowedFd::borrow_raw(libc::STDERR_FILENO) };
-    if !crate::edge::is_ours(libc::STDERR_FILENO) {
+    // The engine's thread too, whose calls are never the program's, must not write there.
+    if !eversock_engine::posix::is_virtual(libc::STDERR_FILENO) {
         let _gone = rustix::io::write(stderr, &line.bytes[..=line.len]);
     }
 }

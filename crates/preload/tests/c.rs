@@ -7,10 +7,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use common::{ALL, NONE, Program, compiled, cuts, cutting, preload, proxy_to};
-use eversock_chaos::{Fault, Target};
 
 fn server() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -22,30 +20,9 @@ fn client() -> &'static Path {
     PATH.get_or_init(|| compiled("client"))
 }
 
-/// Runs one part of `client.c` against an echo server that forks for each connection, with all
-/// connections reset whenever the program asks for it.
+/// Runs one part of `client.c` against an echo server, through cuts.
 fn does(what: &str, rules: &str) {
-    let mut server = Program::start(preload(&mut Command::new(server()), rules));
-    let proxy = proxy_to(server.port());
-    let port = proxy.local_addr().port().to_string();
-    let mut command = Command::new(client());
-    command.args([what, &port]).stdin(Stdio::piped());
-    let mut client = Program::start(preload(&mut command, rules));
-    loop {
-        match client.line().as_str() {
-            "cut" => {
-                // The redial after the last one may be under way still.
-                while proxy.inject(Fault::Reset, Target::Open).unwrap() == 0 {
-                    assert!(client.is_running(), "{what}: {:?}", client.end());
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                client.stdin().write_all(b"x").unwrap();
-            }
-            "done" => break,
-            other => panic!("{what}: {other:?}; {:?}", client.end()),
-        }
-    }
-    client.succeed(what);
+    common::does(client(), what, rules);
 }
 
 #[test]

@@ -106,6 +106,21 @@ pub fn local_addr(number: RawFd) -> Option<core::net::SocketAddr> {
     tcp::local_addr(number)
 }
 
+/// True when a socket listens at `number`. One system call, which touches no errno.
+pub fn is_listening(number: RawFd) -> bool {
+    number >= 0 && tcp::is_listening(number)
+}
+
+/// How many connections may wait for accept, if a TCP socket listens at `number`.
+pub fn listening_backlog(number: RawFd) -> Option<i32> {
+    if is_listening(number) { tcp::listening_backlog(number) } else { None }
+}
+
+/// True when calls on the number's file block.
+pub fn is_blocking(number: RawFd) -> bool {
+    number >= 0 && fd::is_nonblocking(number).is_ok_and(|nonblocking| !nonblocking)
+}
+
 /// True when the socket at `number` is one that [`adopt`] takes: TCP, and not connected.
 pub fn is_fresh_tcp(number: RawFd) -> bool {
     let int = |level, name| {

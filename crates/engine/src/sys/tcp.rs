@@ -168,6 +168,21 @@ pub(crate) fn health(number: RawFd) -> Option<Health> {
     })
 }
 
+/// True for a socket that listens. Not by libc's getsockopt, which may be the preload's own.
+pub(crate) fn is_listening(number: RawFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(borrow(number)).is_ok_and(|listens| listens)
+}
+
+/// How many connections may wait for accept, of a TCP socket that listens.
+pub(crate) fn listening_backlog(number: RawFd) -> Option<i32> {
+    // `tcpi_sacked`, which of a socket that listens is this.
+    const SACKED_AT: usize = 28;
+    let mut info = [0; SACKED_AT + 4];
+    let n = get_option(number, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    let field = info.get(SACKED_AT..n).and_then(|rest| rest.first_chunk())?;
+    Some(i32::try_from(u32::from_ne_bytes(*field)).unwrap_or(i32::MAX))
+}
+
 /// What has gone between a connection and its process, as the kernel counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Traffic {

@@ -10,6 +10,7 @@ use libc::{
     timespec,
 };
 
+use super::inherited;
 use super::life::connect_if_ours;
 use super::passing;
 use crate::edge::{self, fail, sleeping};
@@ -364,6 +365,7 @@ hook! { next = fn __recvfrom_chk(
 } }
 
 hook! { next = fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    inherited::known(fd);
     if !edge::is_ours(fd) {
         return next(fd, addr, len);
     }

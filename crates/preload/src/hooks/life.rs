@@ -9,6 +9,7 @@ use eversock_engine::cabi::addr;
 use eversock_engine::{Config, Peers, posix};
 use libc::{c_char, c_int, sockaddr, socklen_t};
 
+use super::inherited;
 use super::made::made;
 use crate::early;
 use crate::edge::{self, awake, fail, sleeping};
@@ -102,7 +103,7 @@ hook! { next = fn listen(fd: c_int, backlog: c_int) -> c_int {
     }
 } }
 
-fn config_for_listen(fd: c_int) -> Option<Arc<Config>> {
+pub(super) fn config_for_listen(fd: c_int) -> Option<Arc<Config>> {
     let before = edge::errno();
     let local = posix::is_fresh_tcp(fd).then(|| posix::local_addr(fd)).flatten();
     let config = local.and_then(|local| setup().for_listen(local)).map(|(_, config)| config);
@@ -111,7 +112,7 @@ fn config_for_listen(fd: c_int) -> Option<Arc<Config>> {
     config.filter(|_| is_fit).map(Arc::clone)
 }
 
-fn begin_listening(fd: c_int, backlog: c_int, config: Arc<Config>) -> io::Result<()> {
+pub(super) fn begin_listening(fd: c_int, backlog: c_int, config: Arc<Config>) -> io::Result<()> {
     edge::begin_use()?;
     let registration = early::registration(fd);
     if let Some((set, _)) = registration {
@@ -148,7 +149,12 @@ hook! { next = fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) ->
         // SAFETY: the caller's word.
         return unsafe { accept_ours(fd, addr, len, 0) };
     }
-    made(next(fd, addr, len))
+    match inherited::before_accept(fd) {
+        -1 => -1,
+        // SAFETY: as above.
+        _ if edge::is_ours(fd) => unsafe { accept_ours(fd, addr, len, 0) },
+        _ => made(next(fd, addr, len)),
+    }
 } }
 
 hook! { next = fn accept4(
@@ -161,7 +167,12 @@ hook! { next = fn accept4(
         // SAFETY: the caller's word.
         return unsafe { accept_ours(fd, addr, len, flags) };
     }
-    made(next(fd, addr, len, flags))
+    match inherited::before_accept(fd) {
+        -1 => -1,
+        // SAFETY: as above.
+        _ if edge::is_ours(fd) => unsafe { accept_ours(fd, addr, len, flags) },
+        _ => made(next(fd, addr, len, flags)),
+    }
 } }
 
 hook! { next = fn shutdown(fd: c_int, how: c_int) -> c_int {

@@ -2,6 +2,7 @@
 
 mod data;
 mod file;
+mod inherited;
 mod life;
 mod made;
 mod number;

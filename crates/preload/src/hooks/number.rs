@@ -3,6 +3,7 @@
 use eversock_engine::posix;
 use libc::{c_int, c_uint};
 
+use super::inherited;
 use super::made::made;
 use crate::early;
 use crate::edge::{self, awake, fail};
@@ -14,6 +15,7 @@ fn concerns(numbers: &[c_int]) -> bool {
 }
 
 hook! { next = fn dup(fd: c_int) -> c_int {
+    inherited::before_dup(fd);
     if concerns(&[fd]) {
         return awake(|| posix::dup(fd).inspect(|&new| early::forget(new)));
     }
@@ -32,6 +34,7 @@ fn is_taken(fd: c_int, new: c_int) -> bool {
 }
 
 hook! { next = fn dup2(fd: c_int, new: c_int) -> c_int {
+    inherited::before_dup(fd);
     if is_taken(fd, new) {
         return -1;
     }
@@ -47,6 +50,7 @@ hook! { next = fn dup2(fd: c_int, new: c_int) -> c_int {
 } }
 
 hook! { next = fn dup3(fd: c_int, new: c_int, flags: c_int) -> c_int {
+    inherited::before_dup(fd);
     if is_taken(fd, new) {
         return -1;
     }
@@ -125,6 +129,11 @@ hook! { next = fn closefrom(first: c_int) -> () {
 } }
 
 hook! { next = fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+    if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
+        inherited::before_dup(fd);
+    } else if matches!(command, libc::F_SETFD | libc::F_SETFL) {
+        inherited::known(fd);
+    }
     if !edge::is_ours(fd) {
         let result = next(fd, command, argument);
         if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
@@ -149,7 +158,9 @@ hook! { next = fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
 } }
 
 hook! { next = fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
-    if !edge::is_ours(fd) {
+    let matters =
+        matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_SETFD | libc::F_SETFL);
+    if !edge::is_ours(fd) && !matters {
         return next(fd, command, argument);
     }
     // SAFETY: the caller's word.

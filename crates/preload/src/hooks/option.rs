@@ -4,6 +4,7 @@ use eversock_engine::cabi::memory;
 use eversock_engine::posix;
 use libc::{c_int, c_ulong, c_void, socklen_t};
 
+use super::inherited;
 use crate::edge::{self, awake, fail};
 use crate::next::hook;
 
@@ -17,6 +18,7 @@ hook! { next = fn setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> c_int {
+    inherited::known(fd);
     if !edge::is_ours(fd) {
         return next(fd, level, name, value, len);
     }
@@ -35,6 +37,7 @@ hook! { next = fn getsockopt(
     value: *mut c_void,
     len: *mut socklen_t,
 ) -> c_int {
+    inherited::known(fd);
     if !edge::is_ours(fd) {
         return next(fd, level, name, value, len);
     }
@@ -51,6 +54,9 @@ hook! { next = fn getsockopt(
 } }
 
 hook! { next = fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
+    if request == libc::FIONBIO {
+        inherited::known(fd);
+    }
     if !edge::is_ours(fd) {
         return next(fd, request, argument);
     }

@@ -51,7 +51,14 @@ hook! { next = fn syscall(
     }
     let fd = a as c_int;
     let int = |value: usize| value as c_int;
-    let is_candidate = matches!(call, libc::SYS_connect | libc::SYS_listen | libc::SYS_epoll_ctl);
+    let is_candidate = matches!(
+        call,
+        libc::SYS_connect
+            | libc::SYS_listen
+            | libc::SYS_accept
+            | libc::SYS_accept4
+            | libc::SYS_epoll_ctl
+    );
     if call == libc::SYS_io_uring_setup {
         // A ring reads and writes descriptors where nobody sees it; whoever asks has another way.
         if !setup().is_empty() {

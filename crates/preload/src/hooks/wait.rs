@@ -3,6 +3,7 @@
 use eversock_engine::cabi::wait::{self, WORD_BITS};
 use libc::{c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 
+use super::inherited;
 use crate::edge::{self, awake, sleeping};
 use crate::next::{alias, hook};
 use crate::{early, setup::setup};
@@ -12,6 +13,7 @@ use crate::{early, setup::setup};
 /// # Safety
 /// `fds` is NULL or an array of `count`.
 unsafe fn polls_ours(fds: *const pollfd, count: nfds_t) -> bool {
+    inherited::arrive();
     if !edge::is_used() || fds.is_null() {
         return false;
     }
@@ -82,6 +84,7 @@ hook! { next = fn __ppoll_chk(
 /// # Safety
 /// The sets are NULL or have room for `count` bits.
 unsafe fn selects_ours(count: c_int, sets: [*const fd_set; 3]) -> bool {
+    inherited::arrive();
     let Ok(count) = usize::try_from(count) else { return false };
     edge::is_used()
         && sets.into_iter().filter(|set| !set.is_null()).any(|set| {
@@ -142,6 +145,9 @@ hook! { next = fn epoll_ctl(
     fd: c_int,
     event: *mut epoll_event,
 ) -> c_int {
+    if !edge::is_ours(fd) && op == libc::EPOLL_CTL_ADD && inherited::before_wait(fd) == -1 {
+        return -1;
+    }
     if !edge::is_ours(fd) {
         let result = next(epfd, op, fd, event);
         if result == 0 && !setup().is_empty() {

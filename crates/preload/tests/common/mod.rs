@@ -6,7 +6,7 @@ pub(crate) mod servers;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use eversock_chaos::{Config, Plan, Proxy};
+use eversock_chaos::{Config, Fault, Plan, Proxy, Target};
 
 /// How long one program may run.
 const RUN_MAX: Duration = Duration::from_secs(90);
@@ -237,6 +237,42 @@ pub(crate) fn cuts(proxy: &Proxy, work: impl FnOnce()) -> u64 {
     let before = proxy.stats().summary.cuts;
     work();
     proxy.stats().summary.cuts - before
+}
+
+/// Runs one part of a C program against an echo server that forks for each connection, with all
+/// connections reset whenever the program asks for it. The program must say that it is done.
+pub(crate) fn does(program: &Path, what: &str, rules: &str) {
+    does_with(program, what, |command| {
+        preload(command, rules);
+    });
+}
+
+/// The same with an environment of its own for the program; the server has [`ALL`].
+pub(crate) fn does_with(program: &Path, what: &str, prepare: impl FnOnce(&mut Command)) {
+    static SERVER: OnceLock<PathBuf> = OnceLock::new();
+    let mut server = Command::new(SERVER.get_or_init(|| compiled("forks")));
+    let mut server = Program::start(preload(&mut server, ALL));
+    let proxy = proxy_to(server.port());
+    let port = proxy.local_addr().port().to_string();
+    let mut command = Command::new(program);
+    command.args([what, &port]).env("PORT", &port).stdin(Stdio::piped());
+    prepare(&mut command);
+    let mut client = Program::start(&mut command);
+    loop {
+        match client.line().as_str() {
+            "cut" => {
+                // The redial after the last one may be under way still.
+                while proxy.inject(Fault::Reset, Target::Open).unwrap() == 0 {
+                    assert!(client.is_running(), "{what}: {:?}", client.end());
+                    sleep(Duration::from_millis(1));
+                }
+                client.stdin().write_all(b"x").unwrap();
+            }
+            "done" => break,
+            other => panic!("{what}: {other:?}; {:?}", client.end()),
+        }
+    }
+    client.succeed(what);
 }
 
 /// A port that is free now.

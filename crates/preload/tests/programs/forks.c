@@ -1,4 +1,6 @@
 /* forks: an echo server with a child per connection; prints its port. It runs until it is killed.
+ * With "at N" it listens nowhere: number N is a listener already, as inetd's "wait" has it. With
+ * "ask N" it looks at its address first, as such programs do.
  * With "prefork" three processes accept, and serve their clients one after the other.
  * With "count" it echoes nothing and prints how many bytes each client has sent before its
  * end, or "broken" if there was no end. */
@@ -6,7 +8,16 @@
 #include <signal.h>
 
 int main(int argc, char **argv) {
-    int listener = listening();
+    int asks = argc > 2 && strcmp(argv[1], "ask") == 0;
+    int inherited = argc > 2 && (asks || strcmp(argv[1], "at") == 0);
+    int listener = inherited ? atoi(argv[2]) : listening();
+    if (asks) {
+        struct sockaddr_in addr;
+        socklen_t len = sizeof addr;
+        CHECK(getsockname(listener, (struct sockaddr *)&addr, &len) == 0);
+    }
+    argc -= 2 * inherited;
+    argv += 2 * inherited;
     int prefork = argc > 1 && strcmp(argv[1], "prefork") == 0;
     if (prefork && fork() != 0) {
         (void)!fork();
