@@ -61,7 +61,7 @@ impl Sim {
             }))?;
             return Ok(outcome.finding.is_none());
         }
-        for line in &outcome.trace {
+        for line in outcome.plan.iter().chain(&outcome.trace) {
             output::text(&format!("{line}\n"))?;
         }
         let Outcome { hash, events, time, .. } = outcome;

@@ -290,7 +290,6 @@ impl World {
         let Some(client) = self.end_mut(id).client() else { return };
         client.down_since = None;
         client.retry_at = None;
-        client.gained = (0, 0);
         client.probed_at = now;
         let others: Vec<ConnId> = client.attempts.drain(..).map(|other| other.conn).collect();
         for other in others {

@@ -26,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) addrs: Option<Vec<SocketAddr>>,
     /// What this end has sent again, and what it has received again and thrown away.
     pub(crate) resumed: u64,
+    /// The sender says that there is something to send and gives nothing.
+    pub(crate) is_stuck: bool,
     /// A planted bug: acks of the peer are forgotten.
     pub(crate) forgets_acks: bool,
 }
@@ -53,6 +55,7 @@ impl Core {
             goaway: false,
             addrs: None,
             resumed: 0,
+            is_stuck: false,
             forgets_acks: false,
         }
     }
@@ -130,6 +133,12 @@ impl Core {
                 out.extend_from_slice(&slice[..n]);
             }
             let n = out.len() - before;
+            if n == 0 {
+                // The sender has a frame and nothing to show for it: without an end, if it is asked
+                // again.
+                self.is_stuck = true;
+                break;
+            }
             self.tx.sent(n);
         }
         out

@@ -8,19 +8,22 @@ use crate::net::{ConnId, EndId, Owner};
 use crate::trace::{On, S, Time};
 use crate::world::World;
 
+/// Rounds of receiving and sending in one step; an end that takes more goes in circles.
+const ROUNDS_MAX: u32 = 20_000;
 /// How long a proven peer may take for its START (PROTOCOL 2.2).
 const START_WITHIN: Time = 10 * S;
 
 impl World {
     /// Lets one end do all that it can do now.
     pub(crate) fn pump(&mut self, id: EndId) {
-        for _ in 0..10_000 {
+        let mut rounds = 0;
+        while self.receive(id) | self.flush(id) {
+            rounds += 1;
+            if rounds > ROUNDS_MAX {
+                self.find(0, On::End(id.0, id.1), "it sends and receives without an end");
+            }
             if self.finding.is_some() {
                 return;
-            }
-            let busy = self.receive(id) | self.flush(id);
-            if !busy {
-                break;
             }
         }
         self.watch(id);
@@ -237,11 +240,16 @@ impl World {
         let trims = self.has_bug(Bug::KernelsAckIsAck);
         let Some(core) = &mut self.end_mut(id).core else { return false };
         let bytes = core.transmit(room.min(most));
+        let is_stuck = core.is_stuck;
         if trims {
             let (sent, edge) = (core.tx.cursor(), core.tx.edge());
             // Cannot be refused: so much was sent.
             let absorbed = core.tx.absorb(sent, edge);
             debug_assert!(absorbed.is_ok());
+        }
+        if is_stuck {
+            self.find(0, On::End(id.0, id.1), "a frame is to go out and there is nothing of it");
+            return false;
         }
         let busy = !bytes.is_empty();
         self.send(conn, id.1, bytes, false);
@@ -283,7 +291,7 @@ impl World {
         if let Some(core) = &mut self.end_mut(id).core {
             core.tx.want_reset(0);
         }
-        while self.flush(id) {}
+        while self.flush(id) && self.finding.is_none() {}
         self.finish(id, ending);
     }
 }

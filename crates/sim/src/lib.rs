@@ -112,6 +112,8 @@ pub struct Stats {
     pub old_epochs: u64,
     /// Connections that met a full backlog.
     pub backlog_full: u64,
+    /// Opens that a server had to forget, as it keeps a bounded number of them.
+    pub forgotten: u64,
     /// Bytes that programs wrote.
     pub written: u64,
     /// Bytes that programs read.
@@ -138,6 +140,7 @@ impl Stats {
         self.violations += other.violations;
         self.old_epochs += other.old_epochs;
         self.backlog_full += other.backlog_full;
+        self.forgotten += other.forgotten;
         self.written += other.written;
         self.read += other.read;
         self.tainted += other.tainted;
@@ -164,6 +167,8 @@ pub struct Outcome {
     pub stats: Stats,
     /// All events, if they were asked for.
     pub trace: Vec<String>,
+    /// What the seed had decided, if the events were asked for: the settings, then the sessions.
+    pub plan: Vec<String>,
 }
 
 /// Runs a seed.
@@ -187,5 +192,6 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
         finding,
         stats: world.stats,
         trace: world.trace.take_all(),
+        plan: if options.trace { world.plan.lines() } else { Vec::new() },
     }
 }

@@ -461,6 +461,10 @@ impl World {
         if conn.lanes[1 - side].dead || self.hole(conn.hosts, 1 - side).is_some() {
             return;
         }
+        let carries = matches!(conn.owner[1], Owner::Stands(_));
+        if side == 1 && carries && conn.closed[0] && !conn.err[1] {
+            self.links[conn.link].overtaken = true;
+        }
         self.note(On::Conn(id), "RST arrives at", side as u64, 0);
         self.break_off(id, side);
     }
@@ -470,7 +474,7 @@ impl World {
         self.stats.cuts += 1;
         let link = self.conns[id].link;
         if link != STRANGE {
-            self.links[link].touched = true;
+            self.links[link].touch(self.now);
             self.links[link].cuts += 1;
         }
         self.note(On::Conn(id), cut_name(kind), 0, 0);
@@ -520,6 +524,9 @@ impl World {
                 conn.lanes.iter_mut().for_each(kill);
                 conn.proxied = true;
                 self.push(at, Event::ProxyCloses(id));
+                if link != STRANGE {
+                    self.links[link].touch(at);
+                }
             }
         }
     }

@@ -250,6 +250,14 @@ impl Plan {
         plan
     }
 
+    /// The plan in words, for whoever replays a seed.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let settings = Self { links: Vec::new(), faults: Vec::new(), attacks: Vec::new(), ..*self };
+        let links = self.links.iter().enumerate();
+        let links = links.map(|(index, link)| format!("session {index}: {link:?}"));
+        std::iter::once(format!("{settings:?}")).chain(links).collect()
+    }
+
     fn link(&self, rng: &mut Rng, is_crowd: bool) -> LinkPlan {
         let window = [pick_window(rng), pick_window(rng)];
         let most = |rng: &mut Rng, window: u64| match rng.below(3) {

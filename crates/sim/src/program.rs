@@ -76,9 +76,11 @@ impl World {
         if !self.end(id).is_taken() {
             return self.take_session(id);
         }
+        let mut did = false;
         for round in 0..ROUNDS {
             let wrote = self.write_some(id);
             let read = self.read_some(id);
+            did |= wrote || read;
             if self.finding.is_some() || self.end(id).closed || !(wrote || read) {
                 break;
             }
@@ -88,7 +90,11 @@ impl World {
         }
         self.end_writes(id);
         self.pump(id);
-        self.rest(id);
+        if did {
+            // A read that finds no payload yet, only a part of a frame, waits for more; it does not
+            // go about other things first.
+            self.rest(id);
+        }
     }
 
     /// The program pauses before its next step.

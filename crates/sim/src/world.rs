@@ -112,6 +112,8 @@ pub(crate) struct World {
 const CLOSING_AFTER: Time = 400 * S;
 /// No run takes more events; a run that does goes in circles.
 const EVENTS_MAX: u64 = 4_000_000;
+/// No moment has more events; where one does, time stands still.
+const EVENTS_PER_MOMENT_MAX: u64 = 50_000;
 
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
@@ -182,7 +184,12 @@ impl World {
                 server_host,
                 client_host,
                 tainted: false,
-                touched: false,
+                touched: None,
+                forgotten: false,
+                turned_away: false,
+                unburied: false,
+                overtaken: false,
+                overslept: false,
                 cuts: 0,
                 cut_next: None,
                 choke: None,
@@ -231,8 +238,15 @@ impl World {
 
     /// Takes the run to its end, or to its first finding.
     pub(crate) fn run(&mut self) {
+        let mut at_once = 0;
         while let Some(Reverse((at, _, event))) = self.queue.pop() {
+            at_once = if at > self.now { 0 } else { at_once + 1 };
             self.now = self.now.max(at);
+            if at_once > EVENTS_PER_MOMENT_MAX {
+                let what = format!("time stands still, lately with {event:?}");
+                self.find(0, On::World, &what);
+                return;
+            }
             if event == Event::Judge {
                 self.judge();
                 return;
@@ -440,8 +454,10 @@ impl World {
         self.note(on, ending.name(), 0, 0);
         self.stats.endings[ending.index()] += 1;
         self.check_ending(id, ending);
+        let now = self.now;
         let end = self.end_mut(id);
         end.ending = Some(ending);
+        end.ended_at = now;
         let standing = end.standing.take();
         let attempts = end.client().map(|client| {
             client.retry_at = None;
