@@ -4,6 +4,7 @@
 use std::fmt;
 
 use eversock_proto::limits::{HELLO_MAX_BYTES, LOG_GUARANTEED_BYTES, WINDOW_WIRE_MAX_BYTES};
+use eversock_proto::recv::Violation;
 use eversock_proto::resume::Reason;
 use eversock_proto::session::Fault;
 
@@ -116,8 +117,12 @@ impl World {
     }
 
     /// An end holds that the peer has broken a rule.
-    pub(crate) fn check_fault(&mut self, id: EndId, fault: Fault) {
-        if !self.links[id.0].tainted {
+    pub(crate) fn check_fault(&mut self, id: EndId, conn: ConnId, fault: Fault) {
+        let broken =
+            matches!(fault, Fault::Violation(Violation::BrokenSeal | Violation::BadHeader));
+        // Nothing but the length of a record that was changed under way may be believed.
+        let is_cut = broken && self.conns[conn].tampered[1 - id.1];
+        if !self.links[id.0].tainted && !is_cut {
             self.find_at(1, id, &format!("a peer that keeps the rules is accused: {fault}"));
         }
     }
@@ -248,7 +253,12 @@ impl World {
         let peer = &link.ends[1 - id.1];
         let is_gone = peer.ending.is_some() || peer.core.is_none();
         let troubled = self.is_troubled(id.0, linger + SETTLED);
-        if link.tainted || is_gone || troubled || link.forgotten || !peer.script.is_orderly() {
+        // A RESET waits for the rest of a begun frame, which the peer may not read for long.
+        let resets = link.ends[id.1].resetting;
+        if link.tainted || is_gone || troubled || link.forgotten || resets {
+            return;
+        }
+        if !peer.script.is_orderly() {
             return;
         }
         if peer.script.pause + peer.script.delay + ACK_COMES >= linger {

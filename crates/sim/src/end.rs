@@ -218,6 +218,8 @@ pub(crate) struct Link {
     pub(crate) overtaken: bool,
     /// An end lingered in vain for a program that slept longer than that.
     pub(crate) overslept: bool,
+    /// A planted bug: the keys of its first epoch.
+    pub(crate) root: Option<[u8; 32]>,
     pub(crate) cuts: u32,
     /// How, and at which byte of which side, its next connection will be cut.
     pub(crate) cut_next: Option<(usize, u64, CutKind)>,

@@ -63,11 +63,13 @@ pub enum Bug {
     ActsBeforeConfirm,
     /// A listener takes part in any number of handshakes at a time.
     UnboundedHandshakes,
+    /// A sealed session has the keys of its first epoch for its whole life.
+    KeysOutliveTheirEpoch,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DropsByteAtResume,
         Self::DeliversTwice,
         Self::ReplaysFromTheWrongPlace,
@@ -79,6 +81,7 @@ impl Bug {
         Self::KernelsAckIsAck,
         Self::ActsBeforeConfirm,
         Self::UnboundedHandshakes,
+        Self::KeysOutliveTheirEpoch,
     ];
 }
 
@@ -120,6 +123,10 @@ pub struct Stats {
     pub read: u64,
     /// Sessions whose clear frames were changed under way: only their bounds were checked.
     pub tainted: u64,
+    /// Sealed sessions.
+    pub sealed: u64,
+    /// Sealed frames that were changed under way.
+    pub tampered: u64,
     /// How the ends of sessions ended, in the order of [`Stats::ENDINGS`].
     pub endings: [u64; 11],
 }
@@ -144,6 +151,8 @@ impl Stats {
         self.written += other.written;
         self.read += other.read;
         self.tainted += other.tainted;
+        self.sealed += other.sealed;
+        self.tampered += other.tampered;
         for (sum, more) in self.endings.iter_mut().zip(other.endings) {
             *sum += more;
         }

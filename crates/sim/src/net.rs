@@ -77,6 +77,8 @@ pub(crate) struct Conn {
     pub(crate) cut_at: Option<(usize, u64, CutKind)>,
     /// The server's first word is replaced.
     pub(crate) forged: bool,
+    /// Sealed frames that begin at a side were changed under way.
+    pub(crate) tampered: [bool; 2],
     ready_set: [bool; 2],
     proxied: bool,
     /// The client's handshake messages, for those who record them.
@@ -100,6 +102,7 @@ impl Conn {
             epoch: 0,
             cut_at: None,
             forged: false,
+            tampered: [false; 2],
             ready_set: [false; 2],
             proxied: false,
             said: Vec::new(),
@@ -245,9 +248,16 @@ impl World {
         let harm = if is_hello { lane.corrupt_hello.take() } else { lane.corrupt.take() };
         if let Some(harm) = harm {
             let link = conn.link;
-            if !is_hello && link != STRANGE {
+            let is_sealed = self.plan.is_sealed();
+            if let Some(link) = self.links.get_mut(link) {
+                link.touch(self.now);
                 // Clear frames are not protected: of this session only the bounds are checked now.
-                self.links[link].tainted = true;
+                link.tainted |= !is_hello && !is_sealed;
+                link.cuts += u32::from(!is_hello && is_sealed);
+            }
+            if !is_hello && is_sealed {
+                self.conns[id].tampered[side] = true;
+                self.stats.tampered += 1;
             }
             self.harm(&mut bytes, harm, is_hello);
             self.note(On::Conn(id), "bytes are changed under way", is_hello.into(), side as u64);
@@ -271,6 +281,7 @@ impl World {
                 let n = self.rng.between(1, 32) as usize;
                 bytes.splice(at..at, more[..n].iter().copied());
             }
+            Harm::Repeat => bytes.extend_from_within(..),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use eversock_proto::control::{Role, Tombstone};
+use eversock_proto::control::{Control, Role, Tombstone};
 use eversock_proto::limits::HANDSHAKE_DEADLINE;
 use eversock_proto::open::{Offer, OpenServer, Opened};
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
@@ -290,6 +290,8 @@ impl World {
             window: plan.map_or(64 * 1024, |plan| plan.window[1]),
             grace: Duration::from_micros(self.plan.grace),
             addrs: self.hosts[host].addrs.iter().map(|&addr| Self::socket_addr(addr)).collect(),
+            sealing: self.plan.sealing[1],
+            aes: self.plan.aes[1],
             ..Offer::default()
         }
     }
@@ -334,7 +336,8 @@ impl World {
         true
     }
 
-    fn begin_session(&mut self, proc: usize, conn: ConnId, opened: Opened) -> Option<EndId> {
+    fn begin_session(&mut self, proc: usize, conn: ConnId, mut opened: Opened) -> Option<EndId> {
+        let keys = opened.keys.take();
         let link = self.conns[conn].link;
         if link == STRANGE {
             self.find(3, On::Conn(conn), "a stranger opened a session by what it had recorded");
@@ -362,6 +365,8 @@ impl World {
             server.take_at = take_at;
         }
         self.stats.sessions += 1;
+        self.stats.sealed += u64::from(self.plan.is_sealed());
+        self.seal((link, 1), keys);
         Some((link, 1))
     }
 
@@ -445,6 +450,8 @@ impl World {
         }
         let Some(core) = &mut self.end_mut(id).core else { return false };
         let offsets = core.offsets();
+        let Control { cipher, secret, .. } = &core.control;
+        let keys = cipher.map(|cipher| pending.keys(secret, cipher));
         let Ok(receive) = core.control.confirm(pending, message, offsets) else { return false };
         let stale = core.control.is_stale();
         if let Some(serving) = self.serving(proc) {
@@ -460,6 +467,7 @@ impl World {
             }
         };
         self.note(On::End(link, 1), "is resumed at offset", receive, 0);
+        self.seal(id, keys);
         self.stand(id, conn);
         if let Some(server) = self.end_mut(id).server() {
             server.grace_at = None;

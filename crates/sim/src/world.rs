@@ -1,7 +1,7 @@
 //! All that is simulated, and what happens in it one event after another.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -106,6 +106,8 @@ pub(crate) struct World {
     /// Handshake messages of servers that went over the network, for those who say them again.
     pub(crate) overheard: Vec<Vec<u8>>,
     pub(crate) instances: u64,
+    /// What the keys of sealed epochs were made of, and the side that has used them.
+    pub(crate) roots: BTreeSet<(usize, [u8; 32])>,
 }
 
 /// Well-behaved programs have ended so long after the network is well again.
@@ -146,6 +148,7 @@ impl World {
             closing: false,
             overheard: Vec::new(),
             instances: 1,
+            roots: BTreeSet::new(),
             plan,
         };
         world.populate();
@@ -190,6 +193,7 @@ impl World {
                 unburied: false,
                 overtaken: false,
                 overslept: false,
+                root: None,
                 cuts: 0,
                 cut_next: None,
                 choke: None,
@@ -371,7 +375,7 @@ impl World {
             First::Client(_) => self.client_deadline(id),
             First::Server(server) => server.grace_at,
         };
-        own.into_iter().chain([role]).flatten().min()
+        own.into_iter().chain([role, self.record_due(id)]).flatten().min()
     }
 
     fn on_timer(&mut self, id: EndId) {
@@ -401,6 +405,9 @@ impl World {
                 self.close(conn, id.1);
                 self.lose(id);
             }
+        }
+        if self.record_due(id).is_some_and(|at| at <= now) {
+            self.record_is_late(id);
         }
         match id.1 {
             0 => self.client_due(id),
