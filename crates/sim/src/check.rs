@@ -44,6 +44,8 @@ impl fmt::Display for Finding {
 const SETTLED: Time = 120 * S;
 /// What an end may take besides its own limits to find out that its peer is gone.
 const FINDS_OUT: Time = 60 * S;
+/// A path over which bytes came so lately is still at work.
+const STILL_COMES: Time = 10 * S;
 /// By so much an ack may come later than what it tells of: the sweep, and the way.
 const ACK_COMES: Time = 3 * S;
 
@@ -209,14 +211,16 @@ impl World {
             }
             Ending::Refused(reason) => {
                 let is_so = match reason {
-                    Reason::Closed => peer.ending == Some(Ending::Done),
-                    Reason::Reset => {
-                        let endings = [Ending::Reset, Ending::ResetByPeer, Ending::Stale];
-                        peer.ending.is_some_and(|ending| endings.contains(&ending))
+                    Reason::Closed => {
+                        matches!(peer.ending, Some(Ending::Done | Ending::Lingered))
                     }
-                    Reason::Expired => {
-                        matches!(peer.ending, Some(Ending::Expired | Ending::Lingered))
-                    }
+                    Reason::Reset => matches!(
+                        peer.ending,
+                        Some(
+                            Ending::Reset | Ending::ResetByPeer | Ending::Stale | Ending::Lingered
+                        )
+                    ),
+                    Reason::Expired => peer.ending == Some(Ending::Expired),
                     _ => false,
                 };
                 (!is_so).then_some("is refused for good although its peer did not end so")
@@ -259,6 +263,12 @@ impl World {
             return;
         }
         if !peer.script.is_orderly() {
+            return;
+        }
+        // All of its own was delivered, and what nobody will read here still comes.
+        let end = &link.ends[id.1];
+        let is_done = end.core.as_ref().is_some_and(|core| core.tx.is_done());
+        if is_done && self.local(id) < end.last_heard + STILL_COMES {
             return;
         }
         if peer.script.pause + peer.script.delay + ACK_COMES >= linger {

@@ -500,16 +500,17 @@ impl World {
     }
 
     pub(crate) fn bury(&mut self, id: EndId, ending: Ending) {
-        let reason = match ending {
-            Ending::Done => Reason::Closed,
-            Ending::Reset | Ending::ResetByPeer | Ending::Stale => Reason::Reset,
-            Ending::DataLost => Reason::DataLost,
-            _ => Reason::Expired,
-        };
         let tombs_max = self.plan.tombs_max;
         let end = self.end(id);
         let proc = end.proc;
         let Some(core) = &end.core else { return };
+        let reason = match ending {
+            Ending::Done => Reason::Closed,
+            Ending::Lingered if core.tx.is_done() => Reason::Closed,
+            Ending::Reset | Ending::ResetByPeer | Ending::Stale | Ending::Lingered => Reason::Reset,
+            Ending::DataLost => Reason::DataLost,
+            _ => Reason::Expired,
+        };
         let session = core.control.id;
         let tombstone = core.control.bury(reason, core.rx.acks().ack);
         let Some(serving) = self.serving(proc) else { return };
