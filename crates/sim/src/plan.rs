@@ -169,7 +169,8 @@ pub(crate) struct Plan {
     /// Addresses of each server, and spare ones that it may move to.
     pub(crate) server_addrs: usize,
     pub(crate) keyed: bool,
-    /// Whether clients and servers want sessions sealed, and whether they have instructions for AES.
+    /// Whether clients and servers want sessions sealed, and whether they have instructions for
+    /// AES.
     pub(crate) sealing: [Sealing; 2],
     pub(crate) aes: [bool; 2],
     pub(crate) links: Vec<LinkPlan>,
