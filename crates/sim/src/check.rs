@@ -327,7 +327,7 @@ impl World {
     fn has_time_to_find_out(&self, index: usize) -> bool {
         let [client, server] = &self.links[index].ends;
         let ended = client.ending.map(|_| client.ended_at);
-        let ended = ended.or(server.ending.map(|_| server.ended_at));
+        let ended = ended.or_else(|| server.ending.map(|_| server.ended_at));
         let Some(ended) = ended else {
             // The server was started anew before it knew of the session.
             return server.core.is_none();
