@@ -1,8 +1,10 @@
 //! `evs sim`: whole systems in virtual time, seed after seed.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,8 @@ pub(crate) struct Sim {
 
 /// Findings that are told in full; of more than these only the number is told.
 const SHOWN_MAX: usize = 5;
+/// The slowest seeds take seconds; one that takes so long does not end.
+const HUNG_AFTER: Duration = Duration::from_secs(300);
 /// How often a campaign says how far it has come.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
@@ -61,7 +65,7 @@ impl Sim {
             }))?;
             return Ok(outcome.finding.is_none());
         }
-        for line in &outcome.trace {
+        for line in outcome.plan.iter().chain(&outcome.trace) {
             output::text(&format!("{line}\n"))?;
         }
         let Outcome { hash, events, time, .. } = outcome;
@@ -87,13 +91,16 @@ impl Sim {
         let all = Mutex::new(Campaign::default());
         let next = AtomicU64::new(self.seed_base);
         let is_stopped = AtomicBool::new(false);
+        let watch = Watch::new(HUNG_AFTER);
         let work = || {
             while !is_stopped.load(Ordering::Relaxed) {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= end {
                     break;
                 }
+                watch.begin(seed);
                 let outcome = run(seed, &Options::default());
+                watch.end(seed);
                 let Ok(mut all) = all.lock() else { break };
                 all.take(outcome);
                 if all.said.is_none_or(|said| said.elapsed() >= PROGRESS_EVERY) && !self.json {
@@ -148,6 +155,50 @@ impl Sim {
              traces {:016x}\n",
             all.runs, self.seed_base, all.count, all.hash
         ))
+    }
+}
+
+/// Looks after the seeds that are being run. A run counts its steps and ends by itself, but nothing
+/// counts inside of one: a loop there would keep the campaign silent for ever.
+#[derive(Debug)]
+struct Watch {
+    running: Arc<Mutex<BTreeMap<u64, Instant>>>,
+    /// The watching thread ends with it.
+    _until: mpsc::Sender<()>,
+}
+
+impl Watch {
+    fn new(limit: Duration) -> Self {
+        let running = Arc::new(Mutex::new(BTreeMap::<u64, Instant>::new()));
+        let (until, ended) = mpsc::channel();
+        let watched = Arc::clone(&running);
+        thread::spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_secs(1)) {
+                let Ok(running) = watched.lock() else { return };
+                let hung = running.iter().find(|(_, since)| since.elapsed() >= limit);
+                if let Some((seed, _)) = hung {
+                    eprintln!(
+                        "seed {seed} has not ended within {limit:?}: a step of it goes in circles; \
+                         `evs sim --replay {seed}` under a debugger shows where"
+                    );
+                    // Its thread cannot be ended otherwise.
+                    std::process::exit(1);
+                }
+            }
+        });
+        Self { running, _until: until }
+    }
+
+    fn begin(&self, seed: u64) {
+        if let Ok(mut running) = self.running.lock() {
+            running.insert(seed, Instant::now());
+        }
+    }
+
+    fn end(&self, seed: u64) {
+        if let Ok(mut running) = self.running.lock() {
+            running.remove(&seed);
+        }
     }
 }
 
@@ -207,6 +258,9 @@ fn stats(stats: &Stats) -> Value {
         "violations": stats.violations,
         "old_epochs": stats.old_epochs,
         "backlog_full": stats.backlog_full,
+        "forgotten": stats.forgotten,
+        "sealed": stats.sealed,
+        "tampered": stats.tampered,
         "written": stats.written,
         "read": stats.read,
         "tainted": stats.tainted,

@@ -484,12 +484,16 @@ impl Sender {
         while frame.payload_left > 0 {
             let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
             let (count, n) = self.log.gather(self.cursor, frame.payload_left, &mut slices);
+            if n == 0 {
+                // A log that lacks what was cut will not have it later: no record is made of it.
+                break;
+            }
             slices[..count].iter().for_each(|slice| frame.head.extend_from_slice(slice));
             frame.payload_left -= n;
             self.cursor += n as u64;
         }
         self.sent_max = self.sent_max.max(self.cursor);
-        if sealer.seal(&mut frame.head) {
+        if frame.payload_left == 0 && sealer.seal(&mut frame.head) {
             return true;
         }
         self.frame = Frame::default();

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use eversock_proto::limits::{HELLO_MAX_BYTES, LOG_GUARANTEED_BYTES, WINDOW_WIRE_MAX_BYTES};
+use eversock_proto::recv::Violation;
 use eversock_proto::resume::Reason;
 use eversock_proto::session::Fault;
 
@@ -39,8 +40,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// How long after the network is well an end may still fail for what happened before.
+/// How long after the last fault that met a session an end of it may still fail for that.
 const SETTLED: Time = 120 * S;
+/// What an end may take besides its own limits to find out that its peer is gone.
+const FINDS_OUT: Time = 60 * S;
+/// A path over which bytes came so lately is still at work.
+const STILL_COMES: Time = 10 * S;
+/// By so much an ack may come later than what it tells of: the sweep, and the way.
+const ACK_COMES: Time = 3 * S;
 
 impl World {
     pub(crate) fn find(&mut self, invariant: u32, on: On, what: &str) {
@@ -112,8 +119,12 @@ impl World {
     }
 
     /// An end holds that the peer has broken a rule.
-    pub(crate) fn check_fault(&mut self, id: EndId, fault: Fault) {
-        if !self.links[id.0].tainted {
+    pub(crate) fn check_fault(&mut self, id: EndId, conn: ConnId, fault: Fault) {
+        let broken =
+            matches!(fault, Fault::Violation(Violation::BrokenSeal | Violation::BadHeader));
+        // Nothing but the length of a record that was changed under way may be believed.
+        let is_cut = broken && self.conns[conn].tampered[1 - id.1];
+        if !self.links[id.0].tainted && !is_cut {
             self.find_at(1, id, &format!("a peer that keeps the rules is accused: {fault}"));
         }
     }
@@ -166,7 +177,7 @@ impl World {
             "more handshakes are in flight than allowed"
         } else if serving.unproven.values().any(|hello| hello.holds() > HELLO_MAX_BYTES) {
             "a handshake holds more than a message"
-        } else if serving.opens.len() > 2 * plan.unproven_max {
+        } else if serving.half_open.len() > 2 * plan.unproven_max {
             "more opens are kept than allowed"
         } else if serving.tombs.len() > plan.tombs_max {
             "more tombstones are kept than allowed"
@@ -178,12 +189,15 @@ impl World {
 
     /// A session ends here: is it true what the program is told?
     pub(crate) fn check_ending(&mut self, id: EndId, ending: Ending) {
+        if ending == Ending::Lingered {
+            return self.check_lingered(id);
+        }
         let link = &self.links[id.0];
         if link.tainted || ending == Ending::Killed {
             return;
         }
         let peer = &link.ends[1 - id.1];
-        let is_early = self.now < self.plan.heal_at + SETTLED && link.touched;
+        let is_early = self.is_troubled(id.0, SETTLED);
         let is_peer_gone = peer.ending.is_some();
         let what = match ending {
             Ending::Done => return self.check_done(id),
@@ -197,14 +211,16 @@ impl World {
             }
             Ending::Refused(reason) => {
                 let is_so = match reason {
-                    Reason::Closed => peer.ending == Some(Ending::Done),
-                    Reason::Reset => {
-                        let endings = [Ending::Reset, Ending::ResetByPeer, Ending::Stale];
-                        peer.ending.is_some_and(|ending| endings.contains(&ending))
+                    Reason::Closed => {
+                        matches!(peer.ending, Some(Ending::Done | Ending::Lingered))
                     }
-                    Reason::Expired => {
-                        matches!(peer.ending, Some(Ending::Expired | Ending::Lingered))
-                    }
+                    Reason::Reset => matches!(
+                        peer.ending,
+                        Some(
+                            Ending::Reset | Ending::ResetByPeer | Ending::Stale | Ending::Lingered
+                        )
+                    ),
+                    Reason::Expired => peer.ending == Some(Ending::Expired),
                     _ => false,
                 };
                 (!is_so).then_some("is refused for good although its peer did not end so")
@@ -212,10 +228,10 @@ impl World {
             Ending::TimedOut | Ending::Expired => {
                 // A server that was started anew knows no session: its client's time-out is honest.
                 let is_alone = is_peer_gone || peer.core.is_none();
-                (!is_early && !is_alone)
+                (!is_early && !is_alone && !link.forgotten)
                     .then_some("gives up although nothing keeps it from its peer")
             }
-            Ending::NotOpened => (!is_early && self.stats.backlog_full == 0)
+            Ending::NotOpened => (!is_early && !link.turned_away)
                 .then_some("is not opened although nothing hinders it"),
             Ending::Stale => {
                 (!is_early || link.cuts == 0).then_some("is stale although its path is well")
@@ -226,6 +242,40 @@ impl World {
             let invariant = if ending == Ending::DataLost { 1 } else { 3 };
             self.find_at(invariant, id, what);
         }
+    }
+
+    /// True when a fault meets a session now, or did within `time`.
+    fn is_troubled(&self, link: usize, time: Time) -> bool {
+        self.links[link].touched.is_some_and(|until| self.now < until + time)
+    }
+
+    /// An end whose program has closed waits no longer: only for a peer that is gone, cannot be
+    /// reached, does not end its direction by itself, or sleeps for longer.
+    fn check_lingered(&mut self, id: EndId) {
+        let linger = self.plan.linger;
+        let link = &self.links[id.0];
+        let peer = &link.ends[1 - id.1];
+        let is_gone = peer.ending.is_some() || peer.core.is_none();
+        let troubled = self.is_troubled(id.0, linger + SETTLED);
+        // A RESET waits for the rest of a begun frame, which the peer may not read for long.
+        let resets = link.ends[id.1].resetting;
+        if link.tainted || is_gone || troubled || link.forgotten || resets {
+            return;
+        }
+        if !peer.script.is_orderly() {
+            return;
+        }
+        // All of its own was delivered, and what nobody will read here still comes.
+        let end = &link.ends[id.1];
+        let is_done = end.core.as_ref().is_some_and(|core| core.tx.is_done());
+        if is_done && self.local(id) < end.last_heard + STILL_COMES {
+            return;
+        }
+        if peer.script.pause + peer.script.delay + ACK_COMES >= linger {
+            self.links[id.0].overslept = true;
+            return;
+        }
+        self.find_at(3, id, "lingers in vain although nothing keeps it from its peer");
     }
 
     /// All that this end wrote has been consumed, and all that the peer wrote is here.
@@ -257,38 +307,48 @@ impl World {
             let [client, server] = &link.ends;
             let is_settled =
                 client.ending.is_some() && (server.core.is_none() || server.ending.is_some());
-            // An end whose peer is no more, or never was, has to find that out by its own limits.
-            let is_alone = client.ending.is_some() || !server.is_alive();
-            if !is_settled && !is_alone {
+            let has_time = self.has_time_to_find_out(index);
+            let is_untouched = link.touched.is_none()
+                && !(link.forgotten || link.turned_away || link.unburied || link.overslept);
+            if !is_settled && !has_time {
                 self.find_at(0, (index, 0), "the network is well and it is not over");
-            } else if !link.touched
+            } else if is_untouched
+                && is_settled
                 && link.ends.iter().any(|end| end.ending != Some(Ending::Done))
                 && !Self::is_last_ack_lost(link)
-                && is_settled
-                && !self.outlasts_linger(index)
-                && self.plan.tombs_max > self.plan.links.len()
-                && self.stats.backlog_full == 0
             {
                 self.find_at(3, (index, 0), "nothing was aimed at it and it has failed");
             }
         }
     }
 
+    /// An end whose peer is no more, or never was, has to find that out by its own limits: true
+    /// while these may not have passed.
+    fn has_time_to_find_out(&self, index: usize) -> bool {
+        let [client, server] = &self.links[index].ends;
+        let ended = client.ending.map(|_| client.ended_at);
+        let ended = ended.or_else(|| server.ending.map(|_| server.ended_at));
+        let Some(ended) = ended else {
+            // The server was started anew before it knew of the session.
+            return server.core.is_none();
+        };
+        let plan = &self.plan;
+        let notices = plan.kernel_timeout.max(plan.keepalive);
+        let most = notices + plan.linger + plan.grace.max(plan.give_up) + FINDS_OUT;
+        self.now < ended.max(plan.heal_at) + most
+    }
+
     /// A client that is done closes; what its server sends at that moment makes the client's kernel
-    /// send a reset, which may overtake the last ack. All was delivered, and the server's program
-    /// has closed: its end lingers in vain, and nobody is told an error.
+    /// send a reset, which overtakes the last ack (the engine closes so too, see `Reactor::over`).
+    /// All was delivered, and the server's program has closed: its end lingers in vain, and nobody
+    /// is told an error.
     fn is_last_ack_lost(link: &Link) -> bool {
         let [client, server] = &link.ends;
-        client.ending == Some(Ending::Done)
+        link.overtaken
+            && client.ending == Some(Ending::Done)
             && server.ending == Some(Ending::Lingered)
             && server.closed
             && server.core.as_ref().is_some_and(|core| core.rx.is_at_end())
-    }
-
-    /// True when a program pauses for longer than its peer's end waits for it.
-    fn outlasts_linger(&self, link: usize) -> bool {
-        let scripts = &self.plan.links[link].scripts;
-        scripts.iter().any(|script| script.pause + script.delay >= self.plan.linger)
     }
 
     /// The end of the run: everything has completed or has failed.

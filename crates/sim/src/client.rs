@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use eversock_proto::control::Role;
+use eversock_proto::control::{Control, Role};
 use eversock_proto::open::{Offer, OpenClient, OpenError};
 use eversock_proto::redial::BackOff;
 use eversock_proto::resume::{Reason, Reject, ResumeClient, ResumeError};
@@ -204,7 +204,8 @@ impl World {
     fn ask(&mut self, id: EndId, at: usize) {
         let random = self.rng.bytes();
         let window = self.plan.links[id.0].window[0];
-        let offer = Offer { key: self.key(), window, ..Offer::default() };
+        let (sealing, aes) = (self.plan.sealing[0], self.plan.aes[0]);
+        let offer = Offer { key: self.key(), window, sealing, aes, ..Offer::default() };
         let end = self.end_mut(id);
         let (epoch, state, message) = match &mut end.core {
             Some(core) => {
@@ -290,7 +291,6 @@ impl World {
         let Some(client) = self.end_mut(id).client() else { return };
         client.down_since = None;
         client.retry_at = None;
-        client.gained = (0, 0);
         client.probed_at = now;
         let others: Vec<ConnId> = client.attempts.drain(..).map(|other| other.conn).collect();
         for other in others {
@@ -301,7 +301,8 @@ impl World {
 
     fn open_answered(&mut self, id: EndId, open: OpenClient, message: &[u8]) -> Option<Vec<u8>> {
         match open.answered(message) {
-            Ok((opened, confirm)) => {
+            Ok((mut opened, confirm)) => {
+                let keys = opened.keys.take();
                 let told: Vec<usize> =
                     opened.addrs.iter().filter_map(|&addr| self.addr_of(addr)).collect();
                 let window_max = self.plan.links[id.0].window_max[0];
@@ -311,6 +312,7 @@ impl World {
                 core.forgets_acks = self.has_bug(Bug::ForgetsAcks);
                 let end = self.end_mut(id);
                 end.core = Some(core);
+                self.seal(id, keys);
                 self.learn(id, &told);
                 Some(confirm)
             }
@@ -358,6 +360,9 @@ impl World {
                     self.finish(id, Ending::Stale);
                     return None;
                 }
+                let Control { cipher, secret, .. } = &core.control;
+                let keys = cipher.map(|cipher| resume.keys(secret, cipher, message));
+                self.seal(id, keys);
                 Some(confirm)
             }
             Err(ResumeError::Refused(reject)) => {

@@ -1,8 +1,7 @@
 //! The parts of one session's end, put together as the engine does it.
 //!
 //! `eversock_proto::session::Session` does the same for two ends that never move; here addresses
-//! and GOAWAY of the peer are wanted too. All bytes of frames pass through [`Core::feed`],
-//! [`Core::accept`] and [`Core::transmit`]: a layer that seals them goes there.
+//! and GOAWAY of the peer are wanted too.
 
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -12,6 +11,7 @@ use eversock_proto::control::{Control, Offsets, Role};
 use eversock_proto::log::Pool;
 use eversock_proto::open::Opened;
 use eversock_proto::recv::Receiver;
+use eversock_proto::seal::EpochKeys;
 use eversock_proto::send::{ClaimError, GATHER_SLICES, Sender};
 use eversock_proto::session::Fault;
 
@@ -26,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) addrs: Option<Vec<SocketAddr>>,
     /// What this end has sent again, and what it has received again and thrown away.
     pub(crate) resumed: u64,
+    /// The sender says that there is something to send and gives nothing.
+    pub(crate) is_stuck: bool,
     /// A planted bug: acks of the peer are forgotten.
     pub(crate) forgets_acks: bool,
 }
@@ -40,19 +42,26 @@ impl Core {
     ) -> Self {
         let mut rx = Receiver::new(Arc::clone(pool), 0, window);
         rx.set_window_max(window_max);
-        rx.begin_epoch();
         let mut tx = Sender::new(Arc::clone(pool), 0, opened.window);
+        let mut control = Control::new(role, opened.id, opened.secret);
+        if let Some(cipher) = opened.cipher {
+            control.cipher = Some(cipher);
+            tx.set_sealed();
+            rx.set_sealed();
+        }
+        rx.begin_epoch();
         // Nothing was sent yet, so nothing can be quoted beyond it.
         let begun = tx.begin_epoch(0);
         debug_assert!(begun.is_ok());
         Self {
             tx,
             rx,
-            control: Control::new(role, opened.id, opened.secret),
+            control,
             reset_by_peer: None,
             goaway: false,
             addrs: None,
             resumed: 0,
+            is_stuck: false,
             forgets_acks: false,
         }
     }
@@ -61,6 +70,13 @@ impl Core {
         self.resumed += 1;
         self.rx.begin_epoch();
         self.tx.begin_epoch(peer_receive)
+    }
+
+    /// The keys of the epoch that has just begun; a sealed session is silent and deaf before.
+    pub(crate) fn seal_with(&mut self, keys: EpochKeys) {
+        let (sealer, opener) = keys.split(self.control.role);
+        self.tx.seal_with(sealer);
+        self.rx.open_with(opener);
     }
 
     pub(crate) fn offsets(&self) -> Offsets {
@@ -86,6 +102,16 @@ impl Core {
         n: usize,
     ) -> Result<usize, Fault> {
         let taken = self.rx.accept(buf, front, n);
+        if taken.is_ok_and(|payload| payload > 0) {
+            self.control.progress();
+        }
+        self.digest()?;
+        Ok(taken?)
+    }
+
+    /// The same for a sealed session, whose records are opened before the program gets them.
+    pub(crate) fn accept_records(&mut self, n: usize, buf: &mut [u8]) -> Result<usize, Fault> {
+        let taken = self.rx.accept_records(n, buf);
         if taken.is_ok_and(|payload| payload > 0) {
             self.control.progress();
         }
@@ -130,6 +156,12 @@ impl Core {
                 out.extend_from_slice(&slice[..n]);
             }
             let n = out.len() - before;
+            if n == 0 {
+                // The sender has a frame and nothing to show for it: without an end, if it is asked
+                // again.
+                self.is_stuck = true;
+                break;
+            }
             self.tx.sent(n);
         }
         out

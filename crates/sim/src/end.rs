@@ -83,6 +83,8 @@ pub(crate) struct End {
     /// The highest epoch that stood and that delivered here.
     pub(crate) epoch: u64,
     pub(crate) ending: Option<Ending>,
+    /// World time at which it ended.
+    pub(crate) ended_at: Time,
     pub(crate) closed: bool,
     pub(crate) resetting: bool,
     pub(crate) linger_until: Option<Time>,
@@ -148,6 +150,7 @@ impl End {
             stood_since: 0,
             epoch: 0,
             ending: None,
+            ended_at: 0,
             closed: false,
             resetting: false,
             linger_until: None,
@@ -203,8 +206,20 @@ pub(crate) struct Link {
     pub(crate) client_host: usize,
     /// Clear frames of it were changed under way.
     pub(crate) tainted: bool,
-    /// Some fault was aimed at it, its path, its hosts or its processes.
-    pub(crate) touched: bool,
+    /// Until when some fault that was aimed at it, its path, its hosts or its processes lasts.
+    pub(crate) touched: Option<Time>,
+    /// Its server had to forget its open, as it keeps a bounded number of them.
+    pub(crate) forgotten: bool,
+    /// A full backlog had no room for a connection of it.
+    pub(crate) turned_away: bool,
+    /// Its tombstone gave way to others.
+    pub(crate) unburied: bool,
+    /// A reset that its client's kernel sent at a close has overtaken the last ack.
+    pub(crate) overtaken: bool,
+    /// An end lingered in vain for a program that slept longer than that.
+    pub(crate) overslept: bool,
+    /// A planted bug: the keys of its first epoch.
+    pub(crate) root: Option<[u8; 32]>,
     pub(crate) cuts: u32,
     /// How, and at which byte of which side, its next connection will be cut.
     pub(crate) cut_next: Option<(usize, u64, CutKind)>,
@@ -214,4 +229,11 @@ pub(crate) struct Link {
     pub(crate) forge_next: bool,
     /// How often a server has begun it.
     pub(crate) sessions_made: u32,
+}
+
+impl Link {
+    /// A fault strikes that lasts until then.
+    pub(crate) fn touch(&mut self, until: Time) {
+        self.touched = self.touched.max(Some(until));
+    }
 }

@@ -46,13 +46,13 @@ impl World {
                 (self.slow_host, self.slow_by) = (host, by);
                 self.slow_until = self.now + until(time);
                 self.note(On::Host(host), "its paths are slow by, for", by, until(time));
-                self.touch_host(host);
+                self.touch_host(host, until(time));
             }
             Fault::Loss { percent, time } => {
                 self.lossy_percent = percent;
                 self.lossy_until = self.now + until(time);
                 self.note(On::World, "percent are lost, for", percent, until(time));
-                (0..self.hosts.len()).for_each(|host| self.touch_host(host));
+                (0..self.hosts.len()).for_each(|host| self.touch_host(host, until(time)));
             }
             Fault::ClientMoves => self.client_moves(),
             Fault::ServerMoves { tells } => self.server_moves(tells),
@@ -61,7 +61,7 @@ impl World {
                 let proc = self.hosts[host].listener;
                 self.procs[proc].paused_until = self.now + until(time);
                 self.note(On::Proc(proc), "is stopped for", until(time), 0);
-                self.touch_host(host);
+                self.touch_host(host, until(time));
             }
             Fault::Suspend { server, time, jumps } => {
                 let host = if server { self.any_server() } else { self.any_client() };
@@ -69,6 +69,7 @@ impl World {
             }
             Fault::Kill { server, back } => {
                 let host = if server { self.any_server() } else { self.any_client() };
+                self.touch_host(host, until(back));
                 self.kill(host);
                 self.push(self.now + until(back), Event::Restart(host));
             }
@@ -77,32 +78,32 @@ impl World {
                 let proc = self.hosts[host].listener;
                 self.busy_until.insert(proc, self.now + until(time));
                 self.note(On::Proc(proc), "is busy for", until(time), 0);
-                self.touch_host(host);
+                self.touch_host(host, until(time));
             }
             Fault::Refuse { time } => {
                 let host = self.any_server();
                 let proc = self.hosts[host].listener;
                 self.refuse_until[proc] = self.now + until(time);
                 self.note(On::Proc(proc), "takes no connections for", until(time), 0);
-                self.touch_host(host);
+                self.touch_host(host, until(time));
             }
             Fault::Goaway => self.goaway(),
             Fault::Corrupt(harm) => {
                 if let Some(conn) = self.any_conn() {
                     let side = self.rng.index(2);
                     self.set_corrupt(conn, harm, side, false);
-                    self.links[self.conns[conn].link].touched = true;
+                    self.links[self.conns[conn].link].touch(self.now);
                 }
             }
             Fault::CorruptHello(harm) => {
                 let link = self.any_link();
                 self.links[link].corrupt_next = Some((harm, self.rng.index(2)));
-                self.links[link].touched = true;
+                self.links[link].touch(self.now);
             }
             Fault::Forge => {
                 let link = self.any_link();
                 self.links[link].forge_next = true;
-                self.links[link].touched = true;
+                self.links[link].touch(self.now);
             }
             Fault::Beside => {
                 let id = (self.any_link(), 0);
@@ -147,9 +148,13 @@ impl World {
         None
     }
 
-    fn touch_host(&mut self, host: usize) {
+    /// Something ails a host for `time`.
+    fn touch_host(&mut self, host: usize, time: Time) {
+        let until = self.now + time;
         for link in &mut self.links {
-            link.touched |= link.client_host == host || link.server_host == host;
+            if link.client_host == host || link.server_host == host {
+                link.touch(until);
+            }
         }
     }
 
@@ -161,6 +166,9 @@ impl World {
         let forges = std::mem::take(&mut state.forge_next);
         self.conns[conn].cut_at = cut;
         self.conns[conn].forged = forges;
+        if forges || corrupt.is_some() {
+            state.touch(self.now);
+        }
         if let Some((harm, side)) = corrupt {
             self.set_corrupt(conn, harm, side, true);
         }
@@ -175,7 +183,9 @@ impl World {
             self.holes.push(Hole { hosts, from: side, until });
         }
         for link in &mut self.links {
-            link.touched |= link.client_host == client && link.server_host == server;
+            if link.client_host == client && link.server_host == server {
+                link.touch(until);
+            }
         }
         for conn in 0..self.conns.len() {
             if self.conns[conn].hosts == hosts && self.conns[conn].is_live() {
@@ -187,7 +197,7 @@ impl World {
     fn client_moves(&mut self) {
         let host = self.any_client();
         self.note(On::Host(host), "gets another address", 0, 0);
-        self.touch_host(host);
+        self.touch_host(host, 0);
         for conn in 0..self.conns.len() {
             if self.conns[conn].hosts[0] == host && self.conns[conn].is_live() {
                 let kind = if self.rng.chance(1, 2) { CutKind::Dead } else { CutKind::ResetOne(0) };
@@ -206,7 +216,7 @@ impl World {
 
     fn server_moves(&mut self, tells: bool) {
         let host = self.any_server();
-        self.touch_host(host);
+        self.touch_host(host, 0);
         let Some(new) = self.hosts[host].spare.pop() else { return };
         self.addrs[new].up = true;
         self.hosts[host].addrs.push(new);
@@ -239,7 +249,7 @@ impl World {
 
     fn suspend(&mut self, host: usize, time: Time, jumps: bool) {
         self.note(On::Host(host), "is suspended for", time, jumps.into());
-        self.touch_host(host);
+        self.touch_host(host, time);
         let state = &mut self.hosts[host];
         if state.suspended_until > self.now {
             return;
@@ -262,7 +272,6 @@ impl World {
             return;
         }
         self.note(On::Proc(proc), "dies", 0, 0);
-        self.touch_host(host);
         self.procs[proc].alive = false;
         self.procs[proc].serving = None;
         for link in 0..self.links.len() {

@@ -1,5 +1,7 @@
 //! Bytes between a session and the connection that stands, and what ends a connection or a session.
 
+use eversock_proto::limits::RECORD_DEADLINE;
+use eversock_proto::seal::EpochKeys;
 use eversock_proto::session::Fault;
 
 use crate::Bug;
@@ -8,19 +10,24 @@ use crate::net::{ConnId, EndId, Owner};
 use crate::trace::{On, S, Time};
 use crate::world::World;
 
+/// Rounds of receiving and sending in one step; an end that takes more goes in circles.
+const ROUNDS_MAX: u32 = 20_000;
 /// How long a proven peer may take for its START (PROTOCOL 2.2).
 const START_WITHIN: Time = 10 * S;
+/// How long the next byte of a record may take (PROTOCOL 2.9).
+const RECORD_WITHIN: Time = RECORD_DEADLINE.as_micros() as Time;
 
 impl World {
     /// Lets one end do all that it can do now.
     pub(crate) fn pump(&mut self, id: EndId) {
-        for _ in 0..10_000 {
+        let mut rounds = 0;
+        while self.receive(id) | self.flush(id) {
+            rounds += 1;
+            if rounds > ROUNDS_MAX {
+                self.find(0, On::End(id.0, id.1), "it sends and receives without an end");
+            }
             if self.finding.is_some() {
                 return;
-            }
-            let busy = self.receive(id) | self.flush(id);
-            if !busy {
-                break;
             }
         }
         self.watch(id);
@@ -126,7 +133,7 @@ impl World {
     pub(crate) fn fault(&mut self, id: EndId, conn: ConnId, fault: Fault) {
         self.note(On::End(id.0, id.1), "the peer breaks a rule", conn as u64, 0);
         self.stats.violations += 1;
-        self.check_fault(id, fault);
+        self.check_fault(id, conn, fault);
         self.close(conn, id.1);
         if self.end(id).standing == Some(conn) {
             self.end_mut(id).standing = None;
@@ -220,6 +227,55 @@ impl World {
         self.note(On::End(id.0, id.1), "stands on", conn as u64, self.conns[conn].epoch);
     }
 
+    /// An epoch has begun: a sealed session has keys for it, which nobody had before.
+    pub(crate) fn seal(&mut self, id: EndId, keys: Option<EpochKeys>) {
+        let is_sealed = self.end(id).core.as_ref().is_some_and(|core| core.tx.is_sealed());
+        if is_sealed != self.plan.is_sealed() {
+            self.find(3, On::End(id.0, id.1), "somebody was talked into the other kind of session");
+        }
+        let Some(keys) = keys else { return };
+        let (cipher, mut root) = keys.into_parts();
+        if self.has_bug(Bug::KeysOutliveTheirEpoch) {
+            root = *self.links[id.0].root.get_or_insert(root);
+        }
+        // Records count from 0 under the keys of each epoch: who has had them once has used their
+        // nonces.
+        if !self.roots.insert((id.1, root)) {
+            self.find(3, On::End(id.0, id.1), "two epochs are sealed with the same keys");
+        }
+        let keys = EpochKeys::from_parts(cipher, root);
+        if let Some(core) = &mut self.end_mut(id).core {
+            core.seal_with(keys);
+        }
+    }
+
+    /// When the standing connection is given up, as a record has not become whole.
+    pub(crate) fn record_due(&self, id: EndId) -> Option<Time> {
+        let end = self.end(id);
+        let waits = end.core.as_ref().is_some_and(|core| core.rx.is_mid_record());
+        (waits && end.standing.is_some()).then(|| end.last_heard + RECORD_WITHIN)
+    }
+
+    /// No other byte of a record has come for long: what the program has not read is looked at
+    /// before that is believed.
+    pub(crate) fn record_is_late(&mut self, id: EndId) {
+        while let Some(conn) = self.end(id).standing {
+            if self.end(id).core.as_ref().is_none_or(|core| !core.rx.is_mid_record()) {
+                return;
+            }
+            let Some(bytes) = self.take(conn, id.1, 4096) else { break };
+            self.hear(id, conn, &bytes);
+        }
+        let now = self.local(id);
+        if let Some(conn) = self.end(id).standing
+            && self.record_due(id).is_some_and(|at| at <= now)
+        {
+            self.note(On::End(id.0, id.1), "a record does not become whole", conn as u64, 0);
+            self.close(conn, id.1);
+            self.lose(id);
+        }
+    }
+
     /// Frames go out as far as the connection takes them.
     fn flush(&mut self, id: EndId) -> bool {
         let end = self.end(id);
@@ -237,11 +293,16 @@ impl World {
         let trims = self.has_bug(Bug::KernelsAckIsAck);
         let Some(core) = &mut self.end_mut(id).core else { return false };
         let bytes = core.transmit(room.min(most));
+        let is_stuck = core.is_stuck;
         if trims {
             let (sent, edge) = (core.tx.cursor(), core.tx.edge());
             // Cannot be refused: so much was sent.
             let absorbed = core.tx.absorb(sent, edge);
             debug_assert!(absorbed.is_ok());
+        }
+        if is_stuck {
+            self.find(0, On::End(id.0, id.1), "a frame is to go out and there is nothing of it");
+            return false;
         }
         let busy = !bytes.is_empty();
         self.send(conn, id.1, bytes, false);
@@ -283,7 +344,7 @@ impl World {
         if let Some(core) = &mut self.end_mut(id).core {
             core.tx.want_reset(0);
         }
-        while self.flush(id) {}
+        while self.flush(id) && self.finding.is_none() {}
         self.finish(id, ending);
     }
 }

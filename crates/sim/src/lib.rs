@@ -63,11 +63,13 @@ pub enum Bug {
     ActsBeforeConfirm,
     /// A listener takes part in any number of handshakes at a time.
     UnboundedHandshakes,
+    /// A sealed session has the keys of its first epoch for its whole life.
+    KeysOutliveTheirEpoch,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DropsByteAtResume,
         Self::DeliversTwice,
         Self::ReplaysFromTheWrongPlace,
@@ -79,6 +81,7 @@ impl Bug {
         Self::KernelsAckIsAck,
         Self::ActsBeforeConfirm,
         Self::UnboundedHandshakes,
+        Self::KeysOutliveTheirEpoch,
     ];
 }
 
@@ -112,12 +115,18 @@ pub struct Stats {
     pub old_epochs: u64,
     /// Connections that met a full backlog.
     pub backlog_full: u64,
+    /// Opens that a server had to forget, as it keeps a bounded number of them.
+    pub forgotten: u64,
     /// Bytes that programs wrote.
     pub written: u64,
     /// Bytes that programs read.
     pub read: u64,
     /// Sessions whose clear frames were changed under way: only their bounds were checked.
     pub tainted: u64,
+    /// Sealed sessions.
+    pub sealed: u64,
+    /// Sealed frames that were changed under way.
+    pub tampered: u64,
     /// How the ends of sessions ended, in the order of [`Stats::ENDINGS`].
     pub endings: [u64; 11],
 }
@@ -138,9 +147,12 @@ impl Stats {
         self.violations += other.violations;
         self.old_epochs += other.old_epochs;
         self.backlog_full += other.backlog_full;
+        self.forgotten += other.forgotten;
         self.written += other.written;
         self.read += other.read;
         self.tainted += other.tainted;
+        self.sealed += other.sealed;
+        self.tampered += other.tampered;
         for (sum, more) in self.endings.iter_mut().zip(other.endings) {
             *sum += more;
         }
@@ -164,6 +176,8 @@ pub struct Outcome {
     pub stats: Stats,
     /// All events, if they were asked for.
     pub trace: Vec<String>,
+    /// What the seed had decided, if the events were asked for: the settings, then the sessions.
+    pub plan: Vec<String>,
 }
 
 /// Runs a seed.
@@ -187,5 +201,6 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
         finding,
         stats: world.stats,
         trace: world.trace.take_all(),
+        plan: if options.trace { world.plan.lines() } else { Vec::new() },
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Conn {
     pub(crate) cut_at: Option<(usize, u64, CutKind)>,
     /// The server's first word is replaced.
     pub(crate) forged: bool,
+    /// Sealed frames that begin at a side were changed under way.
+    pub(crate) tampered: [bool; 2],
     ready_set: [bool; 2],
     proxied: bool,
     /// The client's handshake messages, for those who record them.
@@ -100,6 +102,7 @@ impl Conn {
             epoch: 0,
             cut_at: None,
             forged: false,
+            tampered: [false; 2],
             ready_set: [false; 2],
             proxied: false,
             said: Vec::new(),
@@ -245,9 +248,16 @@ impl World {
         let harm = if is_hello { lane.corrupt_hello.take() } else { lane.corrupt.take() };
         if let Some(harm) = harm {
             let link = conn.link;
-            if !is_hello && link != STRANGE {
+            let is_sealed = self.plan.is_sealed();
+            if let Some(link) = self.links.get_mut(link) {
+                link.touch(self.now);
                 // Clear frames are not protected: of this session only the bounds are checked now.
-                self.links[link].tainted = true;
+                link.tainted |= !is_hello && !is_sealed;
+                link.cuts += u32::from(!is_hello && is_sealed);
+            }
+            if !is_hello && is_sealed {
+                self.conns[id].tampered[side] = true;
+                self.stats.tampered += 1;
             }
             self.harm(&mut bytes, harm, is_hello);
             self.note(On::Conn(id), "bytes are changed under way", is_hello.into(), side as u64);
@@ -271,6 +281,7 @@ impl World {
                 let n = self.rng.between(1, 32) as usize;
                 bytes.splice(at..at, more[..n].iter().copied());
             }
+            Harm::Repeat => bytes.extend_from_within(..),
         }
     }
 
@@ -461,6 +472,10 @@ impl World {
         if conn.lanes[1 - side].dead || self.hole(conn.hosts, 1 - side).is_some() {
             return;
         }
+        let carries = matches!(conn.owner[1], Owner::Stands(_));
+        if side == 1 && carries && conn.closed[0] && !conn.err[1] {
+            self.links[conn.link].overtaken = true;
+        }
         self.note(On::Conn(id), "RST arrives at", side as u64, 0);
         self.break_off(id, side);
     }
@@ -470,7 +485,7 @@ impl World {
         self.stats.cuts += 1;
         let link = self.conns[id].link;
         if link != STRANGE {
-            self.links[link].touched = true;
+            self.links[link].touch(self.now);
             self.links[link].cuts += 1;
         }
         self.note(On::Conn(id), cut_name(kind), 0, 0);
@@ -520,6 +535,9 @@ impl World {
                 conn.lanes.iter_mut().for_each(kill);
                 conn.proxied = true;
                 self.push(at, Event::ProxyCloses(id));
+                if link != STRANGE {
+                    self.links[link].touch(at);
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What a seed decides: the machines, the programs, and what will ail them.
 
+use eversock_proto::open::Sealing;
+
 use crate::rng::Rng;
 use crate::trace::{MS, S, Time};
 
@@ -78,6 +80,8 @@ pub(crate) enum Harm {
     Flip,
     Drop,
     Insert,
+    /// The same bytes come twice.
+    Repeat,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +169,10 @@ pub(crate) struct Plan {
     /// Addresses of each server, and spare ones that it may move to.
     pub(crate) server_addrs: usize,
     pub(crate) keyed: bool,
+    /// Whether clients and servers want sessions sealed, and whether they have instructions for
+    /// AES.
+    pub(crate) sealing: [Sealing; 2],
+    pub(crate) aes: [bool; 2],
     pub(crate) links: Vec<LinkPlan>,
     pub(crate) faults: Vec<(Time, Fault)>,
     pub(crate) attacks: Vec<(Time, Attack)>,
@@ -211,6 +219,8 @@ impl Plan {
             servers,
             server_addrs: rng.between(1, 3) as usize,
             keyed: rng.chance(1, 4),
+            sealing: [Sealing::Never; 2],
+            aes: [false; 2],
             links: Vec::new(),
             faults: Vec::new(),
             attacks: Vec::new(),
@@ -247,7 +257,48 @@ impl Plan {
         }
         plan.ail(rng);
         plan.attack(rng);
+        // Drawn apart, so that a run that is not sealed stays what it was.
+        plan.seal(&mut Rng::new(seed, 3));
         plan
+    }
+
+    /// Sessions of a third of the seeds are sealed, and somebody on the path sees to it.
+    fn seal(&mut self, rng: &mut Rng) {
+        if !rng.chance(1, 3) {
+            if rng.chance(1, 2) {
+                self.sealing[1] = Sealing::Either;
+            }
+            return;
+        }
+        self.sealing = match rng.below(3) {
+            0 => [Sealing::Either, Sealing::Always],
+            1 => [Sealing::Always, Sealing::Either],
+            _ => [Sealing::Always; 2],
+        };
+        // No kernel has less than a START takes, or who looks for one at its deadline finds a part.
+        self.kernel_bytes = self.kernel_bytes.max(64);
+        self.aes = [rng.chance(1, 2), rng.chance(1, 2)];
+        if rng.chance(1, 2) {
+            return;
+        }
+        for _ in 0..rng.between(1, 6) {
+            let harm = [Harm::Flip, Harm::Drop, Harm::Insert, Harm::Repeat][rng.index(4)];
+            self.faults.push((rng.below(self.heal_at), Fault::Corrupt(harm)));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// True when sessions are to be sealed.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealing[0] != Sealing::Never
+    }
+
+    /// The plan in words, for whoever replays a seed.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let settings = Self { links: Vec::new(), faults: Vec::new(), attacks: Vec::new(), ..*self };
+        let links = self.links.iter().enumerate();
+        let links = links.map(|(index, link)| format!("session {index}: {link:?}"));
+        std::iter::once(format!("{settings:?}")).chain(links).collect()
     }
 
     fn link(&self, rng: &mut Rng, is_crowd: bool) -> LinkPlan {

@@ -1,5 +1,7 @@
 //! What the programs do with their sockets.
 
+use eversock_proto::session::Fault;
+
 use crate::Bug;
 use crate::core::{mismatch, pattern};
 use crate::end::First;
@@ -76,9 +78,11 @@ impl World {
         if !self.end(id).is_taken() {
             return self.take_session(id);
         }
+        let mut did = false;
         for round in 0..ROUNDS {
             let wrote = self.write_some(id);
             let read = self.read_some(id);
+            did |= wrote || read;
             if self.finding.is_some() || self.end(id).closed || !(wrote || read) {
                 break;
             }
@@ -88,7 +92,11 @@ impl World {
         }
         self.end_writes(id);
         self.pump(id);
-        self.rest(id);
+        if did {
+            // A read that finds no payload yet, only a part of a frame, waits for more; it does not
+            // go about other things first.
+            self.rest(id);
+        }
     }
 
     /// The program pauses before its next step.
@@ -250,6 +258,12 @@ impl World {
                 return n;
             }
             let Some(conn) = end.standing.filter(|_| end.script.direct) else { return 0 };
+            if core.rx.is_sealed() {
+                match self.read_records(id, conn, buf) {
+                    Some(0) => continue,
+                    read => return read.unwrap_or(0),
+                }
+            }
             if !core.rx.is_direct() {
                 let Some(bytes) = self.take(conn, id.1, 16 * 1024) else { return 0 };
                 self.hear(id, conn, &bytes);
@@ -289,6 +303,27 @@ impl World {
             }
         }
         0
+    }
+
+    /// Records are read whole and opened into the program's buffer; none when nothing has come, or
+    /// the connection is condemned.
+    fn read_records(&mut self, id: EndId, conn: usize, buf: &mut [u8]) -> Option<usize> {
+        let core = self.end_mut(id).core.as_mut()?;
+        let most = core.rx.record_space().len();
+        let bytes = self.take(conn, id.1, most)?;
+        self.check_delivery(id, conn);
+        let now = self.local(id);
+        let end = self.end_mut(id);
+        end.last_heard = now;
+        let core = end.core.as_mut()?;
+        core.rx.record_space()[..bytes.len()].copy_from_slice(&bytes);
+        let taken = core.accept_records(bytes.len(), buf);
+        let violation = core.rx.violation().map(Fault::from);
+        self.direct_heard(id, conn);
+        if let Some(fault) = taken.err().or(violation) {
+            self.fault(id, conn, fault);
+        }
+        taken.ok()
     }
 
     fn direct_heard(&mut self, id: EndId, conn: usize) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use eversock_proto::control::{Role, Tombstone};
+use eversock_proto::control::{Control, Role, Tombstone};
 use eversock_proto::limits::HANDSHAKE_DEADLINE;
 use eversock_proto::open::{Offer, OpenServer, Opened};
 use eversock_proto::resume::{Reason, Reject, ResumeError, ResumeServer};
@@ -27,10 +27,11 @@ pub(crate) struct Serving {
     /// Connections that the kernel has, and nobody has accepted.
     pub(crate) backlog: VecDeque<ConnId>,
     pub(crate) unproven: BTreeMap<ConnId, Hello>,
-    /// Opens without a CONFIRM, oldest first, and until when they are kept.
-    pub(crate) opens: VecDeque<(ConnId, OpenServer, Time)>,
+    /// Opens whose connection died before their CONFIRM came, oldest first: of which session they
+    /// are, as only the simulation knows, and until when they are kept.
+    pub(crate) half_open: VecDeque<(usize, OpenServer, Time)>,
     sessions: BTreeMap<SessionId, usize>,
-    pub(crate) tombs: VecDeque<(SessionId, Tombstone)>,
+    pub(crate) tombs: VecDeque<(SessionId, usize, Tombstone)>,
     names: u64,
     tick_at: Time,
 }
@@ -46,7 +47,7 @@ pub(crate) struct Hello {
 #[derive(Debug)]
 enum State {
     First,
-    Opening,
+    Opening(Box<OpenServer>),
     Resuming(SessionId, Box<ResumeServer>),
 }
 
@@ -56,16 +57,30 @@ impl Serving {
             instance,
             backlog: VecDeque::new(),
             unproven: BTreeMap::new(),
-            opens: VecDeque::new(),
+            half_open: VecDeque::new(),
             sessions: BTreeMap::new(),
             tombs: VecDeque::new(),
             names: 0,
             tick_at: Time::MAX,
         }
     }
+
+    /// The open of a session whose CONFIRM has not come.
+    fn open_of(&self, session: SessionId) -> Option<&OpenServer> {
+        let kept = self.half_open.iter().map(|(_, open, _)| open);
+        let standing = self.unproven.values().filter_map(|hello| match &hello.state {
+            State::Opening(open) => Some(&**open),
+            _ => None,
+        });
+        kept.chain(standing).find(|open| open.id() == session)
+    }
 }
 
 impl Hello {
+    fn opens(&self, session: SessionId) -> bool {
+        matches!(&self.state, State::Opening(open) if open.id() == session)
+    }
+
     /// Bytes that it holds of a message that is not whole.
     pub(crate) fn holds(&self) -> usize {
         self.reader.taken().len()
@@ -84,6 +99,9 @@ impl World {
         let Some(serving) = self.serving(proc) else { return false };
         if serving.backlog.len() >= backlog_max {
             self.stats.backlog_full += 1;
+            if let Some(link) = self.links.get_mut(self.conns[conn].link) {
+                link.turned_away = true;
+            }
             self.note(On::Proc(proc), "its backlog is full", conn as u64, 0);
             return false;
         }
@@ -118,7 +136,7 @@ impl World {
             return;
         }
         serving.tick_at = Time::MAX;
-        serving.opens.retain(|&(_, _, until)| until > now);
+        serving.half_open.retain(|&(_, _, until)| until > now);
         let late: Vec<ConnId> = serving
             .unproven
             .iter()
@@ -164,14 +182,30 @@ impl World {
     }
 
     fn drop_unproven(&mut self, proc: usize, conn: ConnId) {
+        let until = self.clock(proc) + self.plan.grace;
+        let most = 2 * self.plan.unproven_max;
+        let link = self.conns[conn].link;
+        let mut forgotten = None;
         if let Some(serving) = self.serving(proc) {
-            serving.unproven.remove(&conn);
+            if let Some(Hello { state: State::Opening(open), .. }) = serving.unproven.remove(&conn)
+            {
+                // The client may hold that its session stands, and come back for it.
+                serving.half_open.push_back((link, *open, until));
+                if serving.half_open.len() > most {
+                    forgotten = serving.half_open.pop_front();
+                }
+            }
             if !serving.backlog.is_empty() {
                 let at = self.now;
                 self.tick(proc, at);
             }
         }
         self.close(conn, 1);
+        if let Some((link, _, _)) = forgotten.filter(|&(link, _, _)| link != STRANGE) {
+            self.note(On::End(link, 1), "its open is forgotten, as too many are kept", 0, 0);
+            self.links[link].forgotten = true;
+            self.stats.forgotten += 1;
+        }
     }
 
     /// Bytes of a handshake may have come.
@@ -229,7 +263,8 @@ impl World {
                 }
                 goes_on
             }
-            (State::Opening, HelloKind::Confirm) => self.open_confirmed(proc, conn, message),
+            // Whatever it says: a message that was changed on its way ends no open.
+            (State::Opening(open), _) => self.open_confirmed(proc, conn, open, message),
             (State::Resuming(id, pending), HelloKind::Confirm) => {
                 self.resume_confirmed(proc, conn, id, *pending, message)
             }
@@ -255,6 +290,8 @@ impl World {
             window: plan.map_or(64 * 1024, |plan| plan.window[1]),
             grace: Duration::from_micros(self.plan.grace),
             addrs: self.hosts[host].addrs.iter().map(|&addr| Self::socket_addr(addr)).collect(),
+            sealing: self.plan.sealing[1],
+            aes: self.plan.aes[1],
             ..Offer::default()
         }
     }
@@ -263,32 +300,35 @@ impl World {
         let random = self.rng.bytes();
         // Only the simulation knows for which session this is; it decides the window.
         let offer = self.offer(self.conns[conn].link, self.procs[proc].host);
-        let until = self.clock(proc) + self.plan.grace;
-        let most = self.plan.unproven_max;
         let Some(serving) = self.serving(proc) else { return false };
         serving.names += 1;
         let id = SessionId::new(serving.instance, serving.names);
         let Ok((open, answer)) = OpenServer::answer(&offer, message, id, random) else {
             return false;
         };
-        if serving.opens.len() >= 2 * most {
-            serving.opens.pop_front();
-        }
-        serving.opens.push_back((conn, open, until));
         if let Some(hello) = serving.unproven.get_mut(&conn) {
-            hello.state = State::Opening;
+            hello.state = State::Opening(Box::new(open));
         }
         self.say(conn, answer);
         true
     }
 
-    fn open_confirmed(&mut self, proc: usize, conn: ConnId, message: &[u8]) -> bool {
+    fn open_confirmed(
+        &mut self,
+        proc: usize,
+        conn: ConnId,
+        mut open: Box<OpenServer>,
+        message: &[u8],
+    ) -> bool {
+        let confirmed = open.confirmed(message);
         let Some(serving) = self.serving(proc) else { return false };
-        let Some(at) = serving.opens.iter().position(|(of, _, _)| *of == conn) else {
+        let Ok(opened) = confirmed else {
+            // Who changed the CONFIRM on its way costs the client a connection, not the session.
+            if let Some(hello) = serving.unproven.get_mut(&conn) {
+                hello.state = State::Opening(open);
+            }
             return false;
         };
-        let Some((_, mut open, _)) = serving.opens.remove(at) else { return false };
-        let Ok(opened) = open.confirmed(message) else { return false };
         serving.unproven.remove(&conn);
         let Some(id) = self.begin_session(proc, conn, opened) else { return false };
         self.stand(id, conn);
@@ -296,7 +336,8 @@ impl World {
         true
     }
 
-    fn begin_session(&mut self, proc: usize, conn: ConnId, opened: Opened) -> Option<EndId> {
+    fn begin_session(&mut self, proc: usize, conn: ConnId, mut opened: Opened) -> Option<EndId> {
+        let keys = opened.keys.take();
         let link = self.conns[conn].link;
         if link == STRANGE {
             self.find(3, On::Conn(conn), "a stranger opened a session by what it had recorded");
@@ -324,6 +365,8 @@ impl World {
             server.take_at = take_at;
         }
         self.stats.sessions += 1;
+        self.stats.sealed += u64::from(self.plan.is_sealed());
+        self.seal((link, 1), keys);
         Some((link, 1))
     }
 
@@ -332,20 +375,19 @@ impl World {
         let nonce = self.rng.bytes();
         let unknown = Reject::plain(Reason::UnknownSession, Duration::from_secs(1));
         let Some(serving) = self.serving(proc) else { return false };
-        let tomb = serving.tombs.iter().find(|(of, _)| *of == id);
-        if let Some((_, tombstone)) = tomb {
+        let tomb = serving.tombs.iter().find(|(of, _, _)| *of == id);
+        if let Some((_, _, tombstone)) = tomb {
             let reject = tombstone.answer(message).unwrap_or(unknown);
             self.say(conn, reject.encode());
             return false;
         }
         let link = serving.sessions.get(&id).copied();
-        let open = serving.opens.iter().find(|(_, open, _)| open.id() == id);
-        let answered = match (link, open) {
+        let answered = match (link, serving.open_of(id)) {
             (Some(link), _) => {
                 let Some(core) = &self.links[link].ends[1].core else { return false };
                 core.control.answer(message, core.rx.next(), nonce)
             }
-            (None, Some((_, open, _))) => open.answer_resume(message, nonce),
+            (None, Some(open)) => open.answer_resume(message, nonce),
             (None, None) => {
                 self.say(conn, unknown.encode());
                 return false;
@@ -386,9 +428,15 @@ impl World {
         message: &[u8],
     ) -> bool {
         let Some(serving) = self.serving(proc) else { return false };
-        if let Some(at) = serving.opens.iter().position(|(_, open, _)| open.id() == session) {
-            let Ok(opened) = serving.opens[at].1.resumed(&pending, message) else { return false };
-            serving.opens.remove(at);
+        if let Some(open) = serving.open_of(session) {
+            let Ok(opened) = open.resumed(&pending, message) else { return false };
+            serving.half_open.retain(|(_, open, _)| open.id() != session);
+            let first = serving.unproven.iter().find(|(_, hello)| hello.opens(session));
+            let first = first.map(|(&first, _)| first);
+            if let Some(first) = first {
+                serving.unproven.remove(&first);
+                self.close(first, 1);
+            }
             self.stats.opened_by_resume += 1;
             if self.begin_session(proc, conn, opened).is_none() {
                 return false;
@@ -402,6 +450,8 @@ impl World {
         }
         let Some(core) = &mut self.end_mut(id).core else { return false };
         let offsets = core.offsets();
+        let Control { cipher, secret, .. } = &core.control;
+        let keys = cipher.map(|cipher| pending.keys(secret, cipher));
         let Ok(receive) = core.control.confirm(pending, message, offsets) else { return false };
         let stale = core.control.is_stale();
         if let Some(serving) = self.serving(proc) {
@@ -417,6 +467,7 @@ impl World {
             }
         };
         self.note(On::End(link, 1), "is resumed at offset", receive, 0);
+        self.seal(id, keys);
         self.stand(id, conn);
         if let Some(server) = self.end_mut(id).server() {
             server.grace_at = None;
@@ -449,23 +500,26 @@ impl World {
     }
 
     pub(crate) fn bury(&mut self, id: EndId, ending: Ending) {
-        let reason = match ending {
-            Ending::Done => Reason::Closed,
-            Ending::Reset | Ending::ResetByPeer | Ending::Stale => Reason::Reset,
-            Ending::DataLost => Reason::DataLost,
-            _ => Reason::Expired,
-        };
         let tombs_max = self.plan.tombs_max;
         let end = self.end(id);
         let proc = end.proc;
         let Some(core) = &end.core else { return };
+        let reason = match ending {
+            Ending::Done => Reason::Closed,
+            Ending::Lingered if core.tx.is_done() => Reason::Closed,
+            Ending::Reset | Ending::ResetByPeer | Ending::Stale | Ending::Lingered => Reason::Reset,
+            Ending::DataLost => Reason::DataLost,
+            _ => Reason::Expired,
+        };
         let session = core.control.id;
         let tombstone = core.control.bury(reason, core.rx.acks().ack);
         let Some(serving) = self.serving(proc) else { return };
         serving.sessions.remove(&session);
-        if serving.tombs.len() >= tombs_max {
-            serving.tombs.pop_front();
+        let oldest =
+            if serving.tombs.len() >= tombs_max { serving.tombs.pop_front() } else { None };
+        serving.tombs.push_back((session, id.0, tombstone));
+        if let Some((_, link, _)) = oldest {
+            self.links[link].unburied = true;
         }
-        serving.tombs.push_back((session, tombstone));
     }
 }

@@ -1,7 +1,7 @@
 //! All that is simulated, and what happens in it one event after another.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -106,12 +106,16 @@ pub(crate) struct World {
     /// Handshake messages of servers that went over the network, for those who say them again.
     pub(crate) overheard: Vec<Vec<u8>>,
     pub(crate) instances: u64,
+    /// What the keys of sealed epochs were made of, and the side that has used them.
+    pub(crate) roots: BTreeSet<(usize, [u8; 32])>,
 }
 
 /// Well-behaved programs have ended so long after the network is well again.
 const CLOSING_AFTER: Time = 400 * S;
 /// No run takes more events; a run that does goes in circles.
 const EVENTS_MAX: u64 = 4_000_000;
+/// No moment has more events; where one does, time stands still.
+const EVENTS_PER_MOMENT_MAX: u64 = 50_000;
 
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
@@ -144,6 +148,7 @@ impl World {
             closing: false,
             overheard: Vec::new(),
             instances: 1,
+            roots: BTreeSet::new(),
             plan,
         };
         world.populate();
@@ -182,7 +187,13 @@ impl World {
                 server_host,
                 client_host,
                 tainted: false,
-                touched: false,
+                touched: None,
+                forgotten: false,
+                turned_away: false,
+                unburied: false,
+                overtaken: false,
+                overslept: false,
+                root: None,
                 cuts: 0,
                 cut_next: None,
                 choke: None,
@@ -231,8 +242,15 @@ impl World {
 
     /// Takes the run to its end, or to its first finding.
     pub(crate) fn run(&mut self) {
+        let mut at_once = 0;
         while let Some(Reverse((at, _, event))) = self.queue.pop() {
+            at_once = if at > self.now { 0 } else { at_once + 1 };
             self.now = self.now.max(at);
+            if at_once > EVENTS_PER_MOMENT_MAX {
+                let what = format!("time stands still, lately with {event:?}");
+                self.find(0, On::World, &what);
+                return;
+            }
             if event == Event::Judge {
                 self.judge();
                 return;
@@ -357,7 +375,7 @@ impl World {
             First::Client(_) => self.client_deadline(id),
             First::Server(server) => server.grace_at,
         };
-        own.into_iter().chain([role]).flatten().min()
+        own.into_iter().chain([role, self.record_due(id)]).flatten().min()
     }
 
     fn on_timer(&mut self, id: EndId) {
@@ -387,6 +405,9 @@ impl World {
                 self.close(conn, id.1);
                 self.lose(id);
             }
+        }
+        if self.record_due(id).is_some_and(|at| at <= now) {
+            self.record_is_late(id);
         }
         match id.1 {
             0 => self.client_due(id),
@@ -440,8 +461,10 @@ impl World {
         self.note(on, ending.name(), 0, 0);
         self.stats.endings[ending.index()] += 1;
         self.check_ending(id, ending);
+        let now = self.now;
         let end = self.end_mut(id);
         end.ending = Some(ending);
+        end.ended_at = now;
         let standing = end.standing.take();
         let attempts = end.client().map(|client| {
             client.retry_at = None;

@@ -429,7 +429,7 @@ impl Reactor {
         if let Some(owned) = self.owned.get_mut(&socket.id) {
             owned.expires = None;
             owned.refused_since = None;
-            owned.quiet = super::fault::Quiet::default();
+            owned.quiet.stands_anew(clock::now());
             owned.away.forget();
         }
         self.expect_start(socket, epoch);

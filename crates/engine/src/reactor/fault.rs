@@ -39,6 +39,33 @@ pub(super) struct Quiet {
     patience: u32,
 }
 
+impl Quiet {
+    /// A look at `now`: true when the silence has lasted for so long, `after` at first, that the
+    /// path is to be tried, or when the kernel suspects it too.
+    fn look(
+        &mut self,
+        progress: u64,
+        now: Instant,
+        after: Duration,
+        suspicious: impl FnOnce() -> bool,
+    ) -> bool {
+        let Some(since) = self.since.filter(|_| self.progress == progress) else {
+            *self = Self { progress, since: Some(now), patience: 0 };
+            return false;
+        };
+        let is_long = now - since >= after.saturating_mul(1 << self.patience.min(10));
+        self.patience += u32::from(is_long);
+        is_long || suspicious()
+    }
+
+    /// Another connection stands: silence counts from now on. The patience stays, as a resume alone
+    /// gains nothing: a peer whose program pauses would otherwise be resumed at the first pace for
+    /// as long as it does.
+    pub(super) fn stands_anew(&mut self, now: Instant) {
+        self.since = self.since.map(|_| now);
+    }
+}
+
 impl Reactor {
     /// The fault watch has something.
     pub(super) fn watched(&mut self) {
@@ -589,17 +616,7 @@ impl Reactor {
             .wrapping_add(socket.shared.ack.load(Ordering::Relaxed));
         let now = clock::now();
         let Some(owned) = self.owned.get_mut(&socket.id) else { return };
-        let quiet = &mut owned.quiet;
-        if quiet.progress != progress || quiet.since.is_none() {
-            *quiet = Quiet { progress, since: Some(now), patience: 0 };
-            return;
-        }
-        let silent = quiet.since.map_or(Duration::ZERO, |since| now - since);
-        let patience = socket.config.probe_after.saturating_mul(1 << quiet.patience.min(10));
-        if is_backing_off(number) || silent >= patience {
-            if silent >= patience {
-                quiet.patience += 1;
-            }
+        if owned.quiet.look(progress, now, socket.config.probe_after, || is_backing_off(number)) {
             self.redial_for_path(socket);
         }
     }
@@ -712,5 +729,29 @@ fn run_command(command: &str, report: &FaultReport) -> bool {
                 return false;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_tried_half_as_often_each_time_although_the_resumes_succeed() {
+        let mut quiet = Quiet::default();
+        let (after, begun) = (Duration::from_secs(1), clock::now());
+        let mut tried = Vec::new();
+        for second in 0..40 {
+            let now = begun + second * after;
+            if quiet.look(7, now, after, || false) {
+                tried.push(second);
+                quiet.stands_anew(now);
+            }
+        }
+        assert_eq!(tried, [1, 3, 7, 15, 31]);
+        // Progress makes it as quick as at first.
+        let now = begun + 50 * after;
+        assert!(!quiet.look(8, now, after, || false));
+        assert!(quiet.look(8, now + after, after, || false));
     }
 }
