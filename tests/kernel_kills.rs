@@ -4,74 +4,21 @@
 mod common;
 
 use std::io::Write;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::child::{command, role};
+use common::child::role;
+use common::netns::{self, run};
 use common::side::{How, converse};
 use common::{MIB, StopOnDrop, begin, data, exchange, quick};
 use eversock::{VirtualListener, VirtualStream};
 
-/// A network namespace that goes with the test.
-struct Namespace(String);
-
-impl Namespace {
-    fn new(test: &str) -> io::Result<Self> {
-        let namespace = Self(format!("evs{}{test}", std::process::id()));
-        run("ss", &["-V"])?;
-        run("ip", &["netns", "add", &namespace.0])?;
-        run("ip", &["-n", &namespace.0, "link", "set", "lo", "up"])?;
-        Ok(namespace)
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _gone = run("ip", &["netns", "del", &self.0]);
-    }
-}
-
-use std::io;
-
-fn run(program: &str, args: &[&str]) -> io::Result<String> {
-    let out = Command::new(program).args(args).output()?;
-    if out.status.success() {
-        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&out.stderr).into_owned()))
-}
-
-/// Past the capture of output: who skips says so.
-fn skipped(why: &str) {
-    let _gone = io::stderr().write_all(format!("SKIPPED: kernel_kills: {why}\n").as_bytes());
-}
-
-/// Runs the hidden test in a role in a namespace of its own. Without the rights or the tools for it
-/// this says so loudly, and fails where CI promises them.
+/// Runs the hidden test in a role in a namespace of its own.
 fn in_namespace(role: &str) {
-    let namespace = match Namespace::new(role) {
-        Ok(namespace) => namespace,
-        Err(error) if std::env::var_os("CI").is_none() => {
-            return skipped(&format!("no network namespace: {error}; run as root, with iproute2"));
-        }
-        Err(error) => panic!("no network namespace: {error}"),
-    };
-    let prefix = ["ip", "netns", "exec", &namespace.0];
-    let mut child = command(&prefix, "helper_process", role, "").spawn().unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("not done within 60 s");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    assert!(status.success(), "failed in its namespace, see above");
+    match run("ss", &["-V"]) {
+        Ok(_) => netns::in_namespace("kernel_kills", role, &[], Duration::from_secs(60)),
+        Err(error) => netns::skip("kernel_kills", &format!("no ss: {error}")),
+    }
 }
 
 /// Kills what is established towards or from `port`; how many sockets that were.
@@ -318,7 +265,7 @@ fn dropped_for_a_while(mut client: &VirtualStream, server: &VirtualStream, port:
 fn a_redial_does_not_wait_for_the_kernels_next_syn_when_the_line_is_back() {
     match run("nft", &["--version"]) {
         Ok(_) => in_namespace("dropped"),
-        Err(error) => skipped(&format!("no nft: {error}")),
+        Err(error) => netns::skip("kernel_kills", &format!("no nft: {error}")),
     }
 }
 
@@ -336,6 +283,6 @@ fn idle_connections_that_the_kernel_kills_are_resumed() {
 fn every_part_of_a_flow_survives_a_reset_by_a_firewall() {
     match run("nft", &["--version"]) {
         Ok(_) => in_namespace("firewall"),
-        Err(error) => skipped(&format!("no nft: {error}")),
+        Err(error) => netns::skip("kernel_kills", &format!("no nft: {error}")),
     }
 }
