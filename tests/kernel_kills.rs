@@ -344,8 +344,8 @@ fn read_in_step(
     }
 }
 
-/// Both directions at full windows, and a kill in step with every part of the bytes; in the end there
-/// are as many descriptors as before, and the second half took no more memory than the first.
+/// Both directions at full windows, and a kill in step with every part of the bytes; in the end
+/// there are as many descriptors as before, and the second half took no more memory than the first.
 fn long_transfer(listener: &VirtualListener, config: Config) {
     let (kills, mib) = long_figures();
     let (total, blocks) = (mib * MIB, mib * MIB / BLOCK);
