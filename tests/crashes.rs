@@ -21,7 +21,7 @@ use common::{
 };
 use eversock::wait::poll;
 use eversock::{Config, Mode, State, VirtualListener, VirtualStream};
-use eversock_chaos::{Fault, Target};
+use eversock_chaos::{Fault, Refusal, Target};
 
 /// What runs in processes of its own: victims, and whoever changes something of the whole process.
 #[test]
@@ -32,6 +32,7 @@ fn helper_process() {
         "victim" => victim(&argument),
         "survivor" => survivor(&argument),
         "full-client" => full_client(argument.parse().unwrap()),
+        "cut-when-full" => cut_when_full(argument.parse().unwrap()),
         "full-server" => full_server(),
         "small-stacks" => small_stacks(),
         "signals" => signals(if argument == "restart" { libc::SA_RESTART } else { 0 }),
@@ -393,17 +394,42 @@ fn process_cpu() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-/// Has a session, and no descriptors left when its connection dies.
-fn full_client(addr: SocketAddr) {
+/// What a connection that is taken away needs for its placeholder, for a moment; it keeps one.
+const FREE_FOR_A_PLACEHOLDER: usize = 4;
+
+/// Has a session, and says so when there are no more descriptors than these.
+fn fill_up_but(addr: SocketAddr, free: usize) -> (VirtualStream, Vec<File>) {
     lower_limit(256);
     let stream = VirtualStream::connect_with(addr, quick()).unwrap();
     (&stream).write_all(b"hello").unwrap();
     assert_eq!(read_exactly(&stream, 5), b"hello");
-    let files = take_all_descriptors();
-    let used = process_cpu();
+    let mut files = take_all_descriptors();
+    files.truncate(files.len() - free);
     say("full");
     assert!(hear(), "the test goes on");
+    (stream, files)
+}
+
+/// Its connection dies when there is nothing left to put in its place.
+fn cut_when_full(addr: SocketAddr) {
+    let (mut stream, files) = fill_up_but(addr, 0);
+    let error = stream.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error:?}");
+    let info = stream.info().unwrap();
+    assert_eq!(info.state, State::Failed);
+    assert!(info.last_error.unwrap().contains("no placeholder"));
+    drop(files);
+}
+
+/// Has no descriptors left to dial with while its connection is gone.
+fn full_client(addr: SocketAddr) {
+    let (stream, mut files) = fill_up_but(addr, FREE_FOR_A_PLACEHOLDER);
+    // The proxy refuses for as long as this takes.
     wait_until("the outage", || stream.info().unwrap().state == State::Detached);
+    files.extend(take_all_descriptors());
+    say("detached");
+    assert!(hear(), "the test goes on");
+    let used = process_cpu();
     // The program goes on writing meanwhile, and is told honestly what it cannot have.
     (&stream).write_all(b"and on").unwrap();
     for error in [
@@ -425,7 +451,7 @@ fn full_client(addr: SocketAddr) {
 }
 
 #[test]
-fn a_session_whose_process_has_no_descriptors_left_is_resumed_when_it_has_some() {
+fn a_session_whose_process_has_no_descriptors_left_to_dial_is_resumed_when_it_has_some() {
     let _limit = Limit::new("no descriptors", Duration::from_secs(60));
     begin();
     let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
@@ -436,14 +462,37 @@ fn a_session_whose_process_has_no_descriptors_left_is_resumed_when_it_has_some()
     std::thread::scope(|scope| {
         scope.spawn(|| io::copy(&mut &server, &mut &server).unwrap());
         assert_eq!(client.word(), "full");
+        proxy.inject(Fault::Refuse(Refusal::Closed(None)), Target::All).unwrap();
         proxy.inject(Fault::Reset, Target::Open).unwrap();
         client.go();
-        // The echo ends with the client's end.
+        assert_eq!(client.word(), "detached");
+        proxy.inject(Fault::Heal, Target::All).unwrap();
+        client.go();
         wait_until("all is said", || server.info().unwrap().consumed == 11);
         assert!(server.info().unwrap().resumes >= 1);
-        server.shutdown(Shutdown::Write).unwrap();
+        wait_until("the echo has ended", || server.shutdown(Shutdown::Write).is_ok());
         assert!(client.end().success());
     });
+}
+
+/// Without a single descriptor for what takes the dead connection's place the session fails, and says
+/// why: nothing else can be put under the program's number.
+#[test]
+fn a_connection_that_dies_when_there_is_no_descriptor_left_fails_its_session_with_emfile() {
+    let _limit = Limit::new("no descriptors", Duration::from_secs(60));
+    begin();
+    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let proxy = proxy_to(listener.local_addr().unwrap());
+    let mut client =
+        Helper::spawn("helper_process", "cut-when-full", &proxy.local_addr().to_string());
+    let (mut server, _) = listener.accept().unwrap();
+    let mut word = [0; 5];
+    server.read_exact(&mut word).unwrap();
+    server.write_all(&word).unwrap();
+    assert_eq!(client.word(), "full");
+    proxy.inject(Fault::Reset, Target::Open).unwrap();
+    client.go();
+    assert!(client.end().success());
 }
 
 /// Listens, and has no descriptors left when clients come.

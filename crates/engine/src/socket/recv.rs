@@ -593,7 +593,7 @@ impl Socket {
             },
         ];
         let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
-        if sys::io::poll(&mut fds, timeout)? == 0 { fail(libc::EAGAIN) } else { Ok(()) }
+        if sys::io::poll_in_call(&mut fds, timeout)? == 0 { fail(libc::EAGAIN) } else { Ok(()) }
     }
 
     /// A reader is no leader any more: the engine may read for those who need it.

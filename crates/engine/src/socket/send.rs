@@ -402,7 +402,7 @@ impl Socket {
                 libc::pollfd { fd: if events == 0 { -1 } else { to }, events, revents: 0 },
             ];
             let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
-            if sys::io::poll(&mut fds, timeout)? == 0 {
+            if sys::io::poll_in_call(&mut fds, timeout)? == 0 {
                 return fail(libc::EAGAIN);
             }
             bell.silence();
