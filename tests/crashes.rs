@@ -33,7 +33,7 @@ fn helper_process() {
         "survivor" => survivor(&argument),
         "full-client" => full_client(argument.parse().unwrap()),
         "cut-when-full" => cut_when_full(argument.parse().unwrap()),
-        "full-server" => full_server(),
+        "full-server" => full_server(argument.parse().unwrap()),
         "small-stacks" => small_stacks(),
         "signals" => signals(if argument == "restart" { libc::SA_RESTART } else { 0 }),
         other => panic!("no role {other}"),
@@ -495,13 +495,14 @@ fn a_connection_that_dies_when_there_is_no_descriptor_left_fails_its_session_wit
     assert!(client.end().success());
 }
 
-/// Listens, and has no descriptors left when clients come.
-fn full_server() {
+/// Listens, and has no more descriptors than these left when clients come.
+fn full_server(free: usize) {
     lower_limit(256);
     let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
     say(&listener.local_addr().unwrap().to_string());
     let (first, _) = listener.accept().unwrap();
-    let files = take_all_descriptors();
+    let mut files = take_all_descriptors();
+    files.truncate(files.len() - free);
     say("full");
     // The session that stands goes on.
     let mut word = [0; 5];
@@ -523,9 +524,19 @@ fn full_server() {
 
 #[test]
 fn a_listener_whose_process_has_no_descriptors_left_takes_clients_when_it_has_some() {
+    clients_of_a_full_server("0");
+}
+
+/// It had no other number for what it accepted with the last one, and reset it.
+#[test]
+fn a_client_that_is_accepted_with_the_last_descriptor_is_not_reset() {
+    clients_of_a_full_server("1");
+}
+
+fn clients_of_a_full_server(free: &str) {
     let _limit = Limit::new("no descriptors", Duration::from_secs(60));
     begin();
-    let mut server = Helper::spawn("helper_process", "full-server", "");
+    let mut server = Helper::spawn("helper_process", "full-server", free);
     let addr = server.addr();
     let config = Config { connect_timeout: Duration::from_secs(20), ..quick() };
     let first = VirtualStream::connect_with(addr, config.clone()).unwrap();
