@@ -16,12 +16,13 @@ use common::limit::Limit;
 use common::own::{descriptors, eventfds, from_environment, resident_kib};
 use common::side::{How, converse};
 use common::{
-    MIB, StopOnDrop, begin, data, proxy_to, quick, read_all, read_exactly, wait_until,
+    Ends, MIB, StopOnDrop, begin, data, ends, proxy_to, quick, read_all, read_exactly, wait_until,
     while_cutting,
 };
 use eversock::wait::poll;
 use eversock::{Config, Mode, State, VirtualListener, VirtualStream};
 use eversock_chaos::{Fault, Refusal, Target};
+use eversock_engine::posix;
 
 /// What runs in processes of its own: victims, and whoever changes something of the whole process.
 #[test]
@@ -217,7 +218,7 @@ impl Victim {
     fn new(life: Life, addr: &str) -> Self {
         let argument = format!("{} {addr}", life.seed);
         let mut command = command(&[], "helper_process", "victim", &argument);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Self(command.spawn().unwrap())
     }
 
@@ -360,6 +361,46 @@ fn whoever_survives_a_kill_at_a_random_moment_sees_a_correct_end_and_keeps_nothi
     let (runs, first) =
         (from_environment("EVERSOCK_RUNS", 60), from_environment("EVERSOCK_SEED", 1));
     alone("survivor", &format!("{first} {runs}"), Duration::from_secs(60 + runs));
+}
+
+/// A client whose session fails while it is without a connection, in half a second.
+fn doomed() -> Ends {
+    let config = Config { grace: Duration::from_millis(500), ..quick() };
+    let ends = ends("127.0.0.1:0", config, quick());
+    (&ends.server).write_all(b"hello").unwrap();
+    wait_until("it has come", || ends.client.peek(&mut [0; 5]).unwrap() == 5);
+    ends.proxy.inject(Fault::Refuse(Refusal::Closed(None)), Target::All).unwrap();
+    ends.proxy.inject(Fault::Reset, Target::Open).unwrap();
+    wait_until("the outage", || ends.client.info().unwrap().state == State::Detached);
+    ends
+}
+
+/// The error was counted as told by the write that had been taken in part, and all that the program
+/// saw of its session's failure was the end of the stream (seed 1096).
+#[test]
+fn a_write_that_was_taken_in_part_leaves_the_error_to_the_next_call() {
+    let _limit = Limit::new("an error", Duration::from_secs(60));
+    let ends = doomed();
+    assert_eq!(read_exactly(&ends.client, 5), b"hello");
+    let bytes = data(1, 16 * MIB);
+    let n = (&ends.client).write(&bytes).unwrap();
+    assert!(n > 0 && n < bytes.len(), "{n} bytes were taken");
+    let error = (&ends.client).read(&mut [0; 1]).unwrap_err();
+    assert!(is_honest(&error), "{error:?}");
+    assert_eq!((&ends.client).read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_read_that_has_brought_some_leaves_the_error_to_the_next_call() {
+    let _limit = Limit::new("an error", Duration::from_secs(60));
+    let ends = doomed();
+    let mut buf = [0; 10];
+    let number = ends.client.as_raw_fd();
+    let mut slices = [io::IoSliceMut::new(&mut buf)];
+    assert_eq!(posix::recv(number, &mut slices, libc::MSG_WAITALL).unwrap(), 5);
+    let error = (&ends.client).read(&mut [0; 1]).unwrap_err();
+    assert!(is_honest(&error), "{error:?}");
+    assert_eq!((&ends.client).read(&mut [0; 1]).unwrap(), 0);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ impl Socket {
                         }
                         return Ok(self.fill_up(slices, done));
                     }
-                    Err(_) if done > 0 => return Ok(done),
+                    Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                     Err(error) => return Err(error),
                 }
             }
@@ -115,11 +115,11 @@ impl Socket {
                     let at = *deadline.get_or_insert_with(|| Self::deadline(&self.recv_timeout_us));
                     match self.wait_readable(number, at) {
                         Ok(leading) => leads = leading,
-                        Err(_) if done > 0 => return Ok(done),
+                        Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                         Err(error) => return Err(error),
                     }
                 }
-                Err(_) if done > 0 => return Ok(done),
+                Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                 Err(error) => return Err(error),
             }
         }
@@ -131,7 +131,8 @@ impl Socket {
         match guarded(|| self.recv_step(slices, done, RecvMode::default(), false, false)) {
             Ok(Got::Bytes { n, .. }) => done + n,
             // What else there is to say is said to the next call.
-            Ok(Got::Nothing | Got::End) | Err(_) => done,
+            Ok(Got::Nothing | Got::End) => done,
+            Err(error) => self.untold(&error, done),
         }
     }
 

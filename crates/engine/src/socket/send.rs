@@ -101,7 +101,7 @@ impl Socket {
             {
                 Ok(step) => step,
                 // The error stays for the next call when part of this one was taken.
-                Err(_) if done > 0 => return Ok(done),
+                Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                 Err(error) => return Err(error),
             };
             let kernel_full = match step {
@@ -139,7 +139,7 @@ impl Socket {
             }
             if let Err(error) = self.wait_writable(deadline.flatten(), done == total) {
                 self.leave_owed();
-                return if done > 0 { Ok(done) } else { Err(error) };
+                return if done > 0 { Ok(self.untold(&error, done)) } else { Err(error) };
             }
             if done == total && !self.is_owing() {
                 return Ok(done);
