@@ -325,9 +325,7 @@ fn converse_until_the_end(
         let writer = scope.spawn(|| {
             let bytes = data(1, BLOCK);
             loop {
-                if let Err(error) = (&mut &*stream).write_all(&bytes) {
-                    return Err(error);
-                }
+                (&mut &*stream).write_all(&bytes)?;
             }
         });
         let reader = scope.spawn(|| {
