@@ -254,7 +254,7 @@ fn live(life: Life) {
         let (got, dead) = (&got, &dead);
         scope.spawn(move || {
             let due = || match life.bytes {
-                // One that is to die by its bytes has been connected and dies at the latest by this.
+                // One that is to die by its bytes and has none dies all the same.
                 Some(bytes) => {
                     got.load(Ordering::SeqCst) as u64 >= bytes
                         || began.elapsed() > Duration::from_millis(500)
@@ -514,8 +514,8 @@ fn a_session_whose_process_has_no_descriptors_left_to_dial_is_resumed_when_it_ha
     });
 }
 
-/// Without a single descriptor for what takes the dead connection's place the session fails, and says
-/// why: nothing else can be put under the program's number.
+/// Without a single descriptor for what takes the dead connection's place the session fails, and
+/// says why: nothing else can be put under the program's number.
 #[test]
 fn a_connection_that_dies_when_there_is_no_descriptor_left_fails_its_session_with_emfile() {
     let _limit = Limit::new("no descriptors", Duration::from_secs(60));

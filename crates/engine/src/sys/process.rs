@@ -25,9 +25,9 @@ pub(crate) fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// True when all handlers of this process ask for interrupted calls to be restarted. Which signal it
-/// was that interrupted one cannot be told; where handlers differ the call is interrupted, for which
-/// a program that has such handlers is prepared.
+/// True when all handlers of this process ask for interrupted calls to be restarted. Which signal
+/// it was that interrupted one cannot be told; where handlers differ the call is interrupted, for
+/// which a program that has such handlers is prepared.
 pub(crate) fn handlers_restart() -> bool {
     // Raised by the thread itself, and never while it sleeps: Rust's own do not ask.
     let own = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
