@@ -3,75 +3,28 @@
 
 mod common;
 
-use std::io::Write;
-use std::process::Command;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::child::{command, role};
+use common::child::role;
+use common::netns::{self, run};
+use common::own::{descriptors, eventfds, from_environment, resident_kib};
 use common::side::{How, converse};
 use common::{MIB, StopOnDrop, begin, data, exchange, quick};
-use eversock::{VirtualListener, VirtualStream};
+use eversock::{Config, Mode, VirtualListener, VirtualStream};
+use sha2::{Digest, Sha256};
 
-/// A network namespace that goes with the test.
-struct Namespace(String);
-
-impl Namespace {
-    fn new(test: &str) -> io::Result<Self> {
-        let namespace = Self(format!("evs{}{test}", std::process::id()));
-        run("ss", &["-V"])?;
-        run("ip", &["netns", "add", &namespace.0])?;
-        run("ip", &["-n", &namespace.0, "link", "set", "lo", "up"])?;
-        Ok(namespace)
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _gone = run("ip", &["netns", "del", &self.0]);
-    }
-}
-
-use std::io;
-
-fn run(program: &str, args: &[&str]) -> io::Result<String> {
-    let out = Command::new(program).args(args).output()?;
-    if out.status.success() {
-        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&out.stderr).into_owned()))
-}
-
-/// Past the capture of output: who skips says so.
-fn skipped(why: &str) {
-    let _gone = io::stderr().write_all(format!("SKIPPED: kernel_kills: {why}\n").as_bytes());
-}
-
-/// Runs the hidden test in a role in a namespace of its own. Without the rights or the tools for it
-/// this says so loudly, and fails where CI promises them.
+/// Runs the hidden test in a role in a namespace of its own.
 fn in_namespace(role: &str) {
-    let namespace = match Namespace::new(role) {
-        Ok(namespace) => namespace,
-        Err(error) if std::env::var_os("CI").is_none() => {
-            return skipped(&format!("no network namespace: {error}; run as root, with iproute2"));
-        }
-        Err(error) => panic!("no network namespace: {error}"),
-    };
-    let prefix = ["ip", "netns", "exec", &namespace.0];
-    let mut child = command(&prefix, "helper_process", role, "").spawn().unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("not done within 60 s");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    assert!(status.success(), "failed in its namespace, see above");
+    in_namespace_for(role, Duration::from_secs(60));
+}
+
+fn in_namespace_for(role: &str, limit: Duration) {
+    match run("ss", &["-V"]) {
+        Ok(_) => netns::in_namespace("kernel_kills", role, &[], limit),
+        Err(error) => netns::skip("kernel_kills", &format!("no ss: {error}")),
+    }
 }
 
 /// Kills what is established towards or from `port`; how many sockets that were.
@@ -111,6 +64,10 @@ fn helper_process() {
     let bind = if role.ends_with('6') { "[::1]:0" } else { "127.0.0.1:0" };
     let listener = VirtualListener::bind_with(bind, quick()).unwrap();
     let addr = listener.local_addr().unwrap();
+    if let Some(mode) = role.strip_prefix("long-") {
+        let mode = if mode == "pumped" { Mode::Pumped } else { Mode::Direct };
+        return long_transfer(&listener, Config { mode, ..quick() });
+    }
     let client = VirtualStream::connect_with(addr, quick()).unwrap();
     let (server, _) = listener.accept().unwrap();
     let port = addr.port();
@@ -318,7 +275,7 @@ fn dropped_for_a_while(mut client: &VirtualStream, server: &VirtualStream, port:
 fn a_redial_does_not_wait_for_the_kernels_next_syn_when_the_line_is_back() {
     match run("nft", &["--version"]) {
         Ok(_) => in_namespace("dropped"),
-        Err(error) => skipped(&format!("no nft: {error}")),
+        Err(error) => netns::skip("kernel_kills", &format!("no nft: {error}")),
     }
 }
 
@@ -336,6 +293,133 @@ fn idle_connections_that_the_kernel_kills_are_resumed() {
 fn every_part_of_a_flow_survives_a_reset_by_a_firewall() {
     match run("nft", &["--version"]) {
         Ok(_) => in_namespace("firewall"),
-        Err(error) => skipped(&format!("no nft: {error}")),
+        Err(error) => netns::skip("kernel_kills", &format!("no nft: {error}")),
     }
+}
+
+// ---------------------------------------------------------------------------------------------
+// One long transfer, many kills
+
+const BLOCK: usize = 64 * 1024;
+
+/// How many kills and how many MiB each way; a campaign sets more.
+fn long_figures() -> (usize, usize) {
+    let number = |name, default| usize::try_from(from_environment(name, default)).unwrap();
+    (number("EVERSOCK_KILLS", 40), number("EVERSOCK_MIB", 64))
+}
+
+/// Sends all of it; the digest of what was sent.
+fn send_blocks(mut stream: &VirtualStream, seed: u64, blocks: usize) -> Sha256 {
+    let mut hash = Sha256::new();
+    for block in 0..blocks {
+        let bytes = data(seed + block as u64, BLOCK);
+        stream.write_all(&bytes).unwrap();
+        hash.update(&bytes);
+    }
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    hash
+}
+
+/// Reads to the end, but never far beyond what the kills made so far allow: so each of them finds
+/// full buffers and bytes on their way. Gives how many came and their digest.
+fn read_in_step(
+    mut stream: &VirtualStream,
+    &(kills, total): &(usize, usize),
+    made: &AtomicUsize,
+    over: &AtomicBool,
+) -> (usize, Sha256) {
+    let (mut hash, mut got) = (Sha256::new(), 0);
+    let mut buf = vec![0; BLOCK];
+    loop {
+        wait_unless(over, "the kernel kills", || {
+            let made = made.load(Ordering::SeqCst);
+            made == kills || got * (kills + 1) / total <= made
+        });
+        let n = stream.read(&mut buf).unwrap();
+        if n == 0 {
+            return (got, hash);
+        }
+        hash.update(&buf[..n]);
+        got += n;
+    }
+}
+
+/// Both directions at full windows, and a kill in step with every part of the bytes; in the end
+/// there are as many descriptors as before, and the second half took no more memory than the first.
+fn long_transfer(listener: &VirtualListener, config: Config) {
+    let (kills, mib) = long_figures();
+    let (total, blocks) = (mib * MIB, mib * MIB / BLOCK);
+    let before = descriptors();
+    let addr = listener.local_addr().unwrap();
+    let client = VirtualStream::connect_with(addr, config).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let (made, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (step, began) = ((kills, total), Instant::now());
+    let resident = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let mut resident = Vec::new();
+            for round in 0..kills {
+                // In step with the slower direction's bytes as the programs read them.
+                let due = |stream: &VirtualStream| {
+                    stream.info().unwrap().consumed >= (round * total / (kills + 1)) as u64
+                };
+                wait_unless(&over, "the bytes go on", || due(&client) && due(&server));
+                let resumes = client.info().unwrap().resumes;
+                wait_unless(&over, "there is a connection to kill", || {
+                    kill_one_end(round, addr.port()) > 0
+                });
+                wait_unless(&over, "it is resumed", || client.info().unwrap().resumes > resumes);
+                made.fetch_add(1, Ordering::SeqCst);
+                resident.push(resident_kib());
+            }
+            resident
+        });
+        let _over = StopOnDrop(&over);
+        let up = scope.spawn(|| send_blocks(&client, 1, blocks));
+        let down = scope.spawn(|| send_blocks(&server, 1 << 32, blocks));
+        let at_server = scope.spawn(|| read_in_step(&server, &step, &made, &over));
+        let at_client = scope.spawn(|| read_in_step(&client, &step, &made, &over));
+        for (sender, reader) in [(up, at_server), (down, at_client)] {
+            let (sent, (got, hash)) = (sender.join().unwrap(), reader.join().unwrap());
+            assert_eq!(got, total);
+            assert!(sent.finalize() == hash.finalize(), "the digests differ");
+        }
+        killer.join().unwrap()
+    });
+    let (took, info) = (began.elapsed(), client.info().unwrap());
+    assert_eq!(made.into_inner(), kills);
+    assert!(info.resumes >= kills as u64, "{} resumes of {kills} kills", info.resumes);
+    drop((client, server));
+    common::wait_until("the session is gone", || eversock::sessions().is_empty());
+    common::wait_until("no descriptor more than before", || descriptors() <= before);
+    // One for each thread that slept, and the engine's.
+    assert!(eventfds() <= 8, "{} eventfds", eventfds());
+    let (first, second) = resident.split_at(resident.len() / 2);
+    let most = |half: &[u64]| half.iter().copied().max().unwrap_or_default();
+    let (first, second) = (most(first), most(second));
+    println!(
+        "{mib} MiB each way, {kills} kills, {} resumes, {} MiB sent again, {took:.1?}; \
+         {before} descriptors before and after; resident at most {first} KiB in the first half and \
+         {second} KiB in the second",
+        info.resumes,
+        info.replayed / MIB as u64,
+    );
+    // Chunks come and go with the windows; a leak of a kill's worth would be far more than this.
+    assert!(second <= first + 4096, "{first} KiB resident, then {second} KiB");
+}
+
+fn long_transfer_in(role: &str) {
+    let (kills, mib) = long_figures();
+    let limit = 60 + kills / 5 + mib / 10;
+    in_namespace_for(role, Duration::from_secs(limit as u64));
+}
+
+#[test]
+fn a_long_transfer_survives_a_kernel_kill_of_each_of_its_parts_without_a_leak() {
+    long_transfer_in("long-direct");
+}
+
+#[test]
+fn a_long_pumped_transfer_survives_a_kernel_kill_of_each_of_its_parts_without_a_leak() {
+    long_transfer_in("long-pumped");
 }

@@ -3,81 +3,19 @@
 
 mod common;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::child::{command, role};
+use common::child::role;
+use common::netns::{self, run};
 use common::{MIB, begin, data, exchange, quick, read_exactly, wait_until};
 use eversock::{Config, VirtualListener, VirtualStream};
 
-/// A network namespace with files of its own below `/etc`; both go with the test.
-struct Namespace {
-    name: String,
-    etc: PathBuf,
-}
-
-impl Namespace {
-    fn new(test: &str) -> io::Result<Self> {
-        let name = format!("evs{}{test}", std::process::id());
-        let etc = PathBuf::from("/etc/netns").join(&name);
-        run("ip", &["netns", "add", &name])?;
-        let namespace = Self { name, etc };
-        run("ip", &["-n", &namespace.name, "link", "set", "lo", "up"])?;
-        // `ip netns exec` lays these files over those of /etc, for the program alone.
-        std::fs::create_dir_all(&namespace.etc)?;
-        std::fs::write(namespace.etc.join("hosts"), "127.0.0.2 moves.test\n")?;
-        std::fs::write(namespace.etc.join("nsswitch.conf"), "hosts: files\n")?;
-        Ok(namespace)
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _gone = run("ip", &["netns", "del", &self.name]);
-        let _gone = std::fs::remove_dir_all(&self.etc);
-        // Only if it is empty, and so was ours.
-        let _kept = std::fs::remove_dir("/etc/netns");
-    }
-}
-
-fn run(program: &str, args: &[&str]) -> io::Result<String> {
-    let out = Command::new(program).args(args).output()?;
-    if out.status.success() {
-        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&out.stderr).into_owned()))
-}
-
-/// Runs the hidden test in a role in a namespace of its own. Without the rights or the tools for it
-/// this says so loudly, and fails where CI promises them.
+/// Runs the hidden test in a role in a namespace of its own, with names of its own.
 fn in_namespace(role: &str) {
-    let namespace = match Namespace::new(role) {
-        Ok(namespace) => namespace,
-        Err(error) if std::env::var_os("CI").is_none() => {
-            let text = format!("SKIPPED: networks: {error}; run as root, with iproute2\n");
-            let _gone = io::stderr().write_all(text.as_bytes());
-            return;
-        }
-        Err(error) => panic!("no network namespace: {error}"),
-    };
-    let prefix = ["ip", "netns", "exec", &namespace.name];
-    let etc = namespace.etc.to_str().unwrap();
-    let mut child = command(&prefix, "helper_process", role, etc).spawn().unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("not done within 60 s");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    assert!(status.success(), "failed in its namespace, see above");
+    let files = [("hosts", "127.0.0.2 moves.test\n"), ("nsswitch.conf", "hosts: files\n")];
+    netns::in_namespace("networks", role, &files, Duration::from_secs(60));
 }
 
 /// What runs in the namespace.

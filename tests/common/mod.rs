@@ -5,6 +5,8 @@
 pub(crate) mod child;
 pub(crate) mod limit;
 pub(crate) mod mitm;
+pub(crate) mod netns;
+pub(crate) mod own;
 pub(crate) mod raw;
 pub(crate) mod side;
 

@@ -178,10 +178,15 @@ impl Socket {
         if held.tx.epoch != epoch || self.has(gone) {
             return Ok(Ok(TakenDown::Stale));
         }
+        let connection = self.connection(&held.place);
+        if connection.is_none() && self.has(bits::PUMPED) {
+            // The session is over and its connection gone before, but the program still reads.
+            return Ok(Ok(TakenDown::Stale));
+        }
         if self.reader_must_leave(&held) {
             return Ok(Err(Busy));
         }
-        if let Some(real) = held.place.real_number() {
+        if let Some(real) = connection {
             if let Some(cause) = self.spoiled(&held, real) {
                 held.tx.number = -1;
                 held.rx.number = -1;
@@ -206,6 +211,13 @@ impl Socket {
             }
         }
         Ok(Ok(if is_over { TakenDown::Over } else { TakenDown::Detached }))
+    }
+
+    /// The number of the connection. Of a pumped socket that has none left the program's number is
+    /// the end of the pair, from which nobody else may read.
+    fn connection(&self, place: &Place) -> Option<RawFd> {
+        let is_pumped = self.has(bits::PUMPED);
+        place.real_number().filter(|_| !is_pumped || place.private.is_some())
     }
 
     /// Absorbs what was drained; true when both directions have ended.
@@ -367,7 +379,7 @@ impl Socket {
             return Ok(Err(Busy));
         }
         if !self.has(bits::DETACHED | bits::CONNECTING)
-            && let Some(real) = held.place.real_number()
+            && let Some(real) = self.connection(&held.place)
         {
             if let Some(cause) = self.spoiled(&held, real) {
                 return Err(io::Error::other(cause));
@@ -770,5 +782,29 @@ fn take_strays(ours: RawFd, tx: &mut Tx) {
             }
             _ => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eversock_proto::recv::Receiver;
+
+    /// The engine heard of a connection's death after the session had ended, took the program's end
+    /// of the pair for the connection, and drained 16 KiB that the program had not read yet.
+    #[test]
+    fn a_late_fault_of_a_pumped_session_takes_nothing_from_its_program() {
+        let (near, far) = tcp::loopback_pair().expect("a pair");
+        let number = near.as_raw_fd();
+        let sent = sys::io::send(far.as_raw_fd(), &[io::IoSlice::new(&[7; 1000])], false);
+        assert_eq!(sent.expect("room"), 1000);
+        let bits = bits::PUMPED | bits::OVER;
+        let socket = Arc::new(Socket::new(1, Arc::default(), vec![number], bits));
+        socket.lock_tx().expect("a lock").epoch = 1;
+        let receiver = Receiver::new(Arc::default(), 0, 256 * 1024);
+        socket.lock_rx().expect("a lock").receiver = Some(Box::new(receiver));
+        let taken = socket.take_down(1);
+        assert!(matches!(taken, Ok(Ok(TakenDown::Stale))), "{taken:?}");
+        assert_eq!(sys::io::queued(number), 1000);
     }
 }

@@ -358,6 +358,15 @@ impl Socket {
         afterwards.map_or(Ok(()), fail)
     }
 
+    /// A call returns what it has moved instead of this error: if it is the failure it is still to
+    /// be told. Gives how much that was.
+    pub(crate) fn untold(&self, error: &io::Error, done: usize) -> usize {
+        if crate::error::number(error) == self.failure_number() {
+            self.failure_told.store(false, Ordering::SeqCst);
+        }
+        done
+    }
+
     /// SO_ERROR: the pending error, told once.
     pub(crate) fn take_error(&self) -> i32 {
         match self.failure(None) {

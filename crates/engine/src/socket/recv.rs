@@ -85,7 +85,7 @@ impl Socket {
                         }
                         return Ok(self.fill_up(slices, done));
                     }
-                    Err(_) if done > 0 => return Ok(done),
+                    Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                     Err(error) => return Err(error),
                 }
             }
@@ -114,11 +114,11 @@ impl Socket {
                     let at = *deadline.get_or_insert_with(|| Self::deadline(&self.recv_timeout_us));
                     match self.wait_readable(number, at) {
                         Ok(leading) => leads = leading,
-                        Err(_) if done > 0 => return Ok(done),
+                        Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                         Err(error) => return Err(error),
                     }
                 }
-                Err(_) if done > 0 => return Ok(done),
+                Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                 Err(error) => return Err(error),
             }
         }
@@ -130,7 +130,8 @@ impl Socket {
         match guarded(|| self.recv_step(slices, done, RecvMode::default(), false, false)) {
             Ok(Got::Bytes { n, .. }) => done + n,
             // What else there is to say is said to the next call.
-            Ok(Got::Nothing | Got::End) | Err(_) => done,
+            Ok(Got::Nothing | Got::End) => done,
+            Err(error) => self.untold(&error, done),
         }
     }
 
@@ -604,7 +605,7 @@ impl Socket {
             },
         ];
         let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
-        if sys::io::poll(&mut fds, timeout)? == 0 { fail(libc::EAGAIN) } else { Ok(()) }
+        if sys::io::poll_in_call(&mut fds, timeout)? == 0 { fail(libc::EAGAIN) } else { Ok(()) }
     }
 
     /// A reader is no leader any more: the engine may read for those who need it.

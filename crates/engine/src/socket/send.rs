@@ -101,7 +101,7 @@ impl Socket {
             {
                 Ok(step) => step,
                 // The error stays for the next call when part of this one was taken.
-                Err(_) if done > 0 => return Ok(done),
+                Err(error) if done > 0 => return Ok(self.untold(&error, done)),
                 Err(error) => return Err(error),
             };
             let kernel_full = match step {
@@ -139,7 +139,7 @@ impl Socket {
             }
             if let Err(error) = self.wait_writable(deadline.flatten(), done == total) {
                 self.leave_owed();
-                return if done > 0 { Ok(done) } else { Err(error) };
+                return if done > 0 { Ok(self.untold(&error, done)) } else { Err(error) };
             }
             if done == total && !self.is_owing() {
                 return Ok(done);
@@ -402,7 +402,7 @@ impl Socket {
                 libc::pollfd { fd: if events == 0 { -1 } else { to }, events, revents: 0 },
             ];
             let timeout = deadline.map(|at| at.saturating_duration_since(crate::clock::now()));
-            if sys::io::poll(&mut fds, timeout)? == 0 {
+            if sys::io::poll_in_call(&mut fds, timeout)? == 0 {
                 return fail(libc::EAGAIN);
             }
             bell.silence();

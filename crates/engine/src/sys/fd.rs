@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::calls::calls;
+use crate::error::is_shortage;
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::io::{DupFlags, FdFlags};
@@ -139,11 +140,15 @@ pub(crate) fn for_each_own(mut visit: impl FnMut(RawFd)) {
     }
 }
 
-/// Moves a descriptor to an internal number.
+/// Moves a descriptor, which is close-on-exec, to an internal number. When there is no other number
+/// left it stays where it is: a connection that was accepted with the last one was reset for that.
 pub(crate) fn internal(fd: impl Into<Fd>) -> io::Result<Fd> {
     let fd = fd.into();
     if fd.as_raw_fd() < INTERNAL_FROM {
-        return dup_internal(fd.as_raw_fd());
+        match dup_internal(fd.as_raw_fd()) {
+            Err(error) if is_shortage(&error) => {}
+            moved => return moved,
+        }
     }
     note_own(fd.as_raw_fd());
     Ok(fd)

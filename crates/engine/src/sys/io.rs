@@ -114,6 +114,23 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::R
     poll_masked(fds, timeout, std::ptr::null())
 }
 
+/// The wait inside a read or a write that blocks. Where the kernel would restart these after a
+/// signal, without a time-out and with a handler that asks for it, it goes on: ppoll never does.
+pub(crate) fn poll_in_call(
+    fds: &mut [libc::pollfd],
+    timeout: Option<Duration>,
+) -> io::Result<usize> {
+    loop {
+        match poll(fds, timeout) {
+            Err(error)
+                if error.kind() == io::ErrorKind::Interrupted
+                    && timeout.is_none()
+                    && super::process::handlers_restart() => {}
+            other => return other,
+        }
+    }
+}
+
 /// ppoll(2) with the caller's signal mask, or null.
 pub(crate) fn poll_masked(
     fds: &mut [libc::pollfd],

@@ -25,6 +25,22 @@ pub(crate) fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// True when all handlers of this process ask for interrupted calls to be restarted. Which signal
+/// it was that interrupted one cannot be told; where handlers differ the call is interrupted, for
+/// which a program that has such handlers is prepared.
+pub(crate) fn handlers_restart() -> bool {
+    // Raised by the thread itself, and never while it sleeps: Rust's own do not ask.
+    let own = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+    (1..=libc::SIGRTMAX()).filter(|number| !own.contains(number)).all(|number| {
+        // SAFETY: sigaction is plain numbers and an optional function, for which zeros are a value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: nothing is set; `action` is writable. libc refuses the numbers that are its own.
+        let known = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut action) } == 0;
+        let is_default = matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN);
+        !known || is_default || action.sa_flags & libc::SA_RESTART != 0
+    })
+}
+
 /// Raises SIGPIPE in the calling thread, as a write without MSG_NOSIGNAL does.
 pub(crate) fn raise_sigpipe() {
     // SAFETY: raising a signal in one's own thread.
