@@ -28,8 +28,8 @@ const NAMED_MAX: c_int = 1024;
 /// How many numbers LISTEN_FDS gives this process. The program may remove it from its environment,
 /// so it is read when the library is loaded.
 static NAMED: AtomicI32 = AtomicI32::new(0);
-/// The process that this memory was loaded or forked for: a child of vfork, which duplicates for the
-/// program that it becomes, is another one.
+/// The process that this memory was loaded or forked for: a child of vfork, which makes duplicates
+/// for the program that it becomes, is another one.
 static HOME: AtomicI32 = AtomicI32::new(0);
 /// True once the numbers that are known have been looked at.
 static SEEN: AtomicBool = AtomicBool::new(false);
