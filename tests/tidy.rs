@@ -38,6 +38,7 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-chaos", Some(&[])),
     ("eversock-sim", Some(&["eversock-proto"])),
     ("eversock", Some(&["eversock-engine"])),
+    ("eversock-models", Some(&[])),
     ("eversock-cli", None),
     ("eversock-ffi-tests", None),
 ];

@@ -13,6 +13,7 @@ use eversock_proto::wire::frame::Acks;
 use super::quick::{SMALL_MAX_BYTES, Small};
 use super::{Socket, Tx, bits};
 use crate::error::{errno, fail, guarded, number, would_block};
+use crate::meet::{credit, wish};
 use crate::sys::{self, process};
 use crate::wait::kick::Bell;
 
@@ -239,35 +240,30 @@ impl Socket {
 
     /// Leaves the sending direction, honouring what others wanted of it meanwhile.
     pub(crate) fn finish_tx(self: &Arc<Self>, tx: MutexGuard<'_, Tx>) {
-        drop(tx);
-        // Whoever could not have the lock has set the flag; whoever sets it after our look has
-        // found the lock free.
-        while self.shared.ack_wanted.load(Ordering::SeqCst) {
-            let Ok(mut tx) = self.tx.try_lock() else { return };
-            self.shared.ack_wanted.store(false, Ordering::SeqCst);
-            if let Some(sender) = tx.sender.as_mut() {
-                sender.want_ack();
-            }
-            if self.flush(&mut tx, false) == Flushed::Owed {
-                self.owe();
-            }
+        wish::honour(&self.shared.ack_wanted, &self.tx, tx, |tx| self.put_ack(tx));
+    }
+
+    fn put_ack(self: &Arc<Self>, tx: &mut Tx) {
+        if let Some(sender) = tx.sender.as_mut() {
+            sender.want_ack();
+        }
+        if self.flush(tx, false) == Flushed::Owed {
+            self.owe();
         }
     }
 
     /// Wants an ACK frame; sends it now if the lock is free.
     pub(crate) fn send_ack(self: &Arc<Self>) {
-        self.shared.ack_wanted.store(true, Ordering::SeqCst);
-        match self.tx.try_lock() {
-            Ok(tx) => self.finish_tx(tx),
+        if !wish::leave(&self.shared.ack_wanted, &self.tx, |tx| self.put_ack(tx)) {
             // The holder honours the flag; should it not, the sweep does.
-            Err(_) => self.list_for_sweep(),
+            self.list_for_sweep();
         }
     }
 
     /// Takes what the receiving direction has learnt.
     pub(crate) fn absorb(self: &Arc<Self>, tx: &mut Tx) {
         let ack = self.shared.peer_ack.load(Ordering::SeqCst);
-        let edge = self.shared.peer_edge.load(Ordering::SeqCst);
+        let edge = credit::edge(&self.shared.peer_edge);
         let epoch = tx.epoch;
         let Some(sender) = tx.sender.as_mut() else { return };
         let before = sender.acked();
