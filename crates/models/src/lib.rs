@@ -1,5 +1,5 @@
-//! Where the engine's threads meet, tried in every interleaving and with every value that a load may
-//! give (loom). There is nothing here but tests.
+//! Where the engine's threads meet, tried in every interleaving and with every value that a load
+//! may give (loom). There is nothing here but tests.
 //!
 //! The files of `crates/engine/src/meet` are built three times: as they are written
 //! (`as_written`), with `SeqCst` as no more than acquire and release (`half`), and with no order at
@@ -7,8 +7,8 @@
 //! wherever the order matters: so it is known to look. What no order can show is planted: a step
 //! left out or taken too early ([`Plant`]).
 //!
-//! The kernel is a model too: a bell is an eventfd, a `Line` a connection, and what stands under the
-//! program's number a word that the swap changes.
+//! The kernel is a model too: a bell is an eventfd, a `Line` a connection, and what stands under
+//! the program's number a word that the swap changes.
 
 #![cfg(test)]
 #![allow(clippy::unwrap_used, reason = "a model that cannot go on has failed")]

@@ -34,8 +34,8 @@ impl<T: Clone + Send + Sync> Slot<T> {
             return None;
         }
         let address = self.lock()?;
-        // SAFETY: the address came from `Box::into_raw` in `set` and is freed only by whoever empties
-        // the slot under its lock, which we hold.
+        // SAFETY: the address came from `Box::into_raw` in `set` and is freed only by whoever
+        // empties the slot under its lock, which we hold.
         let value = unsafe { (*(address as *const T)).clone() };
         self.word.store(address, Ordering::Release);
         Some(value)

@@ -1,9 +1,9 @@
 //! A wish that one who cannot have a lock leaves to its holder.
 //!
-//! Whoever wishes sets the flag and then tries the lock; whoever leaves lets go of the lock and then
-//! looks at the flag: so one of the two sees the other. (The language would let a failed try for the
-//! lock be older than the flag, and the look at the flag be older than the lock's release. No
-//! machine that we build for does: on x86-64 all four are locked instructions, on aarch64 a
+//! Whoever wishes sets the flag and then tries the lock; whoever leaves lets go of the lock and
+//! then looks at the flag: so one of the two sees the other. (The language would let a failed try
+//! for the lock be older than the flag, and the look at the flag be older than the lock's release.
+//! No machine that we build for does: on x86-64 all four are locked instructions, on aarch64 a
 //! store-release is not passed by a load-acquire. The callers have a sweep besides.)
 
 use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};

@@ -16,8 +16,8 @@ struct Socket {
     tx: Mutex<u64>,
 }
 
-/// The reader consumes and wants an ACK while a writer sends a frame, which carries what there is to
-/// acknowledge at that moment. No sweep mends anything here.
+/// The reader consumes and wants an ACK while a writer sends a frame, which carries what there is
+/// to acknowledge at that moment. No sweep mends anything here.
 pub(crate) fn read_and_write(plant: Plant) {
     let socket = Arc::new(Socket {
         ack: AtomicU64::new(0),

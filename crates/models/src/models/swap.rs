@@ -148,9 +148,9 @@ pub(crate) fn read_and_swap(full: bool, plant: Plant) {
     assert!(new <= 1 && old + new >= 1);
 }
 
-/// The number is closed past us while a reader sleeps there, whom nothing can wake: the session goes
-/// on without it. Later the reader comes out with a byte of the old connection; a second one came
-/// meanwhile.
+/// The number is closed past us while a reader sleeps there, whom nothing can wake: the session
+/// goes on without it. Later the reader comes out with a byte of the old connection; a second one
+/// came meanwhile.
 pub(crate) fn disown(plant: Plant) {
     let socket = Socket::new();
     let reader = {
