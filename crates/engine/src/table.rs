@@ -1,6 +1,6 @@
 //! From descriptor to virtual socket: a two-level array of atomic words, read without a lock.
 //!
-//! What a word is and how it is read and changed is in [`crate::meet::slot`]; a number that is not
+//! What a word is and how it is read and changed is in `crate::meet::slot`; a number that is not
 //! virtual costs one load, and the caller passes straight on.
 
 use std::sync::Arc;

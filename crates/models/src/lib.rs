@@ -5,7 +5,7 @@
 //! (`as_written`), with `SeqCst` as no more than acquire and release (`half`), and with no order at
 //! all (`relaxed`). A model that finds nothing in the first must find something in the others
 //! wherever the order matters: so it is known to look. What no order can show is planted: a step
-//! left out or taken too early ([`Plant`]).
+//! left out or taken too early (`Plant`).
 //!
 //! The kernel is a model too: a bell is an eventfd, a `Line` a connection, and what stands under
 //! the program's number a word that the swap changes.
