@@ -6,6 +6,7 @@
 //! notices faults and swaps connections. What the bytes mean is `eversock-proto`'s business.
 //!
 //! * `socket`: one virtual socket: its two directions, readiness, and the swap.
+//! * `meet`: where threads meet, in small files that `crates/models` tries exhaustively.
 //! * `wait`: poll, select and epoll over virtual and other descriptors.
 //! * `reactor`: the engine's one thread: dialling, handshakes, faults, timers.
 //! * `process`, `family`: who owns a session after a fork, and how relatives share it.
@@ -28,6 +29,7 @@ mod family;
 mod inspect;
 mod listener;
 mod mark;
+mod meet;
 mod options;
 pub mod posix;
 mod process;

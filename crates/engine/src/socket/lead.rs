@@ -85,7 +85,7 @@ impl Socket {
     ) -> io::Result<Led> {
         let epoch = leading.epoch;
         let mut rx = self.lock_rx()?;
-        if !self.sleepers.is_reading() {
+        if !self.sleepers.counts_what_came() {
             // Disowned: the session goes on, or ends, without what this has brought.
             leading.forget();
             return Ok(Led::NotHere);
@@ -249,7 +249,7 @@ impl Drop for Leading<'_> {
         let _uncancelled = Uncancelled::begin();
         // Nor does the kernel's count say anything any more: it is not somebody else who has read.
         let mut rx = self.socket.rx.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.socket.sleepers.is_reading() {
+        if !self.socket.sleepers.counts_what_came() {
             return;
         }
         rx.counted = None;

@@ -157,13 +157,11 @@ impl Socket {
     /// True while a reader is in the kernel with a read of this socket, whose bytes belong to the
     /// connection that stands: it is woken, and who wants to change the connection comes back.
     fn reader_must_leave(&self, held: &Held<'_>) -> bool {
-        if !self.sleepers.is_reading() {
-            return false;
-        }
-        if let Some(real) = held.place.real_number() {
-            tcp::shut_reading(real);
-        }
-        true
+        self.sleepers.reader_must_leave(|| {
+            if let Some(real) = held.place.real_number() {
+                tcp::shut_reading(real);
+            }
+        })
     }
 
     /// Takes the connection of `epoch` away: what it still had to say is kept, a placeholder takes

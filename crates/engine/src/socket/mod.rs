@@ -32,12 +32,13 @@ use crate::config::Config;
 use crate::error::{errno, fail, poisoned};
 use crate::event::{Event, EventKind};
 use crate::listener::Listener;
+use crate::meet::sleepers::Sleepers;
+use crate::meet::word::Word;
 use crate::options::Options;
 use crate::process::OwnerWord;
 use crate::sys::Fd;
 use crate::sys::tcp::Traffic;
 use crate::wait::epoll::EpollSet;
-use crate::wait::kick::Sleepers;
 
 /// What the kernel cannot know about a socket's readiness.
 pub(crate) mod bits {
@@ -201,7 +202,7 @@ pub(crate) struct Meta {
 pub(crate) struct Socket {
     pub(crate) id: u64,
     pub(crate) config: Arc<Config>,
-    bits: AtomicU32,
+    bits: Word,
     pub(crate) nonblocking: AtomicBool,
     pub(crate) recv_timeout_us: AtomicU64,
     pub(crate) send_timeout_us: AtomicU64,
@@ -229,7 +230,7 @@ impl Socket {
         Self {
             id,
             config,
-            bits: AtomicU32::new(first_bits),
+            bits: Word::new(first_bits),
             nonblocking: AtomicBool::new(false),
             recv_timeout_us: AtomicU64::new(0),
             send_timeout_us: AtomicU64::new(0),
@@ -267,7 +268,7 @@ impl Socket {
     }
 
     pub(crate) fn bits(&self) -> u32 {
-        self.bits.load(Ordering::SeqCst)
+        self.bits.bits()
     }
 
     pub(crate) fn has(&self, wanted: u32) -> bool {
@@ -276,27 +277,19 @@ impl Socket {
 
     /// Changes bits; rings whoever sleeps if anything changed.
     pub(crate) fn change(&self, raise: u32, clear: u32) {
-        let before = self.bits.load(Ordering::SeqCst);
-        if before & clear == 0 && !before & raise == 0 {
-            return;
-        }
-        let before = self
-            .bits
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |b| Some((b & !clear) | raise))
-            .unwrap_or(before);
-        if (before & !clear) | raise != before {
+        if let Some(before) = self.bits.change(raise, clear) {
             self.kick_for(before & clear & bits::NO_ROOM != 0);
         }
     }
 
     /// Lowers bits without ringing anybody.
     fn lower_quietly(&self, lowered: u32) {
-        self.bits.fetch_and(!lowered, Ordering::SeqCst);
+        self.bits.lower(lowered);
     }
 
     /// Raises a bit; true if it was raised already.
     pub(crate) fn raise(&self, bit: u32) -> bool {
-        self.bits.fetch_or(bit, Ordering::SeqCst) & bit != 0
+        self.bits.raise(bit)
     }
 
     /// Wakes whoever waits for this socket, in whatever call.

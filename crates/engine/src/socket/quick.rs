@@ -14,6 +14,7 @@ use eversock_proto::recv::Receiver;
 
 use super::{Socket, bits};
 use crate::error::{caught, guarded, number, would_block};
+use crate::meet::{credit, wish};
 use crate::{process, sys};
 
 /// Longest write that may go the quick way, header and all in one piece.
@@ -76,7 +77,7 @@ impl Socket {
             let Some(sender) = tx.sender.as_deref_mut() else { return Ok(After::NotHere) };
             let acked = sender.acked();
             let ack = shared.peer_ack.load(Ordering::SeqCst);
-            let edge = shared.peer_edge.load(Ordering::SeqCst);
+            let edge = credit::edge(&shared.peer_edge);
             // What the peer cannot have meant is the general way's to answer.
             if sender.absorb(ack, edge).is_err() {
                 return Ok(After::NotHere);
@@ -118,9 +119,9 @@ impl Socket {
             }
         };
         // As `finish_tx` does: whoever could not have the lock has set the flag.
-        if shared.ack_wanted.load(Ordering::SeqCst) || !shared.in_sweep.load(Ordering::Relaxed) {
+        if wish::is_left(&shared.ack_wanted) || !shared.in_sweep.load(Ordering::Relaxed) {
             guarded(|| {
-                if shared.ack_wanted.load(Ordering::SeqCst) {
+                if wish::is_left(&shared.ack_wanted) {
                     self.send_ack();
                 }
                 self.list_for_sweep();
@@ -150,12 +151,9 @@ impl Socket {
         if ack > shared.peer_ack.load(Ordering::Relaxed) {
             shared.peer_ack.store(ack, Ordering::Release);
         }
-        let mut opened = false;
-        if edge > shared.peer_edge.load(Ordering::Relaxed) {
-            shared.peer_edge.store(edge, Ordering::SeqCst);
-            // Since our look a writer may have run out of room, and have missed the new edge.
-            opened = self.has(bits::NO_ROOM) && edge > shared.written.load(Ordering::SeqCst);
-        }
+        // Since our look a writer may have run out of room, and have missed the new edge.
+        let no_room = || self.has(bits::NO_ROOM);
+        let opened = credit::publish(&shared.peer_edge, edge, no_room, &shared.written);
         shared.receive.store(receiver.next(), Ordering::Release);
         shared.ack.store(acks.ack, Ordering::Release);
         shared.window.store(u32::from(acks.window), Ordering::Release);

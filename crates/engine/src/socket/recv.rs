@@ -15,6 +15,7 @@ use super::lead::{Led, only_buffer};
 use super::reads::{READ_AHEAD_BYTES, ReadError, read_direct, read_records, read_stashing};
 use super::{Rx, Socket, bits};
 use crate::error::{fail, guarded, would_block};
+use crate::meet::credit;
 use crate::process;
 use crate::sys;
 use crate::wait::kick::Bell;
@@ -452,14 +453,11 @@ impl Socket {
     pub(crate) fn after_input(self: &Arc<Self>, receiver: &mut Receiver) {
         let shared = &self.shared;
         let (ack, edge) = receiver.peer();
-        let mut ring = false;
         if ack > shared.peer_ack.load(Ordering::Relaxed) {
             shared.peer_ack.store(ack, Ordering::Release);
         }
-        if edge > shared.peer_edge.load(Ordering::Relaxed) {
-            shared.peer_edge.store(edge, Ordering::SeqCst);
-            ring = true;
-        }
+        let no_room = || self.has(bits::NO_ROOM);
+        let opened = credit::publish(&shared.peer_edge, edge, no_room, &shared.written);
         if receiver.has_news() {
             let news = receiver.take_news();
             if news.stop {
@@ -479,7 +477,7 @@ impl Socket {
                 self.redial_beside();
             }
         }
-        if ring && self.has(bits::NO_ROOM) && edge > shared.written.load(Ordering::SeqCst) {
+        if opened {
             self.change(0, bits::NO_ROOM);
         }
         self.note_acks(receiver);

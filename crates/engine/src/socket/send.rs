@@ -13,6 +13,7 @@ use eversock_proto::wire::frame::Acks;
 use super::quick::{SMALL_MAX_BYTES, Small};
 use super::{Socket, Tx, bits};
 use crate::error::{errno, fail, guarded, number, would_block};
+use crate::meet::{credit, wish};
 use crate::sys::{self, process};
 use crate::wait::kick::Bell;
 
@@ -195,6 +196,7 @@ impl Socket {
         }
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() - done;
         if taken == 0 && wanted > 0 {
+            self.finish_tx(tx);
             return Ok(Step::NoRoom);
         }
         let owed = self.flush(&mut tx, more) == Flushed::Owed;
@@ -239,35 +241,30 @@ impl Socket {
 
     /// Leaves the sending direction, honouring what others wanted of it meanwhile.
     pub(crate) fn finish_tx(self: &Arc<Self>, tx: MutexGuard<'_, Tx>) {
-        drop(tx);
-        // Whoever could not have the lock has set the flag; whoever sets it after our look has
-        // found the lock free.
-        while self.shared.ack_wanted.load(Ordering::SeqCst) {
-            let Ok(mut tx) = self.tx.try_lock() else { return };
-            self.shared.ack_wanted.store(false, Ordering::SeqCst);
-            if let Some(sender) = tx.sender.as_mut() {
-                sender.want_ack();
-            }
-            if self.flush(&mut tx, false) == Flushed::Owed {
-                self.owe();
-            }
+        wish::honour(&self.shared.ack_wanted, &self.tx, tx, |tx| self.put_ack(tx));
+    }
+
+    fn put_ack(self: &Arc<Self>, tx: &mut Tx) {
+        if let Some(sender) = tx.sender.as_mut() {
+            sender.want_ack();
+        }
+        if self.flush(tx, false) == Flushed::Owed {
+            self.owe();
         }
     }
 
     /// Wants an ACK frame; sends it now if the lock is free.
     pub(crate) fn send_ack(self: &Arc<Self>) {
-        self.shared.ack_wanted.store(true, Ordering::SeqCst);
-        match self.tx.try_lock() {
-            Ok(tx) => self.finish_tx(tx),
+        if !wish::leave(&self.shared.ack_wanted, &self.tx, |tx| self.put_ack(tx)) {
             // The holder honours the flag; should it not, the sweep does.
-            Err(_) => self.list_for_sweep(),
+            self.list_for_sweep();
         }
     }
 
     /// Takes what the receiving direction has learnt.
     pub(crate) fn absorb(self: &Arc<Self>, tx: &mut Tx) {
         let ack = self.shared.peer_ack.load(Ordering::SeqCst);
-        let edge = self.shared.peer_edge.load(Ordering::SeqCst);
+        let edge = credit::edge(&self.shared.peer_edge);
         let epoch = tx.epoch;
         let Some(sender) = tx.sender.as_mut() else { return };
         let before = sender.acked();
@@ -333,9 +330,14 @@ impl Socket {
 
     /// True while bytes for the standing connection wait for the kernel.
     fn is_owing(self: &Arc<Self>) -> bool {
-        self.tx.lock().is_ok_and(|tx| {
-            tx.number >= 0 && tx.sender.as_ref().is_some_and(|sender| sender.has_output())
-        })
+        let look = || {
+            let tx = self.lock_tx()?;
+            let owing =
+                tx.number >= 0 && tx.sender.as_ref().is_some_and(|sender| sender.has_output());
+            self.finish_tx(tx);
+            Ok(owing)
+        };
+        guarded(look).unwrap_or(false)
     }
 
     /// A blocking call was interrupted while bytes are owed: the engine sends them.
@@ -374,13 +376,16 @@ impl Socket {
         for_kernel: bool,
     ) -> io::Result<()> {
         loop {
-            let (to, owing, no_room) = {
+            let look = || {
                 let mut tx = self.lock_tx()?;
                 self.absorb(&mut tx);
                 let owing = tx.sender.as_ref().is_some_and(|sender| sender.has_output());
                 let no_room = tx.sender.as_ref().is_some_and(|sender| sender.is_out_of_room());
-                (tx.number, owing && tx.number >= 0, no_room)
+                let found = (tx.number, owing && tx.number >= 0, no_room);
+                self.finish_tx(tx);
+                Ok(found)
             };
+            let (to, owing, no_room) = guarded(look)?;
             let done = if for_kernel { !owing } else { !owing && !no_room };
             if done || self.has(bits::FAILED | bits::CLOSED | bits::WRITE_SHUT | bits::STOPPED) {
                 return Ok(());
@@ -461,4 +466,28 @@ fn write_from(sender: &mut Sender, slices: &[IoSlice<'_>], mut done: usize) -> u
         }
     }
     taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who went to sleep for room, or looked whether bytes are owed, left without a look at the
+    /// flag: a peer that waited for that ACK's credit waited for the sweep, up to a second.
+    #[test]
+    fn who_only_looks_at_the_sending_direction_sends_the_ack_that_was_wanted_meanwhile() {
+        let socket = Arc::new(Socket::new(1, Arc::default(), Vec::new(), 0));
+        let no_credit = Sender::new(Arc::default(), 0, 0);
+        socket.lock_tx().expect("the lock").sender = Some(Box::new(no_credit));
+        let bell = Bell::new().expect("a bell");
+        let at_once = Some(crate::clock::now());
+        let sleep = || socket.wait_writable_with(&bell, at_once, false).is_ok();
+        let look = || socket.is_owing();
+        for leave in [&sleep as &dyn Fn() -> bool, &look] {
+            // As `send_ack` does when somebody has the lock.
+            socket.shared.ack_wanted.store(true, Ordering::SeqCst);
+            assert!(!leave(), "there is no room, and nothing is owed");
+            assert!(!socket.shared.ack_wanted.load(Ordering::SeqCst), "the wish was not seen");
+        }
+    }
 }
