@@ -47,7 +47,7 @@ pub(crate) struct Run {
     /// clients that know it.
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
-    /// With --connect: a file that lists the static keys of servers, a line HOST[:PORT] KEY each.
+    /// With --connect: a file of servers' static keys, in each line HOST or HOST:PORT and the key.
     /// A server that is not listed is refused with the line to add.
     #[arg(long, value_name = "FILE")]
     known_peers: Option<PathBuf>,

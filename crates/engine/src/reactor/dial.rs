@@ -593,7 +593,8 @@ impl Reactor {
     fn all_delivered(&self, socket: &Arc<Socket>, offset: u64) -> bool {
         let Ok(mut tx) = socket.tx.lock() else { return false };
         let Some(sender) = tx.sender.as_mut() else { return false };
-        let delivered = offset >= sender.total_end() || offset >= sender.written();
+        // Whether it has read our FIN too makes no difference to what was written.
+        let delivered = offset >= sender.written();
         if delivered {
             // The peer vouches for what its lost acks would have said.
             let edge = sender.edge();

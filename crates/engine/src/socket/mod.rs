@@ -14,6 +14,7 @@ mod reads;
 pub(crate) mod recv;
 pub(crate) mod relatives;
 pub(crate) mod send;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
