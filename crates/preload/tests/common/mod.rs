@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -97,12 +98,16 @@ pub(crate) fn compiled(name: &str) -> PathBuf {
 /// The same with more arguments for the compiler, behind the source.
 pub(crate) fn compiled_with(name: &str, more: &[OsString]) -> PathBuf {
     let source = here().join("tests/programs").join(format!("{name}.c"));
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
     let to = out_dir().join(name);
+    // Put in its place when it is whole: another test may be running what is there.
+    let made = out_dir().join(format!("{name}.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
     let mut command = Command::new("cc");
     command.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"]);
-    let output = command.arg(&to).arg(source).args(more).output().unwrap();
+    let output = command.arg(&made).arg(source).args(more).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{name}.c cannot be compiled:\n{text}");
+    std::fs::rename(made, &to).unwrap();
     to
 }
 
