@@ -181,7 +181,9 @@ fn survivor(argument: &str) {
         descriptors() <= before.0 && threads() <= before.1
     });
     assert!(eventfds() <= 4 * LIVES + 2, "{} eventfds", eventfds());
-    assert!(end <= half + 4096, "{half} KiB resident, then {end} KiB");
+    // What the sessions of one moment hold is chance; that of hundreds, one after the other, is not.
+    let slack = if count >= 400 { 4096 } else { 32 * 1024 };
+    assert!(end <= half + slack, "{half} KiB resident, then {end} KiB");
 }
 
 fn threads() -> usize {

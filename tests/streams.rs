@@ -114,7 +114,8 @@ fn a_read_time_out_is_one_deadline_although_connections_come_and_go() {
         let took = begun.elapsed();
         stop.store(true, Ordering::Relaxed);
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
-        assert!(took >= limit && took < 2 * limit, "{took:?}");
+        // Began it again with each connection, it would not end at all.
+        assert!(took >= limit && took < Duration::from_secs(10), "{took:?}");
     });
     (&ends.server).write_all(b"x").unwrap();
     assert_eq!(read_exactly(&ends.client, 1), b"x");
@@ -134,7 +135,7 @@ fn a_write_time_out_holds_in_an_outage_and_nothing_is_lost_or_doubled() {
     let error = (&ends.client).write(&bytes[sent..]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     let took = begun.elapsed();
-    assert!(took >= 2 * limit && took < 5 * limit, "{took:?}");
+    assert!(took >= 2 * limit && took < Duration::from_secs(10), "{took:?}");
     heal(&ends);
     ends.client.set_write_timeout(None).unwrap();
     std::thread::scope(|scope| {
