@@ -1,9 +1,8 @@
-//! Peers that are killed at random moments, and programs that lack descriptors, stack or quiet.
+//! Peers that are killed at random moments, and programs that lack stack or quiet.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -11,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::child::{Helper, command, hear, role, say};
+use common::child::{command, hear, role, say};
 use common::limit::Limit;
 use common::own::{descriptors, eventfds, from_environment, resident_kib};
 use common::side::{How, converse};
@@ -32,9 +31,6 @@ fn helper_process() {
     match role.as_str() {
         "victim" => victim(&argument),
         "survivor" => survivor(&argument),
-        "full-client" => full_client(argument.parse().unwrap()),
-        "cut-when-full" => cut_when_full(argument.parse().unwrap()),
-        "full-server" => full_server(argument.parse().unwrap()),
         "small-stacks" => small_stacks(),
         "signals" => signals(if argument == "restart" { libc::SA_RESTART } else { 0 }),
         other => panic!("no role {other}"),
@@ -181,7 +177,7 @@ fn survivor(argument: &str) {
         descriptors() <= before.0 && threads() <= before.1
     });
     assert!(eventfds() <= 4 * LIVES + 2, "{} eventfds", eventfds());
-    // What the sessions of one moment hold is chance; that of hundreds, one after the other, is not.
+    // What the sessions of one moment hold is chance; what is left of hundreds of them is not.
     let slack = if count >= 400 { 4096 } else { 32 * 1024 };
     assert!(end <= half + slack, "{half} KiB resident, then {end} KiB");
 }
@@ -401,216 +397,6 @@ fn a_read_that_has_brought_some_leaves_the_error_to_the_next_call() {
     let error = (&ends.client).read(&mut [0; 1]).unwrap_err();
     assert!(is_honest(&error), "{error:?}");
     assert_eq!((&ends.client).read(&mut [0; 1]).unwrap(), 0);
-}
-
-// ---------------------------------------------------------------------------------------------
-// No descriptors left
-
-/// Takes every descriptor that there is.
-fn take_all_descriptors() -> Vec<File> {
-    let mut files = Vec::new();
-    loop {
-        match File::open("/dev/null") {
-            Ok(file) => files.push(file),
-            Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
-                return files;
-            }
-        }
-    }
-}
-
-/// Lowers how many descriptors this process may have.
-fn lower_limit(limit: u64) {
-    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
-    // SAFETY: `limit` is readable.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-}
-
-/// What this process has used of the processor.
-fn process_cpu() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is writable.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
-}
-
-/// What a connection that is taken away needs for its placeholder, for a moment; it keeps one.
-const FREE_FOR_A_PLACEHOLDER: usize = 4;
-
-/// Has a session, and says so when there are no more descriptors than these.
-fn fill_up_but(addr: SocketAddr, free: usize) -> (VirtualStream, Vec<File>) {
-    lower_limit(256);
-    let stream = VirtualStream::connect_with(addr, quick()).unwrap();
-    (&stream).write_all(b"hello").unwrap();
-    assert_eq!(read_exactly(&stream, 5), b"hello");
-    let mut files = take_all_descriptors();
-    files.truncate(files.len() - free);
-    say("full");
-    assert!(hear(), "the test goes on");
-    (stream, files)
-}
-
-/// Its connection dies when there is nothing left to put in its place.
-fn cut_when_full(addr: SocketAddr) {
-    let (mut stream, files) = fill_up_but(addr, 0);
-    let error = stream.read(&mut [0; 1]).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error:?}");
-    let info = stream.info().unwrap();
-    assert_eq!(info.state, State::Failed);
-    assert!(info.last_error.unwrap().contains("no placeholder"));
-    drop(files);
-}
-
-/// Has no descriptors left to dial with while its connection is gone.
-fn full_client(addr: SocketAddr) {
-    let (stream, mut files) = fill_up_but(addr, FREE_FOR_A_PLACEHOLDER);
-    // The proxy refuses for as long as this takes.
-    wait_until("the outage", || stream.info().unwrap().state == State::Detached);
-    files.extend(take_all_descriptors());
-    say("detached");
-    assert!(hear(), "the test goes on");
-    let used = process_cpu();
-    // The program goes on writing meanwhile, and is told honestly what it cannot have.
-    (&stream).write_all(b"and on").unwrap();
-    let attempts: [&dyn Fn() -> io::Result<()>; 3] = [
-        &|| VirtualStream::connect_with(addr, quick()).map(drop),
-        &|| VirtualListener::bind_with("127.0.0.1:0", quick()).map(drop),
-        &|| stream.try_clone().map(drop),
-    ];
-    for attempt in attempts {
-        // A dial that had its descriptor already gives it back when it has failed.
-        let error = loop {
-            files.extend(take_all_descriptors());
-            if let Err(error) = attempt()
-                && error.raw_os_error() != Some(libc::ECONNREFUSED)
-            {
-                break error;
-            }
-        };
-        assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error:?}");
-    }
-    let wait = Duration::from_secs(1);
-    std::thread::sleep(wait);
-    let used = process_cpu() - used;
-    assert!(used < wait / 2, "{used:?} of the processor for nothing");
-    drop(files);
-    assert_eq!(read_exactly(&stream, 6), b"and on");
-    assert!(stream.info().unwrap().resumes >= 1);
-    stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_all(&stream), b"");
-}
-
-#[test]
-fn a_session_whose_process_has_no_descriptors_left_to_dial_is_resumed_when_it_has_some() {
-    let _limit = Limit::new("no descriptors", Duration::from_secs(60));
-    begin();
-    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
-    let proxy = proxy_to(listener.local_addr().unwrap());
-    let mut client =
-        Helper::spawn("helper_process", "full-client", &proxy.local_addr().to_string());
-    let (server, _) = listener.accept().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| io::copy(&mut &server, &mut &server).unwrap());
-        assert_eq!(client.word(), "full");
-        proxy.inject(Fault::Refuse(Refusal::Closed(None)), Target::All).unwrap();
-        proxy.inject(Fault::Reset, Target::Open).unwrap();
-        client.go();
-        assert_eq!(client.word(), "detached");
-        proxy.inject(Fault::Heal, Target::All).unwrap();
-        client.go();
-        wait_until("all is said", || server.info().unwrap().consumed == 11);
-        assert!(server.info().unwrap().resumes >= 1);
-        wait_until("the echo has ended", || server.shutdown(Shutdown::Write).is_ok());
-        assert!(client.end().success());
-    });
-}
-
-/// Without a single descriptor for what takes the dead connection's place the session fails, and
-/// says why: nothing else can be put under the program's number.
-#[test]
-fn a_connection_that_dies_when_there_is_no_descriptor_left_fails_its_session_with_emfile() {
-    let _limit = Limit::new("no descriptors", Duration::from_secs(60));
-    begin();
-    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
-    let proxy = proxy_to(listener.local_addr().unwrap());
-    let mut client =
-        Helper::spawn("helper_process", "cut-when-full", &proxy.local_addr().to_string());
-    let (mut server, _) = listener.accept().unwrap();
-    let mut word = [0; 5];
-    server.read_exact(&mut word).unwrap();
-    server.write_all(&word).unwrap();
-    assert_eq!(client.word(), "full");
-    proxy.inject(Fault::Reset, Target::Open).unwrap();
-    client.go();
-    assert!(client.end().success());
-}
-
-/// Listens, and has no more descriptors than these left when clients come.
-fn full_server(free: usize) {
-    lower_limit(256);
-    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
-    say(&listener.local_addr().unwrap().to_string());
-    let (first, _) = listener.accept().unwrap();
-    let mut files = take_all_descriptors();
-    files.truncate(files.len() - free);
-    say("full");
-    // The session that stands goes on.
-    let mut word = [0; 5];
-    (&first).read_exact(&mut word).unwrap();
-    (&first).write_all(&word).unwrap();
-    assert!(hear(), "the test goes on");
-    let used = process_cpu();
-    let wait = Duration::from_secs(1);
-    std::thread::sleep(wait);
-    let used = process_cpu() - used;
-    assert!(used < wait / 2, "{used:?} of the processor for nothing");
-    drop(files);
-    let (second, _) = listener.accept().unwrap();
-    (&second).read_exact(&mut word).unwrap();
-    (&second).write_all(&word).unwrap();
-    assert_eq!(read_all(&second), b"");
-    assert_eq!(read_all(&first), b"");
-}
-
-#[test]
-fn a_listener_whose_process_has_no_descriptors_left_takes_clients_when_it_has_some() {
-    clients_of_a_full_server("0");
-}
-
-/// It had no other number for what it accepted with the last one, and reset it.
-#[test]
-fn a_client_that_is_accepted_with_the_last_descriptor_is_not_reset() {
-    clients_of_a_full_server("1");
-}
-
-fn clients_of_a_full_server(free: &str) {
-    let _limit = Limit::new("no descriptors", Duration::from_secs(60));
-    begin();
-    let mut server = Helper::spawn("helper_process", "full-server", free);
-    let addr = server.addr();
-    let config = Config { connect_timeout: Duration::from_secs(20), ..quick() };
-    let first = VirtualStream::connect_with(addr, config.clone()).unwrap();
-    assert_eq!(server.word(), "full");
-    let say_hello = |mut stream: &VirtualStream| {
-        stream.write_all(b"hello").unwrap();
-        assert_eq!(read_exactly(stream, 5), b"hello");
-    };
-    say_hello(&first);
-    std::thread::scope(|scope| {
-        let second = scope.spawn(|| VirtualStream::connect_with(addr, config).unwrap());
-        server.go();
-        let second = second.join().unwrap();
-        say_hello(&second);
-        assert!(server_ends(&mut server, [first, second]));
-    });
-}
-
-fn server_ends(server: &mut Helper, streams: [VirtualStream; 2]) -> bool {
-    for stream in &streams {
-        stream.shutdown(Shutdown::Write).unwrap();
-    }
-    server.end().success()
 }
 
 // ---------------------------------------------------------------------------------------------

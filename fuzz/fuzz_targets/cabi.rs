@@ -3,6 +3,8 @@
 #![no_main]
 
 use std::ffi::c_void;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arbitrary::Arbitrary;
 use eversock as _;
@@ -281,7 +283,9 @@ fn run(open: &mut Open, call: Call) {
                 let vectors = vec![one; usize::from(count.unsigned_abs()).min(2000)];
                 // A count that is negative or too large is refused before any is looked at.
                 let count = if count < 0 { -1 } else { vectors.len() as c_int };
+                MAY_PIPE.store(true, Ordering::SeqCst);
                 evs_writev(open.number(which), vectors.as_ptr(), count);
+                MAY_PIPE.store(false, Ordering::SeqCst);
                 evs_readv(open.number(which), vectors.as_ptr(), count);
             }
             Call::Poll(list, timeout) => {
@@ -329,7 +333,22 @@ fn is_harmless(level: c_int, name: c_int) -> bool {
         || !matches!(name, libc::SO_LINGER | libc::SO_RCVTIMEO | libc::SO_SNDTIMEO)
 }
 
+/// Up while a call runs that may raise SIGPIPE, as its man page says.
+static MAY_PIPE: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_sigpipe(_: c_int) {
+    if !MAY_PIPE.load(Ordering::SeqCst) {
+        std::process::abort();
+    }
+}
+
 fuzz_target!(|calls: Vec<Call>| {
+    static HANDLER: Once = Once::new();
+    let handler = on_sigpipe as extern "C" fn(c_int);
+    // SAFETY: the handler only reads a word.
+    HANDLER.call_once(|| unsafe {
+        libc::signal(libc::SIGPIPE, handler as libc::sighandler_t);
+    });
     let mut open = Open::default();
     for call in calls.into_iter().take(64) {
         if open.0.len() < 32 {

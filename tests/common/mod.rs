@@ -8,6 +8,7 @@ pub(crate) mod mitm;
 pub(crate) mod netns;
 pub(crate) mod own;
 pub(crate) mod raw;
+pub(crate) mod seccomp;
 pub(crate) mod side;
 
 use std::io::{Read, Write};

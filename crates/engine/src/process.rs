@@ -28,6 +28,8 @@ const LAST: usize = 2;
 
 /// Set in an owner's word while only its engine has used the session since it came to it.
 const ENGINE_ONLY: u64 = 2;
+/// The owner's word in a child that cannot see its parent's: an owner that nobody finds.
+const ESTRANGED: u64 = !ENGINE_ONLY;
 
 /// Who owns one session.
 ///
@@ -41,6 +43,8 @@ pub(crate) struct OwnerWord {
     /// The generation that this process's copy of the session is good for.
     generation: AtomicU64,
     forks: u64,
+    /// False when no shared memory could be had: a child then has a word of its own.
+    is_shared: bool,
 }
 
 /// What a process finds when it wants to use a session.
@@ -67,47 +71,52 @@ pub(crate) fn new_instance() -> u64 {
     (fd::random_u64() | 1) & !ENGINE_ONLY
 }
 
-/// A slot of shared memory. Without such memory children see what the words were when they were
-/// forked: they ask.
-fn take_slot() -> &'static Slot {
+/// A slot of shared memory; if none can be mapped, one of this process alone, and false.
+fn take_slot() -> (&'static Slot, bool) {
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-    if free.is_empty()
-        && let Ok(words) = sys::process::shared_words()
-    {
-        free.extend(words.as_chunks::<4>().0);
+    if free.is_empty() {
+        match sys::process::shared_words() {
+            Ok(words) => free.extend(words.as_chunks::<4>().0),
+            Err(error) => {
+                log::warn!("no memory to share with children, they get no session: {error}")
+            }
+        }
     }
-    free.pop().unwrap_or_else(|| Box::leak(Box::default()))
+    free.pop().map_or_else(|| (&*Box::leak(Box::default()), false), |slot| (slot, true))
 }
 
 /// Which process serves a listener. Never given back: a listener's children may look for ever.
 #[derive(Debug)]
-pub(crate) struct ServerWord(&'static Slot);
+pub(crate) struct ServerWord(&'static Slot, bool);
 
 impl ServerWord {
     pub(crate) fn new(instance: u64) -> Self {
-        let slot = take_slot();
+        let (slot, is_shared) = take_slot();
         slot[STATE].store(instance, Ordering::SeqCst);
-        Self(slot)
+        Self(slot, is_shared)
     }
 
     pub(crate) fn get(&self) -> u64 {
         self.0[STATE].load(Ordering::SeqCst)
     }
 
-    /// Takes the place of `dead`; false if another did.
+    /// Takes the place of `dead`; false if another did, or may have.
     pub(crate) fn succeed(&self, dead: u64, us: u64) -> bool {
         let order = Ordering::SeqCst;
-        self.0[STATE].compare_exchange(dead, us, order, order).is_ok()
+        self.1 && self.0[STATE].compare_exchange(dead, us, order, order).is_ok()
     }
 }
 
 impl OwnerWord {
     pub(crate) fn new() -> Self {
-        let slot = take_slot();
+        Self::of(take_slot())
+    }
+
+    fn of((slot, is_shared): (&'static Slot, bool)) -> Self {
         let generation = slot[GENERATION].fetch_add(2, Ordering::SeqCst) + 2;
         slot[STATE].store(generation, Ordering::SeqCst);
         let forks = FORKS.load(Ordering::Relaxed);
-        Self { slot, generation: AtomicU64::new(generation), forks }
+        Self { slot, generation: AtomicU64::new(generation), forks, is_shared }
     }
 
     /// Who gave it up last; 0 if nobody ever did.
@@ -178,12 +187,20 @@ impl OwnerWord {
         self.slot[LAST].store(instance, Ordering::SeqCst);
         self.slot[STATE].store(generation, Ordering::SeqCst);
     }
+
+    /// In a child: a word that parent and child do not share says nothing of who has the session,
+    /// and two who believe they have it would both write, sealed with one nonce. So the parent has.
+    fn estrange(&self) {
+        if !self.is_shared {
+            self.slot[STATE].store(ESTRANGED, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Drop for OwnerWord {
     fn drop(&mut self) {
         // After a fork a relative may still look at the word.
-        if self.forks == FORKS.load(Ordering::Relaxed) {
+        if self.is_shared && self.forks == FORKS.load(Ordering::Relaxed) {
             FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.slot);
         }
     }
@@ -370,7 +387,7 @@ extern "C" fn prepare() {
             | bits::ORPHAN;
         // A thread that is in the middle of a read is a program that uses the session.
         if socket.owner.is(engine.instance) && !socket.sleepers.is_reading() {
-            if held.place.private.is_none() && !socket.has(busy) {
+            if held.place.private.is_none() && !socket.has(busy) && socket.owner.is_shared {
                 socket.owner.release(engine.instance);
             } else {
                 socket.owner.mark_unused(engine.instance);
@@ -445,6 +462,7 @@ extern "C" fn in_child() {
         }
         // The parent's threads sleep, the parent's engine watches; the child has neither. Nor has
         // it the parent's list of the next sweep.
+        socket.owner.estrange();
         socket.sleepers.forget(&mut locks.sleepers);
         locks.watch.number = -1;
         socket.shared.in_sweep.store(false, Ordering::SeqCst);

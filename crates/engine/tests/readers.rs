@@ -3,12 +3,17 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::io::Write;
+use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use common::wait_until;
-use common::{PATIENCE, listen, pair, played_client, quick, recv, resume, resume_and, send};
+use common::{
+    PATIENCE, listen, message, pair, played_client, quick, recv, resume, resume_and, send,
+};
 use eversock_engine::{Config, EventKind, RecoveryPolicy, posix};
 
 /// A thread that reads one byte, once it sleeps; and its number. It sleeps in the read itself only
@@ -137,8 +142,8 @@ fn the_end_of_a_connection_that_overtakes_the_confirm_of_the_next_is_no_fault() 
         let mut new = resume_and(addr, &mut session, || {
             drop(old);
             // Time for the engine to be wrong in; it waits for a CONFIRM no longer than a second.
-            let since = std::time::Instant::now();
-            while since.elapsed() < std::time::Duration::from_millis(10) {
+            let since = Instant::now();
+            while since.elapsed() < Duration::from_millis(10) {
                 std::thread::yield_now();
             }
         });
@@ -151,6 +156,45 @@ fn the_end_of_a_connection_that_overtakes_the_confirm_of_the_next_is_no_fault() 
         assert!(matches!(event, EventKind::Resumed { .. }), "round {round}: {event:?}");
         posix::close(server).unwrap();
     }
+    posix::close(listener).unwrap();
+}
+
+/// Each RESUME that was answered put off the fault for another second, whoever said it.
+#[test]
+fn resumes_that_are_never_confirmed_put_off_a_fault_once() {
+    let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
+    let (mut old, mut session) = played_client(addr);
+    assert_eq!(session.write(b"x"), 1);
+    old.write_all(&session.transmit(usize::MAX)).unwrap();
+    let (server, _) = posix::accept4(listener, 0).unwrap();
+    assert_eq!(recv(server, &mut [0; 1]).unwrap(), 1);
+    let mut ask = || {
+        let receive = session.rx.next();
+        let (_, question) = session.control.resume(receive, [5; 32]);
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&question).unwrap();
+        assert!(message(&mut stream).is_some(), "no answer");
+        stream
+    };
+    let mut unconfirmed = VecDeque::from([ask()]);
+    drop(old);
+    let (tell, told) = channel();
+    let reader = std::thread::spawn(move || {
+        let error = recv(server, &mut [0; 1]).unwrap_err();
+        tell.send(()).unwrap();
+        error
+    });
+    // Twenty times as long as one of them may put it off.
+    let until = Instant::now() + Duration::from_secs(20);
+    while told.try_recv().is_err() {
+        assert!(Instant::now() < until, "the fault is still put off");
+        unconfirmed.push_front(ask());
+        unconfirmed.truncate(8);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(reader.join().unwrap().raw_os_error(), Some(libc::ECONNRESET));
+    posix::close(server).unwrap();
     posix::close(listener).unwrap();
 }
 

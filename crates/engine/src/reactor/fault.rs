@@ -16,6 +16,7 @@ use super::timer::Timer;
 use super::{Command, Reactor};
 use crate::clock;
 use crate::config::{Answer, FaultReport, LineUp, RecoveryPolicy};
+use crate::error::is_shortage;
 use crate::event::EventKind;
 use crate::process::Holder;
 use crate::socket::link::{Busy, TakenDown};
@@ -29,7 +30,6 @@ const BACKOFF_SUSPICIOUS: u8 = 2;
 /// A connection that stood this long clears the back-off.
 const STOOD_WELL: Duration = Duration::from_secs(1);
 const LINE_UP_MAX: Duration = Duration::from_secs(30);
-
 /// How long a session has had unconfirmed output without hearing anything.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
@@ -201,13 +201,20 @@ impl Reactor {
             // change comes about the epoch is stale; if not, this is looked at then.
             return self.again.push(Command::Fault { socket, epoch, cause });
         }
-        if self.awaits_confirm(&socket) {
+        let seen = self.fault_seen(&socket, epoch);
+        if self.awaits_confirm(&socket, seen) {
             // The client has perhaps confirmed another connection and then closed this one, and the
             // two came the other way round. That is no fault, and nobody is to be asked about it.
+            self.put_off(&socket, epoch, seen, "");
             return self.again.push(Command::Fault { socket, epoch, cause });
         }
         match socket.take_down(epoch) {
-            Ok(Err(Busy)) => self.again.push(Command::Fault { socket, epoch, cause }),
+            Ok(Err(Busy)) => return self.again.push(Command::Fault { socket, epoch, cause }),
+            Err(error) if is_shortage(&error) && self.may_wait(&socket, seen) => {
+                log::debug!("session {}: no placeholder for now: {error}", socket.id);
+                self.put_off(&socket, epoch, seen, &cause);
+                return self.look_again(&socket);
+            }
             Ok(Ok(TakenDown::Stale)) => {}
             Ok(Ok(TakenDown::Over)) => self.call_once_more(&socket),
             Ok(Ok(TakenDown::Detached)) => self.detached(&socket, cause),
@@ -216,9 +223,12 @@ impl Reactor {
                 let number = crate::error::number(&error);
                 let cause = format!("no placeholder for the dead connection: {error}");
                 if socket.set_failure(number) {
-                    self.failed(socket, cause);
+                    self.failed(Arc::clone(&socket), cause);
                 }
             }
+        }
+        if let Some(owned) = self.owned.get_mut(&socket.id) {
+            owned.put_off = None;
         }
     }
 

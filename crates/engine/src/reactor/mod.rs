@@ -10,6 +10,7 @@ mod fault;
 mod foreign;
 mod heir;
 mod pump;
+mod put_off;
 mod serve;
 mod timer;
 
@@ -379,6 +380,8 @@ struct Owned {
     away: check::Away,
     /// A record that has begun and does not go on.
     halted: Option<Box<check::Halted>>,
+    /// A fault that cannot be dealt with yet.
+    put_off: Option<Box<put_off::PutOff>>,
 }
 
 impl Owned {
@@ -393,6 +396,7 @@ impl Owned {
             quiet: fault::Quiet::default(),
             away: check::Away::default(),
             halted: None,
+            put_off: None,
         })
     }
 }
@@ -651,6 +655,7 @@ impl Reactor {
                 Timer::Handshake(token) => self.handshake_deadline(token),
                 Timer::Grace(id) => self.grace_over(id),
                 Timer::Unclaimed(id) => self.unclaimed(id),
+                Timer::Fault(id) => self.fault_again(id),
                 Timer::Linger(id) => self.linger_over(id),
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),

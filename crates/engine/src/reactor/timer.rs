@@ -17,6 +17,7 @@ pub(super) enum Timer {
     Handshake(usize),
     Grace(u64),
     Unclaimed(u64),
+    Fault(u64),
     Linger(u64),
     Paths,
     Pump(usize),

@@ -144,6 +144,11 @@ impl Socket {
         if self.reader_must_leave(&held) {
             return Ok(Err(Busy));
         }
+        let needs_placeholder = held.place.private.is_none()
+            && !self.has(bits::PUMPED)
+            && !held.place.numbers.is_empty();
+        // Before anything is changed: where there are no descriptors the fault has to wait.
+        let stand_in = needs_placeholder.then(|| fd::unix_pair(SocketType::STREAM)).transpose()?;
         if let Some(real) = connection {
             if let Some(cause) = self.spoiled(&held, real) {
                 held.tx.number = -1;
@@ -161,8 +166,8 @@ impl Socket {
             if let Some(private) = held.place.private.take() {
                 tcp::discard(private);
             }
-        } else if !is_over && !self.has(bits::PUMPED) && !held.place.numbers.is_empty() {
-            self.put_placeholder(&mut held.place, false)?;
+        } else if let Some(pair) = stand_in.filter(|_| !is_over) {
+            self.put_in_place(&mut held.place, pair, false)?;
             if self.sleepers.has_leader() {
                 // A leader that was on its way to sleep would sleep on the placeholder.
                 held.place.nudge();
@@ -194,7 +199,15 @@ impl Socket {
         place: &mut Place,
         full: bool,
     ) -> io::Result<()> {
-        let (program_end, ours) = fd::unix_pair(SocketType::STREAM)?;
+        self.put_in_place(place, fd::unix_pair(SocketType::STREAM)?, full)
+    }
+
+    fn put_in_place(
+        self: &Arc<Self>,
+        place: &mut Place,
+        (program_end, ours): (Fd, Fd),
+        full: bool,
+    ) -> io::Result<()> {
         if full {
             fill(program_end.as_raw_fd());
         }

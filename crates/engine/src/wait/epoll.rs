@@ -18,6 +18,7 @@ use crate::socket::{Socket, bits};
 use crate::sys::calls::calls;
 use crate::sys::{self, Fd, fd};
 use crate::table::{self, Entry};
+use crate::wait::control::{add_again, control};
 use crate::wait::poll::room_if_once;
 
 const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
@@ -176,13 +177,6 @@ fn find_or_new(epfd: RawFd) -> io::Result<Arc<EpollSet>> {
     KNOWN.store(true, Ordering::SeqCst);
     sets().insert(epfd, Arc::clone(&set));
     Ok(set)
-}
-
-fn control(epfd: RawFd, op: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
-    let mut event = libc::epoll_event { events, u64: data };
-    // SAFETY: `event` is valid for the call.
-    let result = unsafe { (calls().epoll_ctl)(epfd, op, number, &raw mut event) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// epoll_ctl(2).
@@ -447,7 +441,7 @@ impl EpollSet {
             *rearmings += 1;
             registration.rearmed = *rearmings;
             let (events, data) = (registration.kernel_events(), registration.data);
-            match control(self.number, libc::EPOLL_CTL_ADD, number, events, data) {
+            match add_again(self.number, number, events, data) {
                 // The set was closed behind our back: nobody waits there any more.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
                     continue;

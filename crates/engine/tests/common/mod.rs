@@ -79,7 +79,7 @@ pub(crate) fn errno<T>(result: std::io::Result<T>) -> i32 {
 }
 
 /// One handshake message; `None` when the connection ends first.
-fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
+pub(crate) fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut reader = HelloReader::default();
     loop {
         let mut buf = [0; 1024];

@@ -242,8 +242,9 @@ impl Reactor {
 
     /// Looks for the CONFIRM of a resume that was answered. True while it has not come and may be
     /// on its way behind the end of the connection that stands: for a moment, as who has recorded
-    /// a RESUME can ask for an answer too. Under the policy "automatic" a fault loses nothing.
-    pub(in crate::reactor) fn awaits_confirm(&mut self, ours: &Arc<Socket>) -> bool {
+    /// a RESUME can ask for an answer too, as often as he likes: it counts from when the fault was
+    /// seen. Under the policy "automatic" a fault loses nothing.
+    pub(in crate::reactor) fn awaits_confirm(&mut self, ours: &Arc<Socket>, seen: Instant) -> bool {
         let answered = |stage: &Stage| match stage {
             Stage::Resuming(_, socket) => Arc::ptr_eq(socket, ours),
             _ => false,
@@ -258,6 +259,7 @@ impl Reactor {
         }
         let now = clock::now();
         !matches!(ours.config.policy, RecoveryPolicy::Automatic)
+            && now - seen < CONFIRM_WITHIN
             && tokens.iter().filter_map(|token| self.handshakes.get(token)).any(|handshake| {
                 answered(&handshake.stage) && now - handshake.moved < CONFIRM_WITHIN
             })
