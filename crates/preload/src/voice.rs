@@ -3,6 +3,7 @@
 //! through std's or stdio's streams, which the program may be using at this moment.
 
 use std::fmt::{self, Write};
+use std::mem::MaybeUninit;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -36,7 +37,36 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
     let stderr = unsafe { rustix::fd::BorrowedFd::borrow_raw(libc::STDERR_FILENO) };
     // The engine's thread too, whose calls are never the program's, must not write there.
     if !eversock_engine::posix::is_virtual(libc::STDERR_FILENO) {
-        let _gone = rustix::io::write(stderr, &line.bytes[..=line.len]);
+        without_sigpipe(|| {
+            let _gone = rustix::io::write(stderr, &line.bytes[..=line.len]);
+        });
+    }
+}
+
+/// A pipe that nobody reads any more would kill a program that has said nothing itself. The signal
+/// that a write raises is this thread's own, and is taken back before it is let through; one that
+/// was pending before stays.
+fn without_sigpipe(write: impl FnOnce()) {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: each set is initialised before it is read; sigtimedwait only takes what is pending.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
+        let was_pending = {
+            let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigpending(pending.as_mut_ptr()) == 0
+                && libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
+        };
+        if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr()) != 0 {
+            return;
+        }
+        write();
+        if !was_pending {
+            libc::sigtimedwait(set.as_ptr(), std::ptr::null_mut(), &raw const none);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
     }
 }
 

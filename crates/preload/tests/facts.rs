@@ -5,6 +5,8 @@
 mod common;
 
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -69,6 +71,24 @@ fn what_the_library_says_never_goes_into_a_session_that_is_the_standard_error_ou
     does_with(facts(), "told", |command| {
         preload(command, ALL).env("EVERSOCK_LOG", "trace");
     });
+}
+
+/// A line of ours for a pipe that nobody read any more killed the program.
+#[test]
+fn a_log_that_goes_to_a_full_disk_or_a_broken_pipe_disturbs_nobody() {
+    for kind in ["full", "broken"] {
+        let to = common::out_dir().join(format!("stderr-{kind}"));
+        let script = here().join("tests/programs/stderr.py");
+        let (script, facts) = (script.display(), facts().display());
+        let text = format!("#!/bin/sh\nexec python3 {script} {kind} {facts} \"$@\"\n");
+        std::fs::write(&to, text).unwrap();
+        std::fs::set_permissions(&to, Permissions::from_mode(0o755)).unwrap();
+        for what in ["names", "odd"] {
+            does_with(&to, what, |command| {
+                preload(command, ALL).env("EVERSOCK_LOG", "trace");
+            });
+        }
+    }
 }
 
 #[test]
