@@ -3,10 +3,11 @@
 
 mod common;
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::child::{Helper, hear, role, say};
@@ -92,6 +93,7 @@ fn helper_process() {
             drop((stream, listener));
         }
         "unshared" => unshared(&argument),
+        "no-memory" => no_memory(),
         "full-client" => full_client(argument.parse().unwrap()),
         "cut-when-full" => cut_when_full(argument.parse().unwrap()),
         "cut-when-full-for-good" => cut_when_full_for_good(argument.parse().unwrap()),
@@ -159,6 +161,77 @@ fn a_server_lives_where_any_call_may_lack_memory_or_descriptors() {
 #[test]
 fn a_client_lives_where_any_call_may_lack_memory_or_descriptors() {
     lives_in_scarcity(true);
+}
+
+/// The system's allocator, which has no large pieces for the thread that is named here.
+struct Allocator(AtomicU32);
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator(AtomicU32::new(0));
+
+const LARGE_BYTES: usize = 4096;
+
+impl Allocator {
+    fn has(&self, size: usize) -> bool {
+        let poor = self.0.load(Ordering::Relaxed);
+        // SAFETY: gives a number.
+        size < LARGE_BYTES || poor == 0 || poor != unsafe { libc::gettid() }.unsigned_abs()
+    }
+}
+
+// SAFETY: all is the system's, or a refusal, which an allocator may give.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's layout.
+        if self.has(layout.size()) { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's piece and layout, which the system gave.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+/// Writes where there is memory for the bytes at every other call only.
+fn no_memory() {
+    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let client = VirtualStream::connect_with(listener.local_addr().unwrap(), quick()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let bytes = data(3, 8 * MIB);
+    let refused = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_all(&server));
+        let (mut rest, mut refused, mut call) = (bytes.as_slice(), 0, 0);
+        while !rest.is_empty() {
+            // The first is refused, as nothing has come back to the pool yet. Sizes on both sides
+            // of the short way for small messages.
+            let piece = &rest[..rest.len().min([200_000, 100, 3000][call % 3])];
+            // SAFETY: gives a number.
+            let poor = if call % 2 == 0 { unsafe { libc::gettid() } } else { 0 };
+            ALLOCATOR.0.store(poor.unsigned_abs(), Ordering::Relaxed);
+            let wrote = (&client).write(piece);
+            ALLOCATOR.0.store(0, Ordering::Relaxed);
+            call += 1;
+            match wrote {
+                Ok(n) => rest = &rest[n..],
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::ENOMEM), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(reader.join().unwrap() == bytes, "what was read differs");
+        refused
+    });
+    assert!(refused > 0, "nothing was refused");
+}
+
+/// It ended the program.
+#[test]
+fn a_write_without_memory_for_its_bytes_says_so_and_takes_none() {
+    let _limit = Limit::new("no memory", PATIENCE);
+    begin();
+    assert!(Helper::spawn("helper_process", "no-memory", "").end().success());
 }
 
 /// Forks where no memory can be shared with a child.

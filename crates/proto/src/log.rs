@@ -77,13 +77,20 @@ impl Pool {
         self.cap.load(Ordering::Relaxed).saturating_sub(self.shared_used())
     }
 
-    fn take(&self, bytes: usize) -> Box<[u8]> {
+    /// `None` where there is no memory for one.
+    fn take(&self, bytes: usize) -> Option<Box<[u8]>> {
         let small = bytes <= CHUNK_SMALL_BYTES;
         let mut free = self.hold();
         let found = if small { free.small.pop() } else { free.large.pop() };
         drop(free);
         let size = if small { CHUNK_SMALL_BYTES } else { CHUNK_BYTES };
-        found.unwrap_or_else(|| vec![0; size].into_boxed_slice())
+        if found.is_some() {
+            return found;
+        }
+        let mut chunk = Vec::new();
+        chunk.try_reserve_exact(size).ok()?;
+        chunk.resize(size, 0);
+        Some(chunk.into_boxed_slice())
     }
 
     fn give(&self, chunk: Box<[u8]>) {
@@ -175,22 +182,32 @@ impl Log {
         LOG_GUARANTEED_BYTES.saturating_sub(self.len()).max(self.pool.shared_room())
     }
 
-    /// Appends all of `bytes`. Whoever calls has checked [`Self::room`] as far as the cap matters.
-    #[inline]
+    /// Appends all of `bytes`, which cannot be refused: without memory for them the process ends, as
+    /// it does wherever else there is none.
     pub fn append(&mut self, bytes: &[u8]) {
+        if self.try_append(bytes) < bytes.len() {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; CHUNK_BYTES]>());
+        }
+    }
+
+    /// Appends as many of `bytes` as there is memory for, and gives their number. Whoever calls has
+    /// checked [`Self::room`] as far as the cap matters.
+    #[inline]
+    pub fn try_append(&mut self, bytes: &[u8]) -> usize {
         if let Some(chunk) = self.chunks.back_mut()
             && let Some(space) = chunk.bytes.get_mut(chunk.to..chunk.to + bytes.len())
         {
             space.copy_from_slice(bytes);
             chunk.to += bytes.len();
             self.end += bytes.len() as u64;
-            return self.account();
+            self.account();
+            return bytes.len();
         }
-        self.append_to_more(bytes);
+        self.append_to_more(bytes)
     }
 
     /// The same where the last chunk has no room for all.
-    fn append_to_more(&mut self, mut bytes: &[u8]) {
+    fn append_to_more(&mut self, mut bytes: &[u8]) -> usize {
         let total = bytes.len();
         if total > CHUNK_SMALL_BYTES {
             // Not in two pieces because of what was kept for small ones.
@@ -200,7 +217,7 @@ impl Log {
             let has_space = self.chunks.back().is_some_and(|chunk| chunk.to < chunk.bytes.len());
             if !has_space {
                 let wanted = if self.chunks.is_empty() { bytes.len() } else { CHUNK_BYTES };
-                let bytes = self.pool.take(wanted);
+                let Some(bytes) = self.pool.take(wanted) else { break };
                 self.chunks.push_back(Chunk { bytes, from: 0, to: 0 });
             }
             let Some(chunk) = self.chunks.back_mut() else { break };
@@ -210,7 +227,19 @@ impl Log {
             chunk.to += n;
             bytes = rest;
         }
-        self.end += total as u64;
+        let taken = total - bytes.len();
+        self.end += taken as u64;
+        self.account();
+        taken
+    }
+
+    /// Takes back what the last [`Self::try_append`] appended: `bytes`, less than it was to append,
+    /// which are all in the last chunk.
+    pub fn retract(&mut self, bytes: usize) {
+        if let Some(chunk) = self.chunks.back_mut() {
+            chunk.to -= bytes;
+            self.end -= bytes as u64;
+        }
         self.account();
     }
 
@@ -351,6 +380,18 @@ impl Drop for Log {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_was_appended_in_part_can_be_taken_back() {
+        let mut log = Log::new(Arc::default(), 7);
+        log.append(b"kept, gone");
+        log.retract(6);
+        assert_eq!((log.len(), log.end()), (4, 11));
+        assert_eq!(log.try_append(b" and on"), 7);
+        let mut out = [0; 20];
+        assert_eq!(log.read(&mut out), 11);
+        assert_eq!(&out[..11], b"kept and on");
+    }
 
     #[test]
     fn a_full_cap_leaves_each_session_its_guaranteed_part() {

@@ -186,9 +186,16 @@ impl Sender {
         usize::try_from(credit.min(self.log.room())).unwrap_or(usize::MAX)
     }
 
-    /// Takes as many of `bytes` as there is room for, in order; gives their number. What was taken
-    /// is delivered once, or the session fails.
+    /// Takes as many of `bytes` as there is room and memory for, in order; gives their number: less
+    /// than [`Self::room`] only for want of memory. What was taken is delivered once, or the session
+    /// fails.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.room());
+        self.log.try_append(&bytes[..n])
+    }
+
+    /// The same for bytes that cannot be given back: without memory for them the process ends.
+    pub fn write_all(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.room());
         self.log.append(&bytes[..n]);
         n
@@ -455,7 +462,14 @@ impl Sender {
         {
             return None;
         }
-        self.log.append(bytes);
+        match self.log.try_append(bytes) {
+            all if all == n => {}
+            // What fitted in is there now, and would go out twice.
+            some => {
+                self.log.retract(some);
+                return None;
+            }
+        }
         let blocked = end + n as u64 >= self.edge;
         self.cut(Kind::Data, if blocked { FLAG_BLOCKED } else { 0 }, n, acks);
         self.frame.payload_left = n;

@@ -731,7 +731,7 @@ fn take_strays(ours: RawFd, tx: &mut Tx) {
     while sender.room() >= buf.len() {
         match sys::io::recv_one(ours, &mut buf) {
             Ok(n) if n > 0 => {
-                sender.write(&buf[..n]);
+                sender.write_all(&buf[..n]);
             }
             _ => return,
         }

@@ -196,8 +196,9 @@ impl Socket {
         }
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() - done;
         if taken == 0 && wanted > 0 {
+            let has_room = tx.sender.as_ref().is_some_and(|sender| sender.room() > 0);
             self.finish_tx(tx);
-            return Ok(Step::NoRoom);
+            return if has_room { fail(libc::ENOMEM) } else { Ok(Step::NoRoom) };
         }
         let owed = self.flush(&mut tx, more) == Flushed::Owed;
         self.finish_tx(tx);
