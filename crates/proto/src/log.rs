@@ -182,8 +182,8 @@ impl Log {
         LOG_GUARANTEED_BYTES.saturating_sub(self.len()).max(self.pool.shared_room())
     }
 
-    /// Appends all of `bytes`, which cannot be refused: without memory for them the process ends, as
-    /// it does wherever else there is none.
+    /// Appends all of `bytes`, which cannot be refused: without memory for them the process ends,
+    /// as it does wherever else there is none.
     pub fn append(&mut self, bytes: &[u8]) {
         if self.try_append(bytes) < bytes.len() {
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; CHUNK_BYTES]>());

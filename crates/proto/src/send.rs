@@ -187,8 +187,8 @@ impl Sender {
     }
 
     /// Takes as many of `bytes` as there is room and memory for, in order; gives their number: less
-    /// than [`Self::room`] only for want of memory. What was taken is delivered once, or the session
-    /// fails.
+    /// than [`Self::room`] only for want of memory. What was taken is delivered once, or the
+    /// session fails.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.room());
         self.log.try_append(&bytes[..n])
