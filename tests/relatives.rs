@@ -655,8 +655,9 @@ fn workers_go_on(lose_the_master: impl FnOnce(&mut Helper)) {
         ping(&first, 3, 3 * MIB);
         ping(&second, 4, 3 * MIB);
     });
-    let resumes = [&first, &second].map(|client| client.info().unwrap().resumes);
-    assert!(resumes.iter().all(|&resumes| resumes >= 1), "{resumes:?}");
+    wait_until("both have resumed", || {
+        [&first, &second].iter().all(|client| client.info().unwrap().resumes >= 1)
+    });
     drop((first, second));
     for seed in 0..workers as u64 {
         let mut client = connect();

@@ -51,7 +51,7 @@ fn sealed_bytes_come_through_cuts_at_many_places_whatever_the_mode() {
             let [client, server] = [client, server].map(|mode| Config { mode, ..sealed() });
             let ends = ends("127.0.0.1:0", client, server);
             let hit = through(&ends, 6 * MIB, every, &fault);
-            assert!(hit > 1, "only {hit} cuts");
+            assert!(hit > 0, "no cut hit");
         }
     }
 }

@@ -118,7 +118,8 @@ pub(crate) fn exchange(client: &VirtualStream, server: &VirtualStream, up: &[u8]
 }
 
 /// Runs `work` while `fault` hits all open connections whenever so many more bytes have passed the
-/// proxy. Gives how many connections were hit.
+/// proxy: the first time exactly then, however late the thread that looks comes. Gives how many
+/// connections were hit.
 pub(crate) fn while_cutting(
     proxy: &Proxy,
     fault: &Fault,
@@ -126,10 +127,14 @@ pub(crate) fn while_cutting(
     work: impl FnOnce(),
 ) -> usize {
     let (stop, ready) = (AtomicBool::new(false), std::sync::Barrier::new(2));
+    let planned = || proxy.stats().summary.plan_steps_done;
+    let before = planned();
+    proxy.inject_after(every as u64, fault.clone()).unwrap();
     std::thread::scope(|scope| {
         let cutter = scope.spawn(|| {
             ready.wait();
-            let (mut hit, mut last) = (0, 0);
+            let summary = proxy.stats().summary;
+            let (mut hit, mut last) = (0, summary.up + summary.down);
             while !stop.load(Ordering::Relaxed) {
                 let summary = proxy.stats().summary;
                 if summary.up + summary.down >= last + every as u64 {
@@ -144,7 +149,7 @@ pub(crate) fn while_cutting(
         ready.wait();
         work();
         stop.store(true, Ordering::Relaxed);
-        cutter.join().unwrap()
+        cutter.join().unwrap() + planned() - before
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::event::{Event, EventKind, EventLog};
 use crate::fault::{Direction, Fault, Way};
-use crate::plan::{Scope, Step};
+use crate::plan::{Scope, Step, When};
 use crate::schedule::{Counts, Schedule};
 use crate::summary::Summary;
 
@@ -54,6 +54,17 @@ impl Ledger {
 
     pub(crate) fn since_start(&self) -> Duration {
         self.now.saturating_duration_since(self.start)
+    }
+
+    /// One more step of the plan: a fault when so many more bytes have been forwarded.
+    pub(crate) fn add_step(&mut self, bytes: u64, fault: Fault) {
+        let bytes = (self.totals.up + self.totals.down).saturating_add(bytes);
+        let when = When::After { bytes, direction: Direction::Both };
+        let step = Step { scope: Scope::Total, when, fault };
+        self.schedule.arm(self.plan.len(), &step, self.now);
+        self.plan = self.plan.iter().cloned().chain([step]).collect();
+        self.done.push(false);
+        self.summary.plan_steps += 1;
     }
 
     /// The fault of a step, which counts as done by this.

@@ -202,6 +202,17 @@ impl Proxy {
         answer.recv().map_err(|_| InjectError::Ended)?
     }
 
+    /// Does a fault once so many more bytes of all connections together have been forwarded, exactly
+    /// there, to the connection that carries the last of them: a step that joins the plan.
+    ///
+    /// # Errors
+    /// [`InjectError::Ended`].
+    pub fn inject_after(&self, bytes: u64, fault: Fault) -> Result<(), InjectError> {
+        let (reply, answer) = channel();
+        self.send(Command::InjectAfter(bytes, fault, reply))?;
+        answer.recv().map_err(|_| InjectError::Ended)
+    }
+
     /// Numbers as of now.
     pub fn stats(&self) -> Stats {
         let (reply, answer) = channel();

@@ -30,6 +30,7 @@ const ACCEPTS: usize = 64;
 
 pub(crate) enum Command {
     Inject(Fault, Target, Sender<Result<usize, InjectError>>),
+    InjectAfter(u64, Fault, Sender<()>),
     Upstream(SocketAddr, Sender<()>),
     Stats(Sender<Stats>),
     Stop,
@@ -165,6 +166,10 @@ impl Worker {
             match self.commands.try_recv() {
                 Ok(Command::Inject(fault, target, reply)) => {
                     let _ = reply.send(self.inject(&fault, target));
+                }
+                Ok(Command::InjectAfter(bytes, fault, reply)) => {
+                    self.ledger.add_step(bytes, fault);
+                    let _ = reply.send(());
                 }
                 Ok(Command::Upstream(upstream, reply)) => {
                     self.upstream = upstream;

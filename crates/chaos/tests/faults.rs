@@ -41,6 +41,29 @@ fn a_reset_comes_exactly_after_its_byte_up() {
 }
 
 #[test]
+fn a_fault_that_is_asked_for_later_comes_exactly_after_so_many_more_bytes() {
+    let rig = rig("after 1000 reset");
+    let (mut client, mut server) = rig.pair();
+    passes(&mut client, &mut server, &noise(600, 1));
+    rig.proxy.inject_after(100_000, Fault::Fin).unwrap();
+    let sender = pour(&client, &noise(2_000_000, 2));
+    // The plan's own step first.
+    let (got, end) = read_all(&mut server);
+    assert!(is_reset(&end), "{end:?}");
+    assert_eq!(got.len(), 400);
+    sender.join().unwrap();
+    let (client, mut server) = rig.pair();
+    let sender = pour(&client, &noise(2_000_000, 3));
+    let (got, end) = read_all(&mut server);
+    assert!(end.is_ok(), "{end:?}");
+    assert_eq!(got.len(), 100_000 - 400);
+    drop((client, server));
+    sender.join().unwrap();
+    let summary = rig.proxy.stop();
+    assert_eq!((summary.plan_steps, summary.plan_steps_done, summary.cuts), (2, 2, 2));
+}
+
+#[test]
 fn a_reset_comes_exactly_after_its_byte_down() {
     for cut in [1, 4096, 700_001] {
         let rig = rig(&format!("conn 1 after {cut} down reset"));
