@@ -202,8 +202,8 @@ impl Proxy {
         answer.recv().map_err(|_| InjectError::Ended)?
     }
 
-    /// Does a fault once so many more bytes of all connections together have been forwarded, exactly
-    /// there, to the connection that carries the last of them: a step that joins the plan.
+    /// Does a fault once so many more bytes of all connections together have been forwarded,
+    /// exactly there, to the connection that carries the last of them: a step that joins the plan.
     ///
     /// # Errors
     /// [`InjectError::Ended`].
