@@ -134,15 +134,16 @@ pub unsafe extern "C" fn evs_config_add_allowed_client(
 /// Sets the file that lists the static keys of servers, in each line HOST or HOST:PORT and the key
 /// (hexadecimal digits or base64): what a client goes by that has no evs_config_set_server_key().
 ///
-/// `path` is copied and made absolute; NULL takes it off. The file is read at each connect; one that
-/// is not there lists nobody. A connect fails with EACCES, and last_error of evs_session_info() says
-/// why, if the server has not proven to have the key that is listed for it (it names file and line),
-/// if the file is wrong or others than its owner may write it, and, unless `accept_new` is 1, if the
-/// server is not listed. If it is 1 such a server is believed this first time, and added to the file.
+/// `path` is copied and made absolute; NULL takes it off. The file is read at each connect; one
+/// that is not there lists nobody. A connect fails with EACCES, and last_error of
+/// evs_session_info() says why, if the server has not proven to have the key that is listed for it
+/// (it names file and line), if the file is wrong or others than its owner may write it, and,
+/// unless `accept_new` is 1, if the server is not listed. If it is 1 such a server is believed
+/// this first time, and added to the file.
 ///
 /// Returns:       0, or -errno.
-/// Errors:        EFAULT (`config` is NULL); EINVAL (an empty path, or `accept_new` is neither 0 nor
-///                1); those of getcwd(3) for a relative path.
+/// Errors:        EFAULT (`config` is NULL); EINVAL (an empty path, or `accept_new` is neither 0
+///                nor 1); those of getcwd(3) for a relative path.
 /// Thread safety: one thread at a time per configuration.
 /// Since:         0.1
 ///
