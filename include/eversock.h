@@ -769,6 +769,85 @@ int evs_config_add_allowed_client(struct evs_config *config,
                                   size_t len);
 
 /**
+ * Sets the file that lists the static keys of servers, in each line HOST or HOST:PORT and the key
+ * (hexadecimal digits or base64): what a client goes by that has no evs_config_set_server_key().
+ *
+ * `path` is copied and made absolute; NULL takes it off. The file is read at each connect; one
+ * that is not there lists nobody. A connect fails with EACCES, and last_error of
+ * evs_session_info() says why, if the server has not proven to have the key that is listed for it
+ * (it names file and line), if the file is wrong or others than its owner may write it, and,
+ * unless `accept_new` is 1, if the server is not listed. If it is 1 such a server is believed
+ * this first time, and added to the file.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (`config` is NULL); EINVAL (an empty path, or `accept_new` is neither 0
+ *                nor 1); those of getcwd(3) for a relative path.
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed; `path` is NULL or a string.
+ */
+EVS_API
+int evs_config_set_known_peers(struct evs_config *config,
+                               const char *path,
+                               int accept_new);
+
+/**
+ * Sets how many sessions born of a listener may go on at one time, those that wait for their peer
+ * to come back included; 0 (the default) is no limit.
+ *
+ * A client that comes beyond it is refused (ECONNREFUSED) and may come again; a resume never is.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed.
+ */
+EVS_API
+int evs_config_set_sessions_max(struct evs_config *config,
+                                uint32_t sessions);
+
+/**
+ * Sets how many bytes the sessions of the process may hold, written and not confirmed or come and
+ * not read, before a listener refuses new ones; 0 (the default) is no limit.
+ *
+ * 64 KiB for each direction of each session do not count. A client that comes while they hold more
+ * is refused (ECONNREFUSED) and may come again; a resume never is.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed.
+ */
+EVS_API
+int evs_config_set_memory_max(struct evs_config *config,
+                              uint64_t bytes);
+
+/**
+ * Sets how many unfinished handshakes of one source (an IPv4 address, or 64 bits of an IPv6
+ * address) a listener has at one time, once some from there have stalled while others waited; 0 is
+ * no limit. Default: 64, a fourth of all.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_config_new() and not freed.
+ */
+EVS_API
+int evs_config_set_handshakes_per_source(struct evs_config *config,
+                                         uint32_t handshakes);
+
+/**
  * socket(2): makes a virtual socket with the default configuration (evs_set_default_config):
  * pumped unless that says otherwise.
  *

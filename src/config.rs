@@ -1,12 +1,13 @@
 //! A [`Config`] step by step.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Answer, Config, FaultReport, LineUp, Mode, PresharedKey, PublicKey, RecoveryPolicy, Sealing,
-    StaticKey,
+    Answer, Config, FaultReport, KnownFile, KnownServers, KnowsServers, LineUp, Mode, PresharedKey,
+    PublicKey, RecoveryPolicy, Sealing, StaticKey,
 };
 
 /// Builds a [`Config`] from the defaults.
@@ -139,6 +140,18 @@ impl Builder {
     pub fn server_key(mut self, key: PublicKey) -> Self {
         self.0.server_key = Some(key);
         self
+    }
+
+    /// A client's, when there is no `server_key`: who knows which one the server must have.
+    pub fn known_servers(mut self, known: impl KnowsServers + 'static) -> Self {
+        self.0.known_servers = Some(KnownServers(Arc::new(known)));
+        self
+    }
+
+    /// The same, from a file with a line for each server: `HOST KEY` or `HOST:PORT KEY`. One that
+    /// is not listed is refused, or with `accept_new` believed and added.
+    pub fn known_peers(self, path: impl Into<PathBuf>, accept_new: bool) -> Self {
+        self.known_servers(KnownFile { path: path.into(), accept_new })
     }
 
     /// A listener's: the static keys of the clients that it takes.

@@ -50,6 +50,7 @@ mod stream;
 pub mod wait;
 
 pub use config::{Builder, builder};
+pub use eversock_engine::keys::KnownFile;
 pub use eversock_engine::{
     Answer, BackOff, Config, Event, EventKind, FaultReport, KnownServers, KnowsServers, LineUp,
     Mode, PresharedKey, PublicKey, RecoveryPolicy, Sealing, SessionInfo, State, StaticKey, answer,

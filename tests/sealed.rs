@@ -431,6 +431,50 @@ fn static_keys_let_in_whom_the_other_side_knows_and_nobody_else() {
     }
 }
 
+/// It was "Permission denied", and nothing said which line of which file to look at.
+#[test]
+fn a_connect_to_a_server_with_another_key_than_the_one_listed_names_the_line() {
+    let _limit = Limit::new("a changed key", PATIENCE);
+    begin();
+    let server = |byte| Config { identity: Some(identity(byte)), ..sealed() };
+    let listener = VirtualListener::bind_with("127.0.0.1:0", server(8)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let path = std::env::temp_dir().join(format!("evs-changed-{}", std::process::id()));
+    let known = eversock::builder().known_peers(&path, false).build();
+    let client = || Config { known_servers: known.known_servers.clone(), ..sealed() };
+    let listed = |byte: u8| {
+        let text = format!("# servers\n{addr} {}\n", identity(byte).public());
+        std::fs::write(&path, text).unwrap();
+        let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, own).unwrap();
+    };
+    listed(8);
+    let pair = VirtualStream::connect_with(addr, client()).map_err(|_| 0);
+    talk(pair.map(|client| (client, listener.accept().unwrap().0)));
+
+    listed(9);
+    let socket = posix::socket(libc::AF_INET, libc::SOCK_STREAM, 0, client().share()).unwrap();
+    let error = posix::connect(socket, addr).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+    let said = posix::info(socket).unwrap().last_error.unwrap();
+    let path_text = path.display();
+    assert!(said.contains(&format!("{addr} has not proven to have")), "{said}");
+    assert!(said.contains(&format!("the static key in {path_text}:2: ")), "{said}");
+    assert!(said.contains(&format!("remove line 2 of {path_text}")), "{said}");
+    posix::close(socket).unwrap();
+
+    // Removed as it says: the refusal names the line to add.
+    std::fs::write(&path, "# servers\n").unwrap();
+    let socket = posix::socket(libc::AF_INET, libc::SOCK_STREAM, 0, client().share()).unwrap();
+    let error = posix::connect(socket, addr).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+    let said = posix::info(socket).unwrap().last_error.unwrap();
+    let line = format!("{addr} {}", identity(8).public());
+    assert!(said.contains(&format!("add this line to {path_text}: {line}")), "{said}");
+    posix::close(socket).unwrap();
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[test]
 fn a_session_with_static_keys_is_resumed_by_its_secret() {
     let _limit = Limit::new("static keys through cuts", PATIENCE);

@@ -48,6 +48,98 @@ static int listening(int mode, struct sockaddr_in *where)
     return listener;
 }
 
+/* "HOST:PORT KEY" as the only line behind a comment; nothing with no key. */
+static void list(const char *path, const struct sockaddr_in *where, const unsigned char *key)
+{
+    FILE *file = fopen(path, "w");
+
+    CHECK(file != NULL);
+    CHECK(fprintf(file, "# servers\n") > 0);
+    if (key != NULL) {
+        CHECK(fprintf(file, "127.0.0.1:%d ", ntohs(where->sin_port)) > 0);
+        for (int i = 0; i < EVS_KEY_BYTES; i++)
+            CHECK(fprintf(file, "%02x", key[i]) == 2);
+        CHECK(fputc('\n', file) == '\n');
+    }
+    CHECK(fclose(file) == 0);
+}
+
+/* What a refused connect tells. */
+static void refused(const evs_config *config, const struct sockaddr_in *where, const char *why)
+{
+    int client = evs_socket_with(config, AF_INET, SOCK_STREAM, 0);
+    struct evs_info info;
+
+    CHECK_FAILS(evs_connect(client, (const struct sockaddr *)where, sizeof *where), EACCES);
+    CHECK_STATUS(evs_session_info(client, &info, sizeof info), 0);
+    if (strstr(info.last_error, why) == NULL) {
+        fprintf(stderr, "told: %s\nnot: %s\n", info.last_error, why);
+        CHECK(0);
+    }
+    CHECK(evs_close(client) == 0);
+}
+
+static void taken(const evs_config *config, const struct sockaddr_in *where, int listener)
+{
+    int client = evs_socket_with(config, AF_INET, SOCK_STREAM, 0), server;
+
+    CHECK(evs_connect(client, (const struct sockaddr *)where, sizeof *where) == 0);
+    server = evs_accept(listener, NULL, NULL);
+    CHECK(server >= 0);
+    CHECK(evs_close(client) == 0);
+    CHECK(evs_close(server) == 0);
+}
+
+/* Alice knows Bob from a file, or does not. */
+static void known_peers(int mode)
+{
+    char folder[] = "/tmp/evs-known-XXXXXX", path[64], place[80], line[128];
+    struct sockaddr_in where;
+    int listener = listening(mode, &where);
+    evs_config *config = sealed(mode);
+    FILE *file;
+
+    CHECK(mkdtemp(folder) != NULL);
+    snprintf(path, sizeof path, "%s/known", folder);
+    snprintf(place, sizeof place, "%s:2", path);
+    CHECK_STATUS(evs_config_set_identity(config, alice, sizeof alice), 0);
+    CHECK_STATUS(evs_config_set_known_peers(config, path, 0), 0);
+    refused(config, &where, "is not known");
+    CHECK(access(path, F_OK) != 0);
+    list(path, &where, bob_public);
+    taken(config, &where, listener);
+    list(path, &where, alice_public);
+    refused(config, &where, place);
+    CHECK(chmod(path, 0666) == 0);
+    refused(config, &where, path);
+    CHECK(chmod(path, 0600) == 0);
+
+    /* Believed the first time, and only then. The folder may change. */
+    CHECK(chdir(folder) == 0);
+    CHECK_STATUS(evs_config_set_known_peers(config, "known", 1), 0);
+    CHECK(chdir("/") == 0);
+    refused(config, &where, place);
+    list(path, &where, NULL);
+    taken(config, &where, listener);
+    taken(config, &where, listener);
+    file = fopen(path, "r");
+    CHECK(file != NULL);
+    CHECK(fgets(line, sizeof line, file) != NULL && strcmp(line, "# servers\n") == 0);
+    CHECK(fgets(line, sizeof line, file) != NULL && strstr(line, "de9edb7d7b7dc1b4") != NULL);
+    CHECK(fgets(line, sizeof line, file) == NULL);
+    CHECK(fclose(file) == 0);
+
+    /* A pinned key goes before the file. */
+    list(path, &where, alice_public);
+    CHECK_STATUS(evs_config_set_server_key(config, bob_public, sizeof bob_public), 0);
+    taken(config, &where, listener);
+    CHECK_STATUS(evs_config_set_server_key(config, NULL, 0), 0);
+    refused(config, &where, place);
+    CHECK(unlink(path) == 0 && rmdir(folder) == 0);
+    CHECK(evs_close(listener) == 0);
+    evs_config_free(config);
+}
+
 static void with_mode(int mode, size_t total)
 {
     unsigned char *data = malloc(total), *back = malloc(total);
@@ -105,5 +197,7 @@ int main(int argc, char **argv)
     begin();
     with_mode(EVS_MODE_DIRECT, total);
     with_mode(EVS_MODE_PUMPED, total);
+    known_peers(EVS_MODE_DIRECT);
+    known_peers(EVS_MODE_PUMPED);
     return 0;
 }

@@ -109,6 +109,11 @@ fn sealed_sessions_with_static_keys_stand_between_those_who_know_each_other() {
 }
 
 #[test]
+fn a_listener_at_a_limit_refuses_clients_and_takes_them_again() {
+    check("limits");
+}
+
+#[test]
 fn the_recovery_callback_decides() {
     check("recovery");
 }

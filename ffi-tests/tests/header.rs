@@ -2,7 +2,8 @@
 
 use eversock_ffi_tests::{Link, Program, compare_or_bless, have, root};
 
-const FILES: [&str; 8] = ["version", "config", "keys", "socket", "io", "poll", "option", "info"];
+const FILES: [&str; 9] =
+    ["version", "config", "keys", "limits", "socket", "io", "poll", "option", "info"];
 
 fn generate() -> String {
     let root = root();

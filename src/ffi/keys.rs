@@ -1,7 +1,12 @@
 //! Sealing, and who an end is.
 
-use eversock_engine::{PublicKey, Sealing, StaticKey};
-use libc::{c_int, size_t};
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use eversock_engine::keys::KnownFile;
+use eversock_engine::{Config, KnownServers, PublicKey, Sealing, StaticKey};
+use libc::{c_char, c_int, size_t};
 
 use crate::ffi::config::{evs_config, set};
 use crate::ffi::guard::fail;
@@ -124,6 +129,54 @@ pub unsafe extern "C" fn evs_config_add_allowed_client(
             Ok(())
         })
     }
+}
+
+/// Sets the file that lists the static keys of servers, in each line HOST or HOST:PORT and the key
+/// (hexadecimal digits or base64): what a client goes by that has no evs_config_set_server_key().
+///
+/// `path` is copied and made absolute; NULL takes it off. The file is read at each connect; one
+/// that is not there lists nobody. A connect fails with EACCES, and last_error of
+/// evs_session_info() says why, if the server has not proven to have the key that is listed for it
+/// (it names file and line), if the file is wrong or others than its owner may write it, and,
+/// unless `accept_new` is 1, if the server is not listed. If it is 1 such a server is believed
+/// this first time, and added to the file.
+///
+/// Returns:       0, or -errno.
+/// Errors:        EFAULT (`config` is NULL); EINVAL (an empty path, or `accept_new` is neither 0
+///                nor 1); those of getcwd(3) for a relative path.
+/// Thread safety: one thread at a time per configuration.
+/// Since:         0.1
+///
+/// # Safety
+/// `config` is from evs_config_new() and not freed; `path` is NULL or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn evs_config_set_known_peers(
+    config: *mut evs_config,
+    path: *const c_char,
+    accept_new: c_int,
+) -> c_int {
+    let change = |config: &mut Config| {
+        let accept_new = match accept_new {
+            0 => false,
+            1 => true,
+            _ => return fail(libc::EINVAL),
+        };
+        if path.is_null() {
+            config.known_servers = None;
+            return Ok(());
+        }
+        // SAFETY: not NULL, so a string by the caller's word.
+        let path = unsafe { CStr::from_ptr(path) };
+        if path.is_empty() {
+            return fail(libc::EINVAL);
+        }
+        // The program may change its folder.
+        let path = std::path::absolute(OsStr::from_bytes(path.to_bytes()))?;
+        config.known_servers = Some(KnownServers(Arc::new(KnownFile { path, accept_new })));
+        Ok(())
+    };
+    // SAFETY: the caller's word.
+    unsafe { set(config, change) }
 }
 
 /// The key at that place; none for NULL without a length.

@@ -19,6 +19,8 @@ pub mod config;
 
 pub mod keys;
 
+pub mod limits;
+
 pub mod socket;
 
 pub mod io;

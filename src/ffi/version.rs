@@ -64,8 +64,9 @@ fn meaning(error: c_int) -> &'static CStr {
               or run eversock at the other end too"
         }
         libc::EACCES => {
-            c"The peer was refused: both ends need the same key (evs_config_set_key), or this \
-              process may not use the address"
+            c"The peer was refused: both ends need the same key (evs_config_set_key), or each the \
+              static key that the other knows (evs_session_info tells more), or this process may \
+              not use the address"
         }
         libc::ENOTRECOVERABLE => {
             c"The eversock engine of this process has failed: every virtual socket is lost; \

@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::Args;
+use eversock_engine::keys;
 use eversock_proto::identity::StaticKey;
-use eversock_rules::keys;
 
 use crate::failure::Failure;
 use crate::output;

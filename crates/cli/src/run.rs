@@ -4,16 +4,17 @@ use std::env;
 use std::ffi::OsString;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
+use eversock::Config;
 use eversock_rules::{Host, Mode, Policy, Ports, RULES_VARIABLE, Rule, Rules};
 
 use crate::failure::Failure;
+use crate::key::{self, KeyOptions, LimitOptions};
 use crate::program::{self, Weight, library};
-use crate::{key, units};
+use crate::units;
 
 /// Run a program whose TCP connections survive.
 ///
@@ -36,27 +37,8 @@ pub(crate) struct Run {
     /// --sealed.
     #[arg(long, value_name = "MODE", value_parser = mode)]
     mode: Option<Mode>,
-    /// A file with the key that both ends need: 32 bytes, 64 hexadecimal digits
-    /// or base64, and readable by you alone (see `evs keygen`).
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
-    /// Encrypt and authenticate all that goes over the wire. Both ends must want it.
-    #[arg(long)]
-    sealed: bool,
-    /// A file with the static key of this side (see `evs keygen`): a server that has one talks to
-    /// clients that know it.
-    #[arg(long, value_name = "FILE")]
-    identity: Option<PathBuf>,
-    /// With --connect: a file of servers' static keys, in each line HOST or HOST:PORT and the key.
-    /// A server that is not listed is refused with the line to add.
-    #[arg(long, value_name = "FILE")]
-    known_peers: Option<PathBuf>,
-    /// With --known-peers: a server that is not listed is believed the first time, and added.
-    #[arg(long)]
-    accept_new: bool,
-    /// With --listen: a file that lists the static keys of the clients that are let in.
-    #[arg(long, value_name = "FILE")]
-    allowed_clients: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyOptions,
     /// Whether to recover: auto, ask (--on-fault or `evs answer`), never. Default: auto.
     #[arg(long, value_name = "POLICY", value_parser = policy)]
     policy: Option<Policy>,
@@ -75,6 +57,8 @@ pub(crate) struct Run {
     /// With --listen and auto: a client that says nothing is a plain one that waits for the server.
     #[arg(long)]
     server_speaks_first: bool,
+    #[command(flatten)]
+    limits: LimitOptions,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
@@ -124,19 +108,20 @@ impl Run {
         let mut rules = if self.connect.is_empty() && self.listen.is_empty() {
             self.configured()?
         } else {
-            let all = |places: &[Place]| places.iter().map(|place| self.rule(place)).collect();
-            let rules = Rules { connect: all(&self.connect), listen: all(&self.listen) };
+            if self.listen.is_empty() && self.limits.are_given() {
+                return Err("limits of a listener belong to a --listen".to_owned());
+            }
+            let rules = Rules {
+                connect: self.connect.iter().map(|place| self.connect_rule(place)).collect(),
+                listen: self.listen.iter().map(|place| self.listen_rule(place)).collect(),
+            };
             // As the program will read them: what contradicts itself is refused here.
             eversock_rules::from_text(&rules.to_toml(), "these options")
                 .map_err(|error| error.to_string())?
         };
         for rule in rules.connect.iter().chain(&rules.listen) {
-            for path in rule.key.iter().chain(&rule.identity) {
-                key::read(path)?;
-            }
-            if let Some(path) = &rule.allowed_clients {
-                eversock_rules::keys::read_allowed_clients(path).map_err(|e| e.to_string())?;
-            }
+            // The library will read them again, in the program; here somebody reads what is wrong.
+            key::configure(rule, &mut Config::default())?;
         }
         let names: Vec<String> = rules.names().map(str::to_owned).collect();
         for name in names {
@@ -154,7 +139,8 @@ impl Run {
 
     fn configured(&self) -> Result<Rules, String> {
         let has_options = self.mode.is_some()
-            || self.wants_keys()
+            || self.keys.are_given()
+            || self.limits.are_given()
             || self.policy.is_some()
             || self.grace.is_some()
             || self.redial_limit.is_some()
@@ -178,38 +164,26 @@ impl Run {
         Ok(rules)
     }
 
-    /// True when a peer must have something that a plain one has not.
-    fn wants_keys(&self) -> bool {
-        self.key.is_some()
-            || self.sealed
-            || self.identity.is_some()
-            || self.known_peers.is_some()
-            || self.accept_new
-            || self.allowed_clients.is_some()
-    }
-
-    fn rule(&self, place: &Place) -> Rule {
-        let default = if self.wants_keys() { Mode::Require } else { Mode::Auto };
-        // The program may change its folder.
-        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    fn connect_rule(&self, place: &Place) -> Rule {
+        let by_keys = self.keys.rule();
         Rule {
             host: place.host.clone(),
-            addresses: Vec::new(),
             ports: place.ports,
-            mode: self.mode.unwrap_or(default),
-            key: self.key.as_ref().map(absolute),
-            sealed: self.sealed,
-            identity: self.identity.as_ref().map(absolute),
-            known_peers: self.known_peers.as_ref().map(absolute),
-            accept_new: self.accept_new,
-            allowed_clients: self.allowed_clients.as_ref().map(absolute),
+            mode: self.mode.unwrap_or(by_keys.mode),
             policy: self.policy.unwrap_or_default(),
             grace: self.grace,
             redial_limit: self.redial_limit,
             on_fault: self.on_fault.clone(),
             line_up: self.line_up.clone(),
             server_speaks_first: self.server_speaks_first,
+            ..by_keys
         }
+    }
+
+    fn listen_rule(&self, place: &Place) -> Rule {
+        let mut rule = self.connect_rule(place);
+        self.limits.set(&mut rule);
+        rule
     }
 }
 

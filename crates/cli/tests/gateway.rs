@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod common;
+#[path = "gateway/sealed.rs"]
+mod sealed;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -410,7 +412,7 @@ fn gateways_with_different_keys_do_not_meet() {
     let stranger = ["--plain", ANY, "--resilient", &to, "--key", &other];
     let stranger = Gate::new(&place, "stranger", &stranger);
     assert!(is_reset(&patient(TcpStream::connect(stranger.addr).unwrap())));
-    stranger.wait_for("the keys differ");
+    stranger.wait_for("the peer refused: keys differ; both ends need the same --key");
 
     let friend = Gate::new(&place, "friend", &["--plain", ANY, "--resilient", &to, "--key", &one]);
     let mut client = patient(TcpStream::connect(friend.addr).unwrap());

@@ -7,8 +7,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use common::{Done, Place};
+use eversock_engine::keys;
 use eversock_proto::identity::StaticKey;
-use eversock_rules::keys;
 
 fn keygen(place: &Place, more: &[&str], name: &str) -> Done {
     let path = place.file(name);

@@ -267,6 +267,12 @@ fn the_program_gets_the_rules_the_library_and_what_was_preloaded_before() {
         "echo 'fault'",
         "--line-up",
         "true",
+        "--sessions-max",
+        "1000",
+        "--memory-max",
+        "1.5GB",
+        "--handshakes-per-source",
+        "0",
         "--",
         "env",
         "-u",
@@ -295,12 +301,23 @@ fn the_program_gets_the_rules_the_library_and_what_was_preloaded_before() {
     ] {
         assert!(rules.contains(part), "{part}: {rules}");
     }
+    let (connect, listen) = rules.split_once("[[listen]]").unwrap();
+    for part in
+        ["sessions-max = 1000\n", "memory-max = \"1500000000B\"", "handshakes-per-source = 0\n"]
+    {
+        assert!(listen.contains(part) && !connect.contains(part), "{part}: {rules}");
+    }
 }
 
 #[test]
 fn rules_that_make_no_sense_are_refused_before_anything_runs() {
     let bench = Bench::new();
-    let cases: [(&[&str], i32, &str); 12] = [
+    let cases: [(&[&str], i32, &str); 17] = [
+        (&["--connect", "::1", "--sessions-max", "1"], 125, "belong to a --listen"),
+        (&["--memory-max", "1MiB"], 125, "belong to a --connect or --listen"),
+        (&["--listen", "7", "--memory-max", "much"], 2, "a size is like 256MiB"),
+        (&["--listen", "7", "--sessions-max", "4294967296"], 2, "4294967296"),
+        (&["--listen", "7", "--handshakes-per-source", "few"], 2, "invalid digit"),
         (&["--connect", "192.0.2.1", "--sealed", "--mode", "auto"], 125, "`sealed` needs mode"),
         (&["--sealed"], 125, "belong to a --connect or --listen"),
         (&["--connect", "::1", "--accept-new"], 125, "`accept-new` needs `known-peers`"),
@@ -335,6 +352,10 @@ fn without_options_the_rules_of_the_configuration_count() {
     let done = Done::from(command.env("EVERSOCK_CONFIG", &file).output().unwrap());
     assert_eq!(done.code, Some(125), "{done:?}");
     assert!(done.stderr.contains("rules.toml:2: "), "{done:?}");
+    fs::write(&file, "[[listen]]\nport = 7\nmemory-max = \"much\"\n").unwrap();
+    let done = Done::from(command.env("EVERSOCK_CONFIG", &file).output().unwrap());
+    assert_eq!(done.code, Some(125), "{done:?}");
+    assert!(done.stderr.contains("rules.toml:3: `much` is no size; expected bytes"), "{done:?}");
 }
 
 /// Echoes one connection at a time until its standard input ends; says where.
@@ -381,7 +402,7 @@ fn an_unchanged_program_is_sealed_by_run_and_knows_its_server_from_the_first_tim
     let bench = Bench::new();
     let key = |name: &str, byte: u8| {
         let path = bench.place.file(name);
-        eversock_rules::keys::write_key(&path, &[byte; 32]).unwrap();
+        eversock_engine::keys::write_key(&path, &[byte; 32]).unwrap();
         path.display().to_string()
     };
     let (one, other) = (key("one", 1), key("other", 2));
@@ -402,6 +423,10 @@ fn an_unchanged_program_is_sealed_by_run_and_knows_its_server_from_the_first_tim
         let done = connect_under(&bench, client, &place);
         assert_ne!(done.code, Some(0));
         assert!(done.stderr.contains("PermissionError"), "{done:?}");
+        // The program's error says no more; the library names the line and the remedy.
+        let named = format!("has not proven to have the static key in {known}:1: ");
+        assert!(done.stderr.contains(&named), "{done:?}");
+        assert!(done.stderr.contains(&format!("remove line 1 of {known}")), "{done:?}");
     }
     // Nor who is not known, without --accept-new; the line to add is told.
     fs::remove_file(&known).unwrap();
@@ -453,6 +478,33 @@ fn survives_a_cut(bench: &Bench, at_server: &[&str], at_client: &[&str]) -> u16 
     client.close_input();
     assert_eq!(client.wait().0, Some(0));
     port
+}
+
+#[test]
+fn a_program_under_run_refuses_sessions_beyond_its_limit_until_one_has_ended() {
+    if !have("python3") {
+        return;
+    }
+    let bench = Bench::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port.to_string();
+    let _server = start_server(&bench, &["--mode", "require", "--sessions-max", "1"], &port);
+    let options = ["--mode", "require"];
+    let peer = format!("127.0.0.1:{port}");
+    let place = ["--connect", &peer, "--", "python3", "-c", CLIENT, &port];
+    let first = bench.command(&[&["run"], &options[..], &place].concat());
+    let mut first = bench.place.start_command(first);
+    assert_eq!(first.line(), "ready");
+    let second = connect_under(&bench, &options, &port);
+    assert_ne!(second.code, Some(0));
+    assert!(second.stderr.contains("ConnectionRefusedError"), "{second:?}");
+    first.say("still here");
+    assert_eq!(first.line(), "still here");
+    first.close_input();
+    assert_eq!(first.wait().0, Some(0));
+    common::wait_for("there is room again", || {
+        (connect_under(&bench, &options, &port).code == Some(0)).then_some(())
+    });
 }
 
 #[test]

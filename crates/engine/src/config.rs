@@ -96,6 +96,16 @@ pub trait KnowsServers: Send + Sync {
     /// A server that is not known has proven to have this key: whether to believe it. An error ends
     /// the connect, and should say how the key is made known.
     fn first_seen(&self, host: &str, port: u16, key: PublicKey) -> Result<(), String>;
+
+    /// A server that is known has not proven to have its key, and the connect ends: what to say
+    /// about it, and what the user can do.
+    fn not_proven(&self, host: &str, port: u16) -> String {
+        format!(
+            "{host}:{port} has not proven to have the static key that is known for it: it has \
+             another one now, or somebody is in its place, or it refuses this side's own key; if \
+             its key was changed on purpose, make the new one known in place of the old"
+        )
+    }
 }
 
 /// Where a client learns which static key its server must have.

@@ -14,9 +14,25 @@ pub(crate) fn fail<T>(number: i32) -> io::Result<T> {
     Err(errno(number))
 }
 
+/// An errno for the program, and what the log, `evs` and events say of it. Stays inside the engine:
+/// a call's error is the errno alone.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+struct Told {
+    number: i32,
+    cause: String,
+}
+
+/// An error by number, with a cause that says more.
+#[cold]
+pub(crate) fn told(number: i32, cause: String) -> io::Error {
+    io::Error::new(errno(number).kind(), Told { number, cause })
+}
+
 /// The number of an error; EIO where it has none.
 pub(crate) fn number(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EIO)
+    let told = || error.get_ref().and_then(|inner| inner.downcast_ref::<Told>());
+    error.raw_os_error().or_else(|| told().map(|told| told.number)).unwrap_or(libc::EIO)
 }
 
 /// True for "would block".

@@ -14,6 +14,7 @@
 //! * [`cabi`]: memory and addresses as callers from C hand them over.
 //! * [`posix`]: the system calls' twins, by descriptor.
 //! * `table`: from descriptor to virtual socket.
+//! * [`keys`]: files with keys, and with lists of keys.
 //! * `sys`: system calls, and with the table and the fork hooks the unsafe code.
 //!
 //! Architecture: no `#[no_mangle]` here; no lock but a socket's own direction lock is held across a
@@ -27,6 +28,7 @@ mod event;
 pub mod exec;
 mod family;
 mod inspect;
+pub mod keys;
 mod listener;
 mod mark;
 mod meet;

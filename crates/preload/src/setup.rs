@@ -2,17 +2,16 @@
 
 use std::ffi::CStr;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
+use eversock_engine::keys::KeyFiles;
 use eversock_engine::{
-    Answer, Calls, Config, FaultReport, KnownServers, KnowsServers, LineUp, Mode, Peers,
-    PresharedKey, PublicKey, RecoveryPolicy, Sealing, StaticKey,
+    Answer, Calls, Config, FaultReport, KnownServers, KnowsServers, LineUp, Mode, Peers, PublicKey,
+    RecoveryPolicy,
 };
-use eversock_rules::keys::KnownFile;
 use eversock_rules::{Policy, Rule, Rules};
 use libc::c_int;
 
@@ -148,9 +147,8 @@ pub(crate) fn learn(name: &str, found: &[IpAddr]) {
 
 fn config(rule: &Rule) -> Result<Config, String> {
     let default = Config::default();
-    let key = rule.key.as_deref().map(read_key).transpose()?;
     let any = rule.mode == eversock_rules::Mode::Auto;
-    Ok(Config {
+    let mut config = Config {
         mode: Mode::Direct,
         policy: policy(rule),
         line_up: rule.line_up.clone().map(LineUp::Command),
@@ -158,45 +156,43 @@ fn config(rule: &Rule) -> Result<Config, String> {
         grace: rule.grace.unwrap_or(default.grace),
         peers: if any { Peers::Any } else { Peers::Eversock },
         server_speaks_first: rule.server_speaks_first,
-        key,
-        sealing: if rule.sealed { Sealing::Always } else { Sealing::Never },
-        identity: rule.identity.as_deref().map(read_identity).transpose()?,
-        known_servers: rule.known_peers.as_ref().map(|path| {
-            let accept_new = rule.accept_new;
-            KnownServers(Arc::new(Known(KnownFile { path: path.clone(), accept_new })))
-        }),
-        allowed_clients: rule.allowed_clients.as_deref().map(read_clients).transpose()?,
+        sessions_max: rule.sessions_max.unwrap_or(default.sessions_max),
+        memory_max: rule.memory_max.unwrap_or(default.memory_max),
+        handshakes_per_source: rule.handshakes_per_source.unwrap_or(default.handshakes_per_source),
         ..default
-    })
+    };
+    let files = KeyFiles {
+        key: rule.key.as_deref(),
+        sealed: rule.sealed,
+        identity: rule.identity.as_deref(),
+        known_peers: rule.known_peers.as_deref(),
+        accept_new: rule.accept_new,
+        allowed_clients: rule.allowed_clients.as_deref(),
+    };
+    files.read_into(&mut config).map_err(|error| error.to_string())?;
+    let aloud = |KnownServers(known)| KnownServers(Arc::new(Aloud(known)));
+    config.known_servers = config.known_servers.map(aloud);
+    Ok(config)
 }
 
-fn read_key(path: &Path) -> Result<PresharedKey, String> {
-    let key = eversock_rules::keys::read_key(path).map_err(|error| error.to_string())?;
-    Ok(PresharedKey(key))
-}
+/// Servers' keys, with a word for the user whose program gets no more than "Permission denied".
+struct Aloud(Arc<dyn KnowsServers>);
 
-fn read_identity(path: &Path) -> Result<StaticKey, String> {
-    let key = eversock_rules::keys::read_key(path).map_err(|error| error.to_string())?;
-    Ok(StaticKey::from_bytes(key))
-}
-
-fn read_clients(path: &Path) -> Result<Vec<PublicKey>, String> {
-    let keys = eversock_rules::keys::read_allowed_clients(path).map_err(|e| e.to_string())?;
-    Ok(keys.into_iter().map(PublicKey).collect())
-}
-
-/// A file of servers' keys, as the engine asks for them.
-struct Known(KnownFile);
-
-impl KnowsServers for Known {
+impl KnowsServers for Aloud {
     fn key_of(&self, host: &str, port: u16) -> Result<Option<PublicKey>, String> {
-        self.0.key_of(host, port).map(|key| key.map(PublicKey))
+        self.0.key_of(host, port)
     }
 
     fn first_seen(&self, host: &str, port: u16, key: PublicKey) -> Result<(), String> {
-        self.0.first_seen(host, port, &key.0).inspect_err(|error| {
+        self.0.first_seen(host, port, key).inspect_err(|error| {
             voice::say(format_args!("{error}"));
         })
+    }
+
+    fn not_proven(&self, host: &str, port: u16) -> String {
+        let problem = self.0.not_proven(host, port);
+        voice::say(format_args!("{problem}"));
+        problem
     }
 }
 

@@ -7,14 +7,12 @@
 //!
 //! * `rule`: one rule, as it is written and as it matches.
 //! * `net`: blocks of addresses, ranges of ports, spans of time.
-//! * `keys`: files with keys, and with lists of keys.
 //! * `load`: where rules come from, and what is wrong with them.
 //!
 //! Names of hosts: a program under the preload connects to addresses, so a rule with a name carries
 //! the addresses that the name had when somebody looked it up ([`Rules::learn`]): `evs run` does so
 //! at the start, and the preload whenever the program itself looks that name up.
 
-pub mod keys;
 mod load;
 mod net;
 mod rule;

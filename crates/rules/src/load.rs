@@ -51,10 +51,9 @@ pub enum LoadError {
 /// # Errors
 /// [`LoadError::Wrong`], with the line.
 pub fn from_text(text: &str, source: &str) -> Result<Rules, LoadError> {
-    toml::from_str(text).map_err(|error: toml::de::Error| {
-        let at = error.span().map_or(0, |span| span.start);
+    Rules::parse(text).map_err(|(at, problem)| {
         let line = text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1;
-        let problem = error.message().trim_end().replace('\n', "; ");
+        let problem = problem.trim_end().replace('\n', "; ");
         LoadError::Wrong { path: source.to_owned(), line, problem }
     })
 }
@@ -135,6 +134,13 @@ mod tests {
             ("server-speaks-first = 1", "expected a boolean"),
             ("addresses = [\"x\"]", "IP address"),
             ("on-fault = 3", "expected a string"),
+            ("sessions-max = -1", "expected u32"),
+            ("sessions-max = \"many\"", "expected u32"),
+            ("memory-max = -1", "expected bytes"),
+            ("memory-max = \"256MB/s\"", "expected bytes"),
+            ("memory-max = true", "expected bytes"),
+            ("handshakes-per-source = 4294967296", "expected u32"),
+            ("handshakes-per-source = 1.5", "expected u32"),
         ];
         for (line, expected) in cases {
             let problem = problem(&format!("{before}{line}\n"));
@@ -142,6 +148,9 @@ mod tests {
             assert!(problem.contains(expected), "{line}: {problem}");
         }
         assert!(problem("[[connect]]\nport = 0\n").starts_with("eversock.toml:2: "));
+        // What contradicts itself is said of the rule's first line, not of the first rule's.
+        let contradicts = problem(&format!("{before}[[connect]]\nkey = \"/k\"\nmode = \"auto\"\n"));
+        assert!(contradicts.starts_with("eversock.toml:4: a key needs"), "{contradicts}");
         assert!(problem("[[conect]]\n").contains("`connect`"));
         assert!(problem("[[connect]]\nport = \n").starts_with("eversock.toml:2: "));
     }

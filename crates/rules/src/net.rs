@@ -1,4 +1,4 @@
-//! Blocks of addresses, ranges of ports, spans of time, as people write them.
+//! Blocks of addresses, ranges of ports, spans of time, sizes, as people write them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -195,6 +195,56 @@ impl<'de> de::Deserialize<'de> for Span {
     }
 }
 
+const SIZE_EXPECTED: &str =
+    "bytes, or a number with a unit, as \"64KiB\", \"256MiB\", \"2GB\"; 0 for no limit";
+
+/// A number of bytes in a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no size; expected {SIZE_EXPECTED}");
+        let text = text.trim();
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let bytes = match unit.trim() {
+            "" | "B" => 1,
+            "kB" | "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "K" | "KiB" => 1 << 10,
+            "M" | "MiB" => 1 << 20,
+            "G" | "GiB" => 1 << 30,
+            _ => return Err(bad()),
+        };
+        number.checked_mul(bytes).map(Self).ok_or_else(bad)
+    }
+}
+
+impl<'de> de::Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl Visitor<'_> for Visit {
+            type Value = Size;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(SIZE_EXPECTED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Size, E> {
+                let size = u64::try_from(number).map(Size);
+                size.map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +297,25 @@ mod tests {
         assert_eq!((ports.to_string(), one.to_string()), ("5000-5100".into(), "80".into()));
         for bad in ["0", "70000", "9-8", "-", "80-", "http"] {
             assert!(bad.parse::<Ports>().unwrap_err().contains("expected a port"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_size_takes_units_and_must_fit() {
+        let size = |text: &str| text.parse::<Size>().map(|size| size.0);
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("1 B", 1),
+            ("64KiB", 64 << 10),
+            ("256 M", 256 << 20),
+            ("2GB", 2_000_000_000),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MiB", "1.5GB", "-1", "5s", "18446744073709551616", "17179869184G"] {
+            assert!(size(bad).unwrap_err().contains("expected bytes"), "{bad}");
         }
     }
 

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
-use toml::{Table, Value};
+use toml::{Spanned, Table, Value};
 
-use crate::net::{Block, Ports, Span};
+use crate::net::{Block, Ports, Size, Span};
 
 /// What becomes of a connection whose peer does not speak eversock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// It is refused.
     Require,
     /// It is a plain connection.
+    #[default]
     Auto,
     /// The rule exempts what it matches: all of it is plain.
     Off,
@@ -36,9 +37,10 @@ pub enum Policy {
 }
 
 /// Which peers or local addresses a rule means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Host {
     /// All.
+    #[default]
     Any,
     /// Those in a block.
     Block(Block),
@@ -82,8 +84,8 @@ impl Host {
     }
 }
 
-/// What is decided for the connections that match.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is decided for the connections that match. The default is a rule in which nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Peers of a connect rule, local addresses of a listen rule.
     pub host: Host,
@@ -117,6 +119,14 @@ pub struct Rule {
     pub line_up: Option<String>,
     /// A listen rule: a client that says nothing is a plain one that waits for the server.
     pub server_speaks_first: bool,
+    /// A listen rule: sessions at one time, at most; 0 for no limit.
+    pub sessions_max: Option<u32>,
+    /// A listen rule: bytes beyond which new sessions are refused, as long as those that there are
+    /// hold so many; 0 for no limit.
+    pub memory_max: Option<u64>,
+    /// A listen rule: unfinished handshakes of one source, once some from there have stalled; 0 for
+    /// no limit.
+    pub handshakes_per_source: Option<u32>,
 }
 
 /// A rule as it is written.
@@ -155,6 +165,12 @@ struct Written {
     line_up: Option<String>,
     #[serde(default)]
     server_speaks_first: bool,
+    #[serde(default)]
+    sessions_max: Option<u32>,
+    #[serde(default)]
+    memory_max: Option<Size>,
+    #[serde(default)]
+    handshakes_per_source: Option<u32>,
 }
 
 impl Written {
@@ -194,6 +210,23 @@ impl Written {
     }
 }
 
+impl Written {
+    /// Says what a rule for connections that the program makes must not have.
+    fn check_connect(&self) -> Result<(), String> {
+        let of_listeners = [
+            ("sessions-max", self.sessions_max.is_some()),
+            ("memory-max", self.memory_max.is_some()),
+            ("handshakes-per-source", self.handshakes_per_source.is_some()),
+        ];
+        match of_listeners.into_iter().find(|(_, is_there)| *is_there) {
+            Some((key, _)) => {
+                Err(format!("`{key}` is a limit of listeners; expected it in a [[listen]] rule"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl TryFrom<Written> for Rule {
     type Error = String;
 
@@ -221,13 +254,10 @@ impl TryFrom<Written> for Rule {
             on_fault: written.on_fault,
             line_up: written.line_up,
             server_speaks_first: written.server_speaks_first,
+            sessions_max: written.sessions_max,
+            memory_max: written.memory_max.map(|size| size.0),
+            handshakes_per_source: written.handshakes_per_source,
         })
-    }
-}
-
-impl<'de> Deserialize<'de> for Rule {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Written::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
     }
 }
 
@@ -255,18 +285,42 @@ impl Rule {
 }
 
 /// All rules of a program.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// For connections that the program makes.
-    #[serde(default)]
     pub connect: Vec<Rule>,
     /// For addresses on which it listens.
-    #[serde(default)]
     pub listen: Vec<Rule>,
 }
 
+/// All rules as they are written, each with its place.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AllWritten {
+    #[serde(default)]
+    connect: Vec<Spanned<Written>>,
+    #[serde(default)]
+    listen: Vec<Spanned<Written>>,
+}
+
 impl Rules {
+    /// Reads rules; an error comes with the byte at which it is.
+    pub(crate) fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let written: AllWritten = toml::from_str(text).map_err(|error: toml::de::Error| {
+            (error.span().map_or(0, |span| span.start), error.message().to_owned())
+        })?;
+        let all = |rules: Vec<Spanned<Written>>, is_connect: bool| -> Result<Vec<Rule>, _> {
+            let rule = |written: Spanned<Written>| {
+                let at = written.span().start;
+                let written = written.into_inner();
+                let checked = if is_connect { written.check_connect() } else { Ok(()) };
+                checked.and_then(|()| written.try_into()).map_err(|problem| (at, problem))
+            };
+            rules.into_iter().map(rule).collect()
+        };
+        Ok(Self { connect: all(written.connect, true)?, listen: all(written.listen, false)? })
+    }
+
     /// True when nothing can match.
     pub fn is_empty(&self) -> bool {
         self.connect.is_empty() && self.listen.is_empty()
@@ -327,6 +381,7 @@ impl Rule {
             }
         };
         let text = |text: &Option<String>| text.clone().map(Value::from);
+        let number = |number: Option<u32>| number.map(|number| i64::from(number).into());
         put(
             "host",
             match &self.host {
@@ -349,10 +404,14 @@ impl Rule {
         put("policy", Some(self.policy.name().into()));
         let millis = |span: Duration| format!("{}ms", span.as_millis()).into();
         put("grace", self.grace.map(millis));
-        put("redial-limit", self.redial_limit.map(|limit| i64::from(limit).into()));
+        put("redial-limit", number(self.redial_limit));
         put("on-fault", text(&self.on_fault));
         put("line-up", text(&self.line_up));
         put("server-speaks-first", self.server_speaks_first.then(|| true.into()));
+        put("sessions-max", number(self.sessions_max));
+        // Not every size is a number of TOML's.
+        put("memory-max", self.memory_max.map(|bytes| format!("{bytes}B").into()));
+        put("handshakes-per-source", number(self.handshakes_per_source));
         table
     }
 }
@@ -442,6 +501,21 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_of_a_listener_in_a_rule_for_connects_is_refused_with_the_line() {
+        for line in ["sessions-max = 0", "memory-max = 1", "handshakes-per-source = 64"] {
+            let key = line.split(' ').next().unwrap();
+            assert_eq!(rules(&format!("[[listen]]\n{line}\n")).listen.len(), 1);
+            let text = format!("[[connect]]\nport = 1\n[[connect]]\n{line}\n");
+            let error = crate::from_text(&text, "test").unwrap_err().to_string();
+            assert!(error.starts_with("test:3: "), "{error}");
+            assert!(
+                error.contains(key) && error.contains("expected it in a [[listen]]"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_name_matches_the_addresses_that_were_learnt_for_it() {
         let mut rules = rules("[[connect]]\nhost = \"Db.Example\"\nport = 5432\n");
         assert_eq!(rules.for_connect(at("192.0.2.1:5432")), None);
@@ -463,8 +537,14 @@ mod tests {
                     [[connect]]\nhost = \"::1\"\nsealed = true\nidentity = \"/i\"\n\
                     known-peers = \"/k\"\naccept-new = true\n\
                     [[listen]]\nport = 23\nidentity = \"/i\"\nallowed-clients = \"/a\"\n\
-                    [[listen]]\nport = 22\nserver-speaks-first = true\n";
+                    [[listen]]\nport = 22\nserver-speaks-first = true\n\
+                    [[listen]]\nport = 21\nsessions-max = 7\nmemory-max = \"64MiB\"\n\
+                    handshakes-per-source = 0\n\
+                    [[listen]]\nport = 20\nmemory-max = \"18446744073709551615\"\n";
         let once = rules(text);
+        let limits = |rule: &Rule| (rule.sessions_max, rule.memory_max, rule.handshakes_per_source);
+        assert_eq!(limits(&once.listen[2]), (Some(7), Some(64 << 20), Some(0)));
+        assert_eq!(limits(&once.listen[3]), (None, Some(u64::MAX), None));
         assert_eq!(rules(&once.to_toml()), once);
         assert_eq!(rules(&Rules::default().to_toml()), Rules::default());
     }

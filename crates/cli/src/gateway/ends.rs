@@ -179,6 +179,14 @@ impl Wire {
         }
     }
 
+    /// Why a session could not be opened, as far as the errno does not say it.
+    pub(super) fn why(&self) -> Option<String> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Session(session) => posix::info(session.number).ok()?.last_error,
+        }
+    }
+
     pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => (&*socket).read(buf),

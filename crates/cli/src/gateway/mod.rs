@@ -18,12 +18,12 @@ pub(crate) mod target;
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use eversock::Config;
+use eversock_rules::{Mode, Rule, Rules};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::ends::Listener;
@@ -31,7 +31,8 @@ use self::notes::Notes;
 use self::relay::{Orders, Relay, Way};
 use self::target::Target;
 use crate::failure::Failure;
-use crate::{key, signals, units};
+use crate::key::{self, KeyOptions, LimitOptions};
+use crate::{signals, units};
 
 /// Carry plain TCP connections over sessions that survive, or the other way round.
 ///
@@ -61,16 +62,16 @@ pub(crate) struct Gateway {
     /// Where plain connections are made: the server itself.
     #[arg(long, value_name = "HOST:PORT", requires = "listen")]
     plain_to: Option<String>,
-    /// A file with the key that both gateways need: 32 bytes, 64 hexadecimal digits
-    /// or base64, and readable by you alone (see `evs keygen`).
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyOptions,
     /// How long a session without connection is redialled and waited for.
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "15min")]
     grace: Duration,
     /// Redials without progress before a session is given up; 0 for no limit but the grace.
     #[arg(long, value_name = "N", default_value_t = 0)]
     redial_limit: u32,
+    #[command(flatten)]
+    limits: LimitOptions,
     /// Connections at one time, at most; further clients wait to be accepted.
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -108,14 +109,7 @@ const STATUS_MIN: Duration = Duration::from_millis(100);
 impl Gateway {
     pub(crate) fn run(self) -> Result<bool, Failure> {
         let (way, listen, to) = self.way()?;
-        let key = self.key.as_deref().map(key::read).transpose().map_err(Failure::usage)?;
-        let config = Arc::new(Config {
-            grace: self.grace,
-            redial_limit: self.redial_limit,
-            connect_timeout: self.connect_timeout,
-            key,
-            ..Config::default()
-        });
+        let config = Arc::new(self.config(way).map_err(Failure::usage)?);
         let (wake, waker) = UnixStream::pair()
             .map_err(|error| Failure::new(format!("cannot make a pair of sockets: {error}")))?;
         let mut left = SIGNALS_HEEDED;
@@ -168,6 +162,56 @@ impl Gateway {
                  --plain-to HOST:PORT",
             )),
         }
+    }
+
+    /// What the sessions are to be like.
+    fn config(&self, way: Way) -> Result<Config, String> {
+        let wrong = |what: &str| Err(what.to_owned());
+        match way {
+            Way::Out if self.keys.allowed_clients.is_some() => {
+                return wrong("--allowed-clients belongs to --resilient-listen");
+            }
+            Way::Out if self.limits.are_given() => {
+                return wrong(
+                    "--sessions-max, --memory-max and --handshakes-per-source belong to \
+                     --resilient-listen; --max-connections bounds this side",
+                );
+            }
+            Way::Out if self.keys.identity.is_some() && self.keys.known_peers.is_none() => {
+                return wrong(
+                    "--identity needs --known-peers here: a client names itself to servers that \
+                     it knows",
+                );
+            }
+            Way::In if self.keys.known_peers.is_some() || self.keys.accept_new => {
+                return wrong(
+                    "--known-peers and --accept-new belong to --resilient; whom this side lets in \
+                     say --key or --allowed-clients",
+                );
+            }
+            Way::Out | Way::In => {}
+        }
+        let mut rule = Rule { mode: Mode::Require, ..self.keys.rule() };
+        self.limits.set(&mut rule);
+        // What contradicts itself is refused in the words of all rules.
+        let rules = Rules { connect: Vec::new(), listen: vec![rule] };
+        let rules = eversock_rules::from_text(&rules.to_toml(), "these options")
+            .map_err(|error| error.to_string())?;
+        let default = Config::default();
+        let mut config = Config {
+            grace: self.grace,
+            redial_limit: self.redial_limit,
+            connect_timeout: self.connect_timeout,
+            ..default
+        };
+        for rule in &rules.listen {
+            config.sessions_max = rule.sessions_max.unwrap_or(config.sessions_max);
+            config.memory_max = rule.memory_max.unwrap_or(config.memory_max);
+            config.handshakes_per_source =
+                rule.handshakes_per_source.unwrap_or(config.handshakes_per_source);
+            key::configure(rule, &mut config)?;
+        }
+        Ok(config)
     }
 
     /// Raises the limit on descriptors as far as it may be; gives how many connections fit then.

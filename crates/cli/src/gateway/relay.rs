@@ -29,6 +29,10 @@ const LISTEN: u64 = u64::MAX - 1;
 /// Generations stay below, so that no connection's events look like the two above.
 const GENERATION_MAX: u32 = u32::MAX - 1;
 
+/// What a gateway that is refused for its keys, and knows no server by a list, can do.
+const KEYS_REMEDY: &str = "; both ends need the same --key, both or neither --sealed, and a server \
+                           with an --identity needs clients with --known-peers";
+
 /// Which way the gateway works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -325,7 +329,7 @@ impl Relay {
         let (wire, untried) = match self.dial() {
             Ok(dialled) => dialled,
             Err(error) => {
-                self.unreachable(&error);
+                self.unreachable(&error, None);
                 return accepted.reset();
             }
         };
@@ -390,11 +394,14 @@ impl Relay {
                 return self.queue(index);
             }
         }
-        self.unreachable(error);
+        let dialled = self.orders.way.dialled();
+        let why = self.slots[index].conn.as_ref().and_then(|conn| conn.wire(dialled).why());
+        self.unreachable(error, why);
         self.reset(index);
     }
 
-    fn unreachable(&mut self, error: &io::Error) {
+    /// Says why; `why` is what the session has to say beyond the error.
+    fn unreachable(&mut self, error: &io::Error, why: Option<String>) {
         self.totals.unreachable += 1;
         self.target.look_again();
         let target = &self.target;
@@ -404,9 +411,12 @@ impl Relay {
                 "; run `evs gateway --resilient-listen` or `evs run --listen` there",
             ),
             (Way::Out, Some(libc::EACCES)) => {
-                ("the keys differ".to_owned(), "; both ends need the same --key")
+                let why = why.unwrap_or_else(|| error.to_string());
+                // Who knows servers by a list says itself what can be done.
+                let is_listed = self.orders.config.known_servers.is_some();
+                (why, if is_listed { "" } else { KEYS_REMEDY })
             }
-            _ => (error.to_string(), ""),
+            _ => (why.unwrap_or_else(|| error.to_string()), ""),
         };
         let note = format!("cannot connect to {target}: {what}{remedy}; the client is reset");
         self.notes.say(&note);

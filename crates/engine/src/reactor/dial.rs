@@ -26,7 +26,7 @@ use super::timer::Timer;
 use super::{Command, Owned, Reactor};
 use crate::clock;
 use crate::config::{Config, KnownServers};
-use crate::error::{errno, number, would_block};
+use crate::error::{errno, number, told, would_block};
 use crate::event::EventKind;
 use crate::socket::link::{Busy, Keys};
 use crate::socket::{Socket, bits};
@@ -644,16 +644,15 @@ fn foreign(error: &HelloError) -> io::Error {
 
 fn open_failed(error: &OpenError) -> io::Error {
     log::warn!("connect: {error}");
-    match error {
-        OpenError::Key | OpenError::Pin | OpenError::Sealing | OpenError::Proof => {
-            errno(libc::EACCES)
-        }
+    let number = match error {
+        OpenError::Key | OpenError::Pin | OpenError::Sealing | OpenError::Proof => libc::EACCES,
         OpenError::Refused(reject) if matches!(reject.reason, Reason::Key | Reason::Sealing) => {
-            errno(libc::EACCES)
+            libc::EACCES
         }
-        OpenError::Refused(reject) if reject.reason == Reason::Busy => errno(libc::ECONNREFUSED),
-        _ => errno(libc::EPROTO),
-    }
+        OpenError::Refused(reject) if reject.reason == Reason::Busy => libc::ECONNREFUSED,
+        _ => libc::EPROTO,
+    };
+    told(number, error.to_string())
 }
 
 /// Handshake messages are far smaller than any socket buffer: a short write is a fault.

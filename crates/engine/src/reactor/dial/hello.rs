@@ -71,7 +71,30 @@ fn unpinned(socket: &Socket, addr: SocketAddr) -> Option<(KnownServers, String, 
 /// The errno of a connect to a server whose key is not the one that it should be.
 fn distrusted(cause: String) -> io::Error {
     log::error!("connect: {cause}");
-    errno(libc::EACCES)
+    told(libc::EACCES, cause)
+}
+
+/// What an open that failed means, and whether the server might speak something else.
+fn not_opened(error: &OpenError, known: Option<&(KnownServers, String, u16)>) -> DialError {
+    let about_keys = match error {
+        OpenError::Key | OpenError::Pin => true,
+        OpenError::Refused(reject) => reject.reason == Reason::Key,
+        _ => false,
+    };
+    if let Some((known, host, port)) = known.filter(|_| about_keys)
+        && let Ok(Some(_)) = known.0.key_of(host, *port)
+    {
+        return distrusted(known.0.not_proven(host, *port)).into();
+    }
+    match error {
+        OpenError::Key
+        | OpenError::Pin
+        | OpenError::Sealing
+        | OpenError::Proof
+        | OpenError::Refused(_) => DialError::Passing(open_failed(error)),
+        // One that says our own words back to us, for example.
+        _ => DialError::Foreign(open_failed(error)),
+    }
 }
 
 impl Reactor {
@@ -131,15 +154,7 @@ impl Reactor {
             Stage::Opening(client) => {
                 let known = unpinned(&socket, addr);
                 let (mut opened, confirm) =
-                    client.answered(message).map_err(|error| match error {
-                        OpenError::Key
-                        | OpenError::Pin
-                        | OpenError::Sealing
-                        | OpenError::Proof
-                        | OpenError::Refused(_) => DialError::Passing(open_failed(&error)),
-                        // One that says our own words back to us, for example.
-                        _ => DialError::Foreign(open_failed(&error)),
-                    })?;
+                    client.answered(message).map_err(|error| not_opened(&error, known.as_ref()))?;
                 if let Some((known, host, port)) = known {
                     // One that was known has proven itself by answering at all.
                     let key = opened.peer.ok_or_else(|| errno(libc::EACCES))?;

@@ -6,11 +6,15 @@
 //! who can write them decides whom we trust.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use eversock_proto::open::Sealing;
 use thiserror::Error;
+
+use crate::config::{Config, KnownServers, KnowsServers, PresharedKey, PublicKey, StaticKey};
 
 /// Length of every key, in bytes.
 pub const KEY_BYTES: usize = 32;
@@ -142,6 +146,7 @@ pub struct KnownPeers(Vec<KnownPeer>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct KnownPeer {
+    line: usize,
     host: String,
     port: Option<u16>,
     key: [u8; KEY_BYTES],
@@ -161,7 +166,7 @@ impl KnownPeers {
     /// # Errors
     /// [`KeyError::Line`].
     pub fn parse(text: &str, source: &str) -> Result<Self, KeyError> {
-        let mut peers: Vec<(usize, KnownPeer)> = Vec::new();
+        let mut peers: Vec<KnownPeer> = Vec::new();
         for (number, fields) in lines(text) {
             let wrong = |problem: String| wrong_line(source, number, problem);
             let [place, key] = fields[..] else {
@@ -170,23 +175,33 @@ impl KnownPeers {
             };
             let (host, port) = split_place(place).map_err(&wrong)?;
             let key = parse_text(key.as_bytes()).ok_or_else(|| wrong(no_key(key)))?;
-            let same = peers.iter().find(|(_, peer)| peer.host == host && peer.port == port);
-            if let Some((first, _)) = same.filter(|(_, peer)| peer.key != key) {
+            let same = peers.iter().find(|peer| peer.host == host && peer.port == port);
+            if let Some(first) = same.filter(|peer| peer.key != key) {
                 return Err(wrong(format!(
-                    "{place} has another key in line {first}; keep the one that is right"
+                    "{place} has another key in line {}; keep the one that is right",
+                    first.line
                 )));
             }
-            peers.push((number, KnownPeer { host, port, key }));
+            peers.push(KnownPeer { line: number, host, port, key });
         }
-        Ok(Self(peers.into_iter().map(|(_, peer)| peer).collect()))
+        Ok(Self(peers))
     }
 
     /// The key of a server, by the name or address by which it is called.
     pub fn key_of(&self, host: &str, port: u16) -> Option<&[u8; KEY_BYTES]> {
+        self.find(host, port).map(|peer| &peer.key)
+    }
+
+    /// The line, from 1, in which that key stands.
+    pub fn line_of(&self, host: &str, port: u16) -> Option<usize> {
+        self.find(host, port).map(|peer| peer.line)
+    }
+
+    fn find(&self, host: &str, port: u16) -> Option<&KnownPeer> {
         let with = |wanted: Option<u16>| {
             let is_it =
                 |peer: &&KnownPeer| peer.port == wanted && peer.host.eq_ignore_ascii_case(host);
-            self.0.iter().find(is_it).map(|peer| &peer.key)
+            self.0.iter().find(is_it)
         };
         with(Some(port)).or_else(|| with(None))
     }
@@ -211,14 +226,10 @@ pub struct KnownFile {
     pub accept_new: bool,
 }
 
-impl KnownFile {
-    /// The key of a server; none if it is not listed.
-    ///
-    /// # Errors
-    /// What is wrong with the file, for whoever reads the log.
-    pub fn key_of(&self, host: &str, port: u16) -> Result<Option<[u8; KEY_BYTES]>, String> {
+impl KnowsServers for KnownFile {
+    fn key_of(&self, host: &str, port: u16) -> Result<Option<PublicKey>, String> {
         match KnownPeers::read(&self.path) {
-            Ok(known) => Ok(known.key_of(host, port).copied()),
+            Ok(known) => Ok(known.key_of(host, port).copied().map(PublicKey)),
             Err(KeyError::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(None)
             }
@@ -226,12 +237,8 @@ impl KnownFile {
         }
     }
 
-    /// A server that is not listed has proven to have this key.
-    ///
-    /// # Errors
-    /// The line to add when it is not to be believed, or why it could not be added.
-    pub fn first_seen(&self, host: &str, port: u16, key: &[u8; KEY_BYTES]) -> Result<(), String> {
-        let (line, path) = (KnownPeers::line(host, port, key), self.path.display());
+    fn first_seen(&self, host: &str, port: u16, key: PublicKey) -> Result<(), String> {
+        let (line, path) = (KnownPeers::line(host, port, &key.0), self.path.display());
         if !self.accept_new {
             let line = line.trim_end();
             return Err(format!(
@@ -245,9 +252,69 @@ impl KnownFile {
             .create(true)
             .mode(0o600)
             .open(&self.path)
-            // One write, so that two programs which meet servers at once do not mix their lines.
-            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .and_then(|mut file| {
+                // One write, so that two programs which meet servers at once do not mix their
+                // lines.
+                let text = if is_ended(&self.path)? { line } else { format!("\n{line}") };
+                file.write_all(text.as_bytes())
+            })
             .map_err(|error| format!("{path}: the key of {host}:{port} cannot be added: {error}"))
+    }
+
+    fn not_proven(&self, host: &str, port: u16) -> String {
+        let path = self.path.display();
+        let known = KnownPeers::read(&self.path).ok();
+        // Somebody may have taken the line away a moment ago.
+        let (place, line) = match known.and_then(|known| known.line_of(host, port)) {
+            Some(line) => (format!("{path}:{line}"), format!("line {line}")),
+            None => (path.to_string(), "its line".to_owned()),
+        };
+        let then = if self.accept_new {
+            "the new one is believed at the next connect"
+        } else {
+            "the next connect names the line to add"
+        };
+        format!(
+            "{host}:{port} has not proven to have the static key in {place}: it has another one \
+             now, or somebody is in its place, or it refuses this side's own key; if its key was \
+             changed on purpose (ask whoever runs it), remove {line} of {path}, and {then}"
+        )
+    }
+}
+
+/// The files that say who may talk to whom, as rules and options name them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyFiles<'a> {
+    /// The key that both ends need.
+    pub key: Option<&'a Path>,
+    /// Whether what goes over the wire is encrypted and authenticated.
+    pub sealed: bool,
+    /// The static key of this side.
+    pub identity: Option<&'a Path>,
+    /// Where it connects: the static keys of servers.
+    pub known_peers: Option<&'a Path>,
+    /// With `known_peers`: a server that is not listed is believed, and added.
+    pub accept_new: bool,
+    /// Where it listens: the static keys of the clients that are let in.
+    pub allowed_clients: Option<&'a Path>,
+}
+
+impl KeyFiles<'_> {
+    /// Reads the files, but for the known peers, which are read at each connect.
+    ///
+    /// # Errors
+    /// What is wrong with one of them; then `config` is to be forgotten.
+    pub fn read_into(&self, config: &mut Config) -> Result<(), KeyError> {
+        config.key = self.key.map(read_key).transpose()?.map(PresharedKey);
+        config.sealing = if self.sealed { Sealing::Always } else { Sealing::Never };
+        config.identity = self.identity.map(read_key).transpose()?.map(StaticKey::from_bytes);
+        config.known_servers = self.known_peers.map(|path| {
+            let file = KnownFile { path: path.to_owned(), accept_new: self.accept_new };
+            KnownServers(Arc::new(file))
+        });
+        let clients = self.allowed_clients.map(read_allowed_clients).transpose()?;
+        config.allowed_clients = clients.map(|keys| keys.into_iter().map(PublicKey).collect());
+        Ok(())
     }
 }
 
@@ -338,6 +405,18 @@ fn read_list(path: &Path) -> Result<String, KeyError> {
     }
 }
 
+/// True when a line that is added to the file begins a line of its own.
+fn is_ended(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
 /// A whole file: bytes as they are, or text.
 fn parse(bytes: &[u8]) -> Option<[u8; KEY_BYTES]> {
     bytes.try_into().ok().or_else(|| parse_text(bytes.trim_ascii()))
@@ -419,22 +498,55 @@ mod tests {
     fn a_server_that_is_not_known_is_refused_with_the_line_to_add_or_added() {
         let path = std::env::temp_dir().join(format!("evs-known-{}", std::process::id()));
         let _none = std::fs::remove_file(&path);
-        let key = [0x5A; KEY_BYTES];
+        let key = PublicKey([0x5A; KEY_BYTES]);
         let strict = KnownFile { path: path.clone(), accept_new: false };
         assert_eq!(strict.key_of("host", 7), Ok(None), "no file lists nobody");
-        let refused = strict.first_seen("host", 7, &key).unwrap_err();
-        let line = format!("host:7 {}", to_hex(&key));
+        let refused = strict.first_seen("host", 7, key).unwrap_err();
+        let line = format!("host:7 {}", to_hex(&key.0));
         assert!(refused.ends_with(&line), "{refused}");
         assert_eq!(strict.key_of("host", 7), Ok(None));
         let trusting = KnownFile { accept_new: true, ..strict.clone() };
-        trusting.first_seen("host", 7, &key).expect("added");
-        trusting.first_seen("2001:db8::1", 9, &[1; KEY_BYTES]).expect("added");
+        trusting.first_seen("host", 7, key).expect("added");
+        trusting.first_seen("2001:db8::1", 9, PublicKey([1; KEY_BYTES])).expect("added");
         assert_eq!(strict.key_of("host", 7), Ok(Some(key)));
-        assert_eq!(strict.key_of("2001:db8::1", 9), Ok(Some([1; KEY_BYTES])));
+        assert_eq!(strict.key_of("2001:db8::1", 9), Ok(Some(PublicKey([1; KEY_BYTES]))));
         assert_eq!(strict.key_of("host", 8), Ok(None));
         std::fs::write(&path, "host:7 short\n").expect("written");
         assert!(strict.key_of("host", 7).unwrap_err().contains("expected"));
         std::fs::remove_file(&path).expect("removed");
+    }
+
+    /// The line was added behind the last one's end, which made one wrong line of two.
+    #[test]
+    fn a_server_is_added_to_a_list_whose_last_line_has_no_end() {
+        let text = format!("one:1 {}", "01".repeat(32));
+        let file = Temp::with("unended", &text, 0o600);
+        let trusting = KnownFile { path: file.0.clone(), accept_new: true };
+        trusting.first_seen("two", 2, PublicKey([2; KEY_BYTES])).expect("added");
+        trusting.first_seen("three", 3, PublicKey([3; KEY_BYTES])).expect("added");
+        for (host, port, byte) in [("one", 1, 1), ("two", 2, 2), ("three", 3, 3)] {
+            assert_eq!(trusting.key_of(host, port), Ok(Some(PublicKey([byte; KEY_BYTES]))));
+        }
+        assert_eq!(std::fs::read_to_string(&file.0).unwrap().lines().count(), 3);
+    }
+
+    #[test]
+    fn what_is_said_of_a_server_that_changed_its_key_names_the_line_to_remove() {
+        let key = "01".repeat(32);
+        let text = format!("# mine\nother {key}\n\nhost:7 {key}\nhost {key}\n");
+        let file = Temp::with("changed", text, 0o600);
+        let path = file.0.display();
+        for (accept_new, then) in [(false, "names the line to add"), (true, "is believed")] {
+            let known = KnownFile { path: file.0.clone(), accept_new };
+            for (port, line) in [(7, 4), (8, 5)] {
+                let said = known.not_proven("host", port);
+                assert!(said.starts_with(&format!("host:{port} has not proven")), "{said}");
+                assert!(said.contains(&format!("the static key in {path}:{line}: ")), "{said}");
+                assert!(said.contains(&format!("remove line {line} of {path}, ")), "{said}");
+                assert!(said.contains(then) && !said.contains(&key), "{said}");
+            }
+            assert!(known.not_proven("gone", 1).contains(&format!("the static key in {path}: ")));
+        }
     }
 
     #[test]
