@@ -186,6 +186,7 @@ impl Socket {
             }
         }
         let Some(sender) = tx.sender.as_mut() else { return fail(libc::ENOTCONN) };
+        let had_room = sender.room() > 0;
         let taken = write_from(sender, slices, done);
         let written = sender.written();
         self.shared.written.store(written, Ordering::Release);
@@ -196,9 +197,8 @@ impl Socket {
         }
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() - done;
         if taken == 0 && wanted > 0 {
-            let has_room = tx.sender.as_ref().is_some_and(|sender| sender.room() > 0);
             self.finish_tx(tx);
-            return if has_room { fail(libc::ENOMEM) } else { Ok(Step::NoRoom) };
+            return if had_room { fail(libc::ENOMEM) } else { Ok(Step::NoRoom) };
         }
         let owed = self.flush(&mut tx, more) == Flushed::Owed;
         self.finish_tx(tx);
@@ -472,6 +472,39 @@ fn write_from(sender: &mut Sender, slices: &[IoSlice<'_>], mut done: usize) -> u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    /// Credit that came when a write had just found none was taken for room without memory (psql).
+    #[test]
+    fn a_write_that_finds_room_at_its_second_look_does_not_lack_memory() {
+        let engine = crate::reactor::engine().expect("an engine");
+        let socket = Arc::new(Socket::new(engine.next_id(), Arc::default(), Vec::new(), 0));
+        assert!(socket.owner.claim(engine.instance, true));
+        let no_credit = Sender::new(Arc::default(), 0, 0);
+        socket.lock_tx().expect("the lock").sender = Some(Box::new(no_credit));
+        let (is_over, has_failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // A byte at a time, at every moment of a write that has found no room.
+                for edge in 1..=100_000 {
+                    while socket.shared.written.load(Ordering::SeqCst) + 1 < edge {
+                        if has_failed.load(Ordering::SeqCst) {
+                            return;
+                        }
+                        std::hint::spin_loop();
+                    }
+                    (0..edge % 97).for_each(|_| std::hint::spin_loop());
+                    socket.shared.peer_edge.store(edge, Ordering::SeqCst);
+                }
+                is_over.store(true, Ordering::SeqCst);
+            });
+            while !is_over.load(Ordering::SeqCst) {
+                let step = socket.send_step(&[IoSlice::new(&[0; 64])], 0, false, true);
+                has_failed.store(step.is_err(), Ordering::SeqCst);
+                step.expect("memory");
+            }
+        });
+    }
 
     /// Who went to sleep for room, or looked whether bytes are owed, left without a look at the
     /// flag: a peer that waited for that ACK's credit waited for the sweep, up to a second.
