@@ -55,7 +55,8 @@ fn no_seed_breaks_a_rule_and_each_kind_of_fault_has_struck() {
     assert!(struck.iter().all(|&count| count > 0), "{stats:?}");
     let struck = [stats.violations, stats.tainted, stats.backlog_full, stats.forgotten];
     assert!(struck.iter().all(|&count| count > 0), "{stats:?}");
-    assert!(stats.sealed > 0 && stats.tampered > 0, "{stats:?}");
+    let struck = [stats.sealed, stats.tampered, stats.aimed, stats.handed_over, stats.short_writes];
+    assert!(struck.iter().all(|&count| count > 0), "{stats:?}");
     for (name, count) in Stats::ENDINGS.iter().zip(stats.endings) {
         assert!(count > 0, "no session has ended so: {name}");
     }
