@@ -119,6 +119,17 @@ impl World {
         self.end_mut(id).epoch = epoch;
     }
 
+    /// A client asks for an epoch: for none twice, as nobody knows what became of the first asking.
+    /// An OPEN asks for the first until there is a session.
+    pub(crate) fn check_asked(&mut self, id: EndId, epoch: u64) {
+        let end = self.end_mut(id);
+        let is_again = end.core.is_some() && epoch <= end.asked;
+        end.asked = end.asked.max(epoch);
+        if is_again {
+            self.find_at(6, id, "asks again for an epoch that it has asked for");
+        }
+    }
+
     /// An end holds that the peer has broken a rule.
     pub(crate) fn check_fault(&mut self, id: EndId, conn: ConnId, fault: Fault) {
         let broken =

@@ -221,6 +221,7 @@ impl World {
         let Some(client) = end.client() else { return };
         client.attempts[at].state = state;
         let conn = client.attempts[at].conn;
+        self.check_asked(id, epoch);
         self.conns[conn].epoch = epoch;
         self.conns[conn].said.push(message.clone());
         self.note(On::End(id.0, id.1), "asks over conn, for epoch", conn as u64, epoch);

@@ -109,6 +109,8 @@ pub(crate) struct End {
     pub(crate) first: First,
     /// What it has said over its connections.
     pub(crate) said: Said,
+    /// The highest epoch that it has asked for.
+    pub(crate) asked: u64,
     /// The highest credit edge that it has had.
     pub(crate) credit: u64,
     /// When its connection was lost, while it has none.
@@ -178,6 +180,7 @@ impl End {
             step_at: Time::MAX,
             first,
             said: Said::default(),
+            asked: 0,
             credit: 0,
             lost_at: None,
         }
