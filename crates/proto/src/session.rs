@@ -1,6 +1,6 @@
 //! Both directions and the control part of a session in one value, for those who need no
-//! concurrency: both simulations (`testing`, `crates/sim`) and tests. The engine holds the same three parts under locks of their
-//! own.
+//! concurrency: both simulations (`testing`, `crates/sim`) and tests. The engine holds the same
+//! three parts under locks of their own.
 //!
 //! Order of calls: put bytes in ([`Session::handle_bytes`]), then drain [`Session::transmit`];
 //! the program's side ([`Session::read`], [`Session::write`]) may come at any time.

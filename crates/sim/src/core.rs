@@ -1,5 +1,5 @@
-//! One session's end: the session as `eversock_proto` has it, what of it goes out, and the bugs that
-//! are planted in it.
+//! One session's end: the session as `eversock_proto` has it, what of it goes out, and the bugs
+//! that are planted in it.
 
 use std::io::IoSlice;
 use std::ops::{Deref, DerefMut};
