@@ -1,10 +1,11 @@
 //! Both directions and the control part of a session in one value, for those who need no
-//! concurrency: simulation and tests. The engine holds the same three parts under locks of their
-//! own.
+//! concurrency: both simulations (`testing`, `crates/sim`) and tests. The engine holds the same
+//! three parts under locks of their own.
 //!
 //! Order of calls: put bytes in ([`Session::handle_bytes`]), then drain [`Session::transmit`];
 //! the program's side ([`Session::read`], [`Session::write`]) may come at any time.
 
+use core::net::SocketAddr;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -57,6 +58,8 @@ pub struct Session {
     /// Epochs and progress.
     pub control: Control,
     reset_by_peer: Option<u64>,
+    goaway: bool,
+    addrs: Option<Vec<SocketAddr>>,
 }
 
 impl Session {
@@ -70,6 +73,8 @@ impl Session {
             rx,
             control: Control::new(role, opened.id, opened.secret),
             reset_by_peer: None,
+            goaway: false,
+            addrs: None,
         };
         if let Some(cipher) = opened.cipher {
             session.control.cipher = Some(cipher);
@@ -153,6 +158,10 @@ impl Session {
             self.rx.grow_window();
         }
         self.reset_by_peer = self.reset_by_peer.or(news.reset);
+        self.goaway |= news.goaway;
+        if news.addrs.is_some() {
+            self.addrs = news.addrs;
+        }
         if self.tx.is_out_of_room() {
             // Programs that write before they read would otherwise wait for each other.
             self.rx.grow_window();
@@ -173,6 +182,10 @@ impl Session {
                 out.extend_from_slice(&slice[..n]);
             }
             let n = out.len() - before;
+            debug_assert!(n > 0, "a frame is to go out and there is nothing of it");
+            if n == 0 {
+                break;
+            }
             self.tx.sent(n);
         }
         out
@@ -206,7 +219,7 @@ impl Session {
 
     /// The lazy sweep: an idle side tells what it has not told yet.
     pub fn sweep(&mut self) {
-        if self.tx.ack_is_stale(self.rx.acks()) {
+        if self.is_untold() {
             self.tx.want_ack();
         }
     }
@@ -216,9 +229,24 @@ impl Session {
         self.reset_by_peer
     }
 
+    /// True once for each time that the peer asked to be resumed elsewhere or later.
+    pub fn take_goaway(&mut self) -> bool {
+        std::mem::take(&mut self.goaway)
+    }
+
+    /// The peer's alternative addresses, where it has told them since they were taken.
+    pub fn take_addrs(&mut self) -> Option<Vec<SocketAddr>> {
+        self.addrs.take()
+    }
+
+    /// True when the peer could be told more than it was.
+    pub fn is_untold(&self) -> bool {
+        self.tx.ack_is_stale(self.rx.acks())
+    }
+
     /// True when both directions have ended and both ends know it.
     pub fn is_over(&self) -> bool {
-        self.tx.is_done() && self.rx.is_at_end() && !self.tx.ack_is_stale(self.rx.acks())
+        self.tx.is_done() && self.rx.is_at_end() && !self.is_untold()
     }
 
     fn note_acks(&mut self) {

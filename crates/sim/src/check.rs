@@ -10,6 +10,7 @@ use eversock_proto::session::Fault;
 
 use crate::end::{Ending, Link};
 use crate::net::{ConnId, EndId};
+use crate::server::Serving;
 use crate::trace::{On, S, Time};
 use crate::world::World;
 
@@ -62,7 +63,7 @@ impl World {
         }
     }
 
-    fn find_at(&mut self, invariant: u32, id: EndId, what: &str) {
+    pub(crate) fn find_at(&mut self, invariant: u32, id: EndId, what: &str) {
         self.find(invariant, On::End(id.0, id.1), what);
     }
 
@@ -118,6 +119,17 @@ impl World {
         self.end_mut(id).epoch = epoch;
     }
 
+    /// A client asks for an epoch: for none twice, as nobody knows what became of the first asking.
+    /// An OPEN asks for the first until there is a session.
+    pub(crate) fn check_asked(&mut self, id: EndId, epoch: u64) {
+        let end = self.end_mut(id);
+        let is_again = end.core.is_some() && epoch <= end.asked;
+        end.asked = end.asked.max(epoch);
+        if is_again {
+            self.find_at(6, id, "asks again for an epoch that it has asked for");
+        }
+    }
+
     /// An end holds that the peer has broken a rule.
     pub(crate) fn check_fault(&mut self, id: EndId, conn: ConnId, fault: Fault) {
         let broken =
@@ -164,6 +176,14 @@ impl World {
                 bad = Some((1, side, "the peer has received more than was sent"));
             }
         }
+        for side in 0..2 {
+            let end = &mut self.links[link].ends[side];
+            let Some(edge) = end.core.as_ref().map(|core| core.tx.edge()) else { continue };
+            if edge < end.credit {
+                bad = Some((2, side, "has lost credit that its peer gave"));
+            }
+            end.credit = edge;
+        }
         if let Some((invariant, side, what)) = bad {
             self.find_at(invariant, (link, side), what);
         }
@@ -201,7 +221,13 @@ impl World {
         let is_peer_gone = peer.ending.is_some();
         let what = match ending {
             Ending::Done => return self.check_done(id),
-            Ending::Reset | Ending::Lingered | Ending::Killed => return,
+            Ending::Reset => {
+                // An end that has a connection tells its peer by it.
+                let conn = link.ends[id.1].standing;
+                conn.is_some_and(|conn| !link.ends[id.1].said.has_reset(conn))
+                    .then_some("has reset and never said so")
+            }
+            Ending::Lingered | Ending::Killed => return,
             Ending::ResetByPeer => {
                 let resets = matches!(
                     peer.ending,
@@ -211,9 +237,9 @@ impl World {
             }
             Ending::Refused(reason) => {
                 let is_so = match reason {
-                    Reason::Closed => {
-                        matches!(peer.ending, Some(Ending::Done | Ending::Lingered))
-                    }
+                    // Who is done has the peer's FIN and knows that the peer has its own: then it
+                    // is no refusal but the end.
+                    Reason::Closed => peer.ending == Some(Ending::Lingered),
                     Reason::Reset => matches!(
                         peer.ending,
                         Some(
@@ -224,6 +250,10 @@ impl World {
                     _ => false,
                 };
                 (!is_so).then_some("is refused for good although its peer did not end so")
+            }
+            Ending::Expired if self.is_hasty(id) => Some("expires before its grace is over"),
+            Ending::TimedOut if !is_early && self.could_be_told(id.0) => {
+                Some("gives up although its server could tell that all is over")
             }
             Ending::TimedOut | Ending::Expired => {
                 // A server that was started anew knows no session: its client's time-out is honest.
@@ -242,6 +272,20 @@ impl World {
             let invariant = if ending == Ending::DataLost { 1 } else { 3 };
             self.find_at(invariant, id, what);
         }
+    }
+
+    /// True when a server gives a session up that has had no connection for less than its grace.
+    fn is_hasty(&self, id: EndId) -> bool {
+        let lost_at = self.end(id).lost_at;
+        lost_at.is_none_or(|at| self.local(id) < at + self.plan.grace)
+    }
+
+    /// True when the server of a client that has a session keeps what it needs to answer it.
+    fn could_be_told(&self, link: usize) -> bool {
+        let [client, server] = &self.links[link].ends;
+        let has_tomb = |serving: &Serving| serving.tombs.iter().any(|&(_, of, _)| of == link);
+        let listens = self.procs[server.proc].serving.as_deref();
+        client.core.is_some() && server.ending.is_some() && listens.is_some_and(has_tomb)
     }
 
     /// True when a fault meets a session now, or did within `time`.
@@ -284,7 +328,10 @@ impl World {
         let peer = self.end((id.0, 1 - id.1));
         let Some(core) = &end.core else { return };
         let stashed = core.rx.stashed() as u64;
-        let what = if peer.read + peer.discarded < end.written {
+        let confirms = peer.core.as_ref().map_or(0, |core| core.rx.acks().ack);
+        let what = if confirms < core.tx.total_end() {
+            "is told that all is over, but its peer has not got its FIN"
+        } else if peer.read + peer.discarded < end.written {
             "is told that all is delivered, but its peer has not read all"
         } else if !peer.finished || !core.rx.fin_seen() {
             "is told that all is over, but its peer has not ended"

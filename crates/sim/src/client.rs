@@ -209,7 +209,8 @@ impl World {
         let end = self.end_mut(id);
         let (epoch, state, message) = match &mut end.core {
             Some(core) => {
-                let (resume, message) = core.control.resume(core.rx.next(), random);
+                let receive = core.rx.next();
+                let (resume, message) = core.control.resume(receive, random);
                 (resume.epoch(), State::Resuming(resume), message)
             }
             None => match OpenClient::start(&offer, random) {
@@ -220,6 +221,7 @@ impl World {
         let Some(client) = end.client() else { return };
         client.attempts[at].state = state;
         let conn = client.attempts[at].conn;
+        self.check_asked(id, epoch);
         self.conns[conn].epoch = epoch;
         self.conns[conn].said.push(message.clone());
         self.note(On::End(id.0, id.1), "asks over conn, for epoch", conn as u64, epoch);
@@ -308,8 +310,7 @@ impl World {
                 let window_max = self.plan.links[id.0].window_max[0];
                 let window = self.plan.links[id.0].window[0];
                 let pool = self.procs[self.end(id).proc].pool.clone();
-                let mut core = Core::new(Role::Client, opened, window, window_max, &pool);
-                core.forgets_acks = self.has_bug(Bug::ForgetsAcks);
+                let core = Core::new(Role::Client, opened, window, window_max, &pool, self.bug);
                 let end = self.end_mut(id);
                 end.core = Some(core);
                 self.seal(id, keys);
@@ -410,11 +411,11 @@ impl World {
             client.gained = gained;
             client.probes = 0;
         }
-        if std::mem::take(&mut core.goaway) {
+        if core.take_goaway() {
             let wait = client.goaways.next(BackOff::default(), random);
             client.goaway_at.get_or_insert(now + wait.as_micros() as Time);
         }
-        if let Some(addrs) = core.addrs.take() {
+        if let Some(addrs) = core.take_addrs() {
             let told: Vec<usize> = addrs.iter().filter_map(|&addr| self.addr_of(addr)).collect();
             self.note(On::End(id.0, id.1), "learns addresses over", conn as u64, told.len() as u64);
             self.learn(id, &told);

@@ -1,154 +1,93 @@
-//! The parts of one session's end, put together as the engine does it.
-//!
-//! `eversock_proto::session::Session` does the same for two ends that never move; here addresses
-//! and GOAWAY of the peer are wanted too.
+//! One session's end: the session as `eversock_proto` has it, what of it goes out, and the bugs
+//! that are planted in it.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use eversock_proto::control::{Control, Offsets, Role};
+use eversock_proto::control::Role;
+use eversock_proto::limits::WINDOW_UNIT_BYTES;
 use eversock_proto::log::Pool;
 use eversock_proto::open::Opened;
 use eversock_proto::recv::Receiver;
-use eversock_proto::seal::EpochKeys;
 use eversock_proto::send::{ClaimError, GATHER_SLICES, Sender};
-use eversock_proto::session::Fault;
+use eversock_proto::session::{Session, Start};
+use eversock_proto::snapshot::{In, Out};
+use eversock_proto::wire::frame::{Acks, Kind};
+
+use crate::Bug;
 
 /// One end's half of a session.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) tx: Sender,
-    pub(crate) rx: Receiver,
-    pub(crate) control: Control,
-    pub(crate) reset_by_peer: Option<u64>,
-    pub(crate) goaway: bool,
-    pub(crate) addrs: Option<Vec<SocketAddr>>,
-    /// What this end has sent again, and what it has received again and thrown away.
+    session: Session,
+    /// Resumes so far; a planted bug takes them back.
     pub(crate) resumed: u64,
     /// The sender says that there is something to send and gives nothing.
     pub(crate) is_stuck: bool,
-    /// A planted bug: acks of the peer are forgotten.
-    pub(crate) forgets_acks: bool,
+    /// Where this end goes on in the epoch that stands.
+    pub(crate) begun_at: u64,
+    /// Frames that were cut in this epoch.
+    frames: u64,
+    pool: Arc<Pool>,
+    bug: Option<Bug>,
+}
+
+impl Deref for Core {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl DerefMut for Core {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
 }
 
 impl Core {
+    /// A session that has just opened; the keys of its first epoch come by `World::seal`.
     pub(crate) fn new(
         role: Role,
         opened: Opened,
         window: u64,
         window_max: u64,
         pool: &Arc<Pool>,
+        bug: Option<Bug>,
     ) -> Self {
-        let mut rx = Receiver::new(Arc::clone(pool), 0, window);
-        rx.set_window_max(window_max);
-        let mut tx = Sender::new(Arc::clone(pool), 0, opened.window);
-        let mut control = Control::new(role, opened.id, opened.secret);
-        if let Some(cipher) = opened.cipher {
-            control.cipher = Some(cipher);
-            tx.set_sealed();
-            rx.set_sealed();
-        }
-        rx.begin_epoch();
-        // Nothing was sent yet, so nothing can be quoted beyond it.
-        let begun = tx.begin_epoch(0);
-        debug_assert!(begun.is_ok());
-        Self {
-            tx,
-            rx,
-            control,
-            reset_by_peer: None,
-            goaway: false,
-            addrs: None,
-            resumed: 0,
-            is_stuck: false,
-            forgets_acks: false,
-        }
+        let start = Start { send: 0, receive: 0, window, window_max };
+        let session = Session::new(role, opened, &start, Arc::clone(pool));
+        let pool = Arc::clone(pool);
+        Self { session, resumed: 0, is_stuck: false, begun_at: 0, frames: 0, pool, bug }
     }
 
     pub(crate) fn begin_epoch(&mut self, peer_receive: u64) -> Result<(), ClaimError> {
         self.resumed += 1;
-        self.rx.begin_epoch();
-        self.tx.begin_epoch(peer_receive)
-    }
-
-    /// The keys of the epoch that has just begun; a sealed session is silent and deaf before.
-    pub(crate) fn seal_with(&mut self, keys: EpochKeys) {
-        let (sealer, opener) = keys.split(self.control.role);
-        self.tx.seal_with(sealer);
-        self.rx.open_with(opener);
-    }
-
-    pub(crate) fn offsets(&self) -> Offsets {
-        Offsets {
-            acked: self.tx.delivered(),
-            receive: self.rx.next(),
-            expecting: self.tx.is_expecting(),
-        }
-    }
-
-    /// Bytes of the connection go to the stash.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        let fed = self.rx.feed(bytes);
-        self.digest()?;
-        Ok(fed?)
-    }
-
-    /// The result of one scattered read goes to the program.
-    pub(crate) fn accept(
-        &mut self,
-        buf: &mut [u8],
-        front: usize,
-        n: usize,
-    ) -> Result<usize, Fault> {
-        let taken = self.rx.accept(buf, front, n);
-        if taken.is_ok_and(|payload| payload > 0) {
-            self.control.progress();
-        }
-        self.digest()?;
-        Ok(taken?)
-    }
-
-    /// The same for a sealed session, whose records are opened before the program gets them.
-    pub(crate) fn accept_records(&mut self, n: usize, buf: &mut [u8]) -> Result<usize, Fault> {
-        let taken = self.rx.accept_records(n, buf);
-        if taken.is_ok_and(|payload| payload > 0) {
-            self.control.progress();
-        }
-        self.digest()?;
-        Ok(taken?)
-    }
-
-    fn digest(&mut self) -> Result<(), Fault> {
-        let (ack, edge) = self.rx.peer();
-        let before = self.tx.acked();
-        let ack = if self.forgets_acks { ack.min(before) } else { ack };
-        self.tx.absorb(ack, edge)?;
-        if self.tx.acked() > before {
-            self.control.progress();
-        }
-        let news = self.rx.take_news();
-        if news.stop {
-            self.tx.stop();
-        }
-        if news.blocked || self.tx.is_out_of_room() {
-            self.rx.grow_window();
-        }
-        self.reset_by_peer = self.reset_by_peer.or(news.reset);
-        self.goaway |= news.goaway;
-        if news.addrs.is_some() {
-            self.addrs = news.addrs;
-        }
-        self.note_acks();
-        Ok(())
+        self.frames = 0;
+        let begun = self.session.begin_epoch(peer_receive);
+        self.begun_at = self.tx.cursor();
+        begun
     }
 
     /// Frames for the connection that stands, at most `limit` bytes.
     pub(crate) fn transmit(&mut self, limit: usize) -> Vec<u8> {
         let mut out = Vec::new();
-        while out.len() < limit && self.tx.prepare(self.rx.acks()) {
+        while out.len() < limit {
+            let begins = !self.tx.is_mid_frame();
+            let acks = self.acks();
+            if !self.tx.prepare(acks) {
+                break;
+            }
+            self.frames += u64::from(begins);
             let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
-            let (count, total) = self.tx.gather(&mut slices);
+            let (count, total) = self.session.tx.gather(&mut slices);
+            let kind = slices[0].first().copied();
+            if begins && self.swallows(kind) {
+                self.tx.sent(total);
+                continue;
+            }
             let before = out.len();
             out.reserve_exact(total.min(limit - before));
             for slice in &slices[..count] {
@@ -167,46 +106,56 @@ impl Core {
         out
     }
 
-    pub(crate) fn read(&mut self, out: &mut [u8]) -> usize {
-        let n = self.rx.read_stash(out);
-        if n > 0 {
-            self.control.progress();
-            self.note_acks();
-        }
-        n
-    }
-
-    /// What came is consumed unread, as the program has closed; gives the number of bytes.
-    pub(crate) fn discard(&mut self) -> usize {
-        let n = self.rx.discard_stash();
-        if n > 0 {
-            self.tx.want_stop(self.rx.consumed());
-        }
-        self.note_acks();
-        n
-    }
-
-    /// The lazy sweep.
-    pub(crate) fn sweep(&mut self) {
-        if self.is_untold() {
-            self.tx.want_ack();
+    /// What the next frame tells.
+    pub(crate) fn acks(&self) -> Acks {
+        let acks = self.rx.acks();
+        let units = |bytes: u64| (bytes / WINDOW_UNIT_BYTES) as u16;
+        match self.bug {
+            Some(Bug::TellsNoAcks) => Acks { ack: 0, window: units(acks.edge()) },
+            Some(Bug::RetractsEdge) if self.resumed > 0 => {
+                let stashed = units(self.rx.stashed() as u64 + WINDOW_UNIT_BYTES - 1);
+                Acks { window: acks.window.saturating_sub(stashed), ..acks }
+            }
+            _ => acks,
         }
     }
 
-    /// True when the peer could be told more than it was.
-    pub(crate) fn is_untold(&self) -> bool {
-        self.tx.ack_is_stale(self.rx.acks())
+    /// Writes both directions and the control part down and reads them back; none when it may not
+    /// be done now, false when what was written cannot be read.
+    pub(crate) fn hand_over(&mut self) -> Option<bool> {
+        let mut out = Out::default();
+        if !self.rx.snapshot(&mut out) {
+            return None;
+        }
+        self.tx.snapshot(&mut out);
+        self.control.snapshot(&mut out);
+        let bytes = out.finish();
+        let mut from = In::new(&bytes);
+        let read = Receiver::restore(Arc::clone(&self.pool), &mut from)
+            .zip(Sender::restore(Arc::clone(&self.pool), &mut from));
+        let Some((rx, tx)) = read else { return Some(false) };
+        (self.rx, self.tx) = (rx, tx);
+        Some(self.control.restore(&mut from) && from.is_empty())
+    }
+
+    /// For a planted bug: true for a STOP or RESET that a new epoch says at its begin, as it was
+    /// wanted before. Of records none can be left out unseen.
+    fn swallows(&self, kind: Option<u8>) -> bool {
+        let is_last_word = [Kind::Stop, Kind::Reset].map(|kind| Some(kind as u8)).contains(&kind);
+        self.bug == Some(Bug::LastWordsDie)
+            && self.resumed > 0
+            && is_last_word
+            && self.frames <= 3
+            && !self.tx.is_sealed()
     }
 
     /// True when both directions have ended and both ends were told.
     pub(crate) fn is_over(&self) -> bool {
-        self.tx.is_done() && self.rx.is_at_end() && !self.is_untold()
-    }
-
-    fn note_acks(&mut self) {
-        if self.tx.ack_is_due(self.rx.acks(), self.rx.fin_seen()) {
-            self.tx.want_ack();
+        if self.bug == Some(Bug::LastByteIsEnd) {
+            let is_done = self.tx.is_finished() && self.tx.is_drained();
+            return is_done && self.rx.is_at_end() && !self.is_untold();
         }
+        self.session.is_over()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::client::Attempt;
 use crate::core::Core;
 use crate::net::ConnId;
 use crate::plan::{CutKind, Harm, Script};
+use crate::said::{Said, Word};
 use crate::trace::Time;
 
 /// How a session ended at one end.
@@ -106,6 +107,14 @@ pub(crate) struct End {
     /// World time of the program's next step; `Time::MAX` when it sleeps until something comes.
     pub(crate) step_at: Time,
     pub(crate) first: First,
+    /// What it has said over its connections.
+    pub(crate) said: Said,
+    /// The highest epoch that it has asked for.
+    pub(crate) asked: u64,
+    /// The highest credit edge that it has had.
+    pub(crate) credit: u64,
+    /// When its connection was lost, while it has none.
+    pub(crate) lost_at: Option<Time>,
 }
 
 /// What only one of the two roles has.
@@ -136,6 +145,8 @@ pub(crate) struct Client {
 #[derive(Debug, Default)]
 pub(crate) struct Server {
     pub(crate) grace_at: Option<Time>,
+    /// For a planted bug: when its first connection was lost.
+    pub(crate) first_lost: Option<Time>,
     /// The program has taken the session from its listener.
     pub(crate) taken: bool,
     pub(crate) take_at: Time,
@@ -168,6 +179,10 @@ impl End {
             finished: false,
             step_at: Time::MAX,
             first,
+            said: Said::default(),
+            asked: 0,
+            credit: 0,
+            lost_at: None,
         }
     }
 
@@ -225,6 +240,8 @@ pub(crate) struct Link {
     pub(crate) cut_next: Option<(usize, u64, CutKind)>,
     /// The same for each connection of it.
     pub(crate) choke: Option<(usize, u64, CutKind)>,
+    /// Its connection is cut, in this way, as soon as the end at this side has said this.
+    pub(crate) aim: Option<(Word, usize, CutKind)>,
     pub(crate) corrupt_next: Option<(Harm, usize)>,
     pub(crate) forge_next: bool,
     /// How often a server has begun it.

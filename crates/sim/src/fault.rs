@@ -5,8 +5,9 @@ use std::time::Duration;
 use eversock_proto::resume::{Reason, Reject};
 
 use crate::end::Ending;
-use crate::net::{ConnId, STRANGE};
+use crate::net::{ConnId, EndId, STRANGE};
 use crate::plan::{Attack, CutKind, Fault};
+use crate::said::Word;
 use crate::trace::{MS, On, S, Time};
 use crate::world::{Event, Hole, World};
 
@@ -30,6 +31,10 @@ impl World {
                 let link = self.any_link();
                 self.links[link].choke = Some((from, byte, kind));
                 self.note(On::End(link, 0), "each connection is cut at byte", byte, from as u64);
+            }
+            Fault::CutWord { word, from, kind } => {
+                let link = self.any_link();
+                self.links[link].aim = Some((word, from, kind));
             }
             Fault::CutAll(kind) => {
                 let host = self.any_server();
@@ -105,6 +110,7 @@ impl World {
                 self.links[link].forge_next = true;
                 self.links[link].touch(self.now);
             }
+            Fault::HandOver => self.hand_over(),
             Fault::Beside => {
                 let id = (self.any_link(), 0);
                 if self.end(id).is_alive() && self.procs[self.end(id).proc].alive {
@@ -114,6 +120,30 @@ impl World {
                 }
             }
         }
+    }
+
+    /// An end is written down and read back, as when another process of its host goes on with it. A
+    /// sealed one goes on in the next epoch, as its keys are not handed over.
+    fn hand_over(&mut self) {
+        let id = (self.any_link(), self.rng.index(2));
+        let end = self.end_mut(id);
+        let Some(core) = end.core.as_mut().filter(|_| end.ending.is_none()) else { return };
+        let is_sealed = core.tx.is_sealed();
+        match core.hand_over() {
+            // What was heard and not taken keeps it where it is.
+            None => return,
+            Some(false) => return self.find_at(1, id, "what is handed over cannot be read back"),
+            Some(true) => {}
+        }
+        self.stats.handed_over += 1;
+        self.note(On::End(id.0, id.1), "is handed over", 0, 0);
+        if let Some(conn) = self.end(id).standing.filter(|_| is_sealed) {
+            self.links[id.0].touch(self.now);
+            self.links[id.0].cuts += 1;
+            self.close(conn, id.1);
+            self.lose(id);
+        }
+        self.pump(id);
     }
 
     fn any_link(&mut self) -> usize {
@@ -171,6 +201,18 @@ impl World {
         }
         if let Some((harm, side)) = corrupt {
             self.set_corrupt(conn, harm, side, true);
+        }
+    }
+
+    /// An end has said these words over `conn`: they may be the ones that somebody waits for.
+    pub(crate) fn strike(&mut self, (link, side): EndId, conn: ConnId, words: &[Word]) {
+        if let Some((word, from, kind)) = self.links[link].aim
+            && from == side
+            && words.contains(&word)
+        {
+            self.links[link].aim = None;
+            self.stats.aimed += 1;
+            self.cut(conn, kind);
         }
     }
 
@@ -329,7 +371,7 @@ impl World {
         self.healed = true;
         for link in &mut self.links {
             (link.cut_next, link.choke, link.corrupt_next) = (None, None, None);
-            link.forge_next = false;
+            (link.forge_next, link.aim) = (false, None);
         }
         for conn in &mut self.conns {
             conn.cut_at = None;

@@ -100,7 +100,7 @@ impl World {
         let end = self.end_mut(id);
         end.last_heard = now;
         let Some(core) = &mut end.core else { return };
-        let result = core.feed(bytes);
+        let result = core.handle_bytes(bytes);
         self.heard(id, conn);
         if let Err(fault) = result {
             self.fault(id, conn, fault);
@@ -173,11 +173,16 @@ impl World {
         if self.is_over(id) {
             return;
         }
+        let now = self.local(id);
+        self.end_mut(id).lost_at.get_or_insert(now);
         match id.1 {
             0 => self.client_down(id),
             _ => {
-                let at = self.local(id) + self.plan.grace;
+                let keeps = self.has_bug(Bug::GraceIsNotRestarted);
+                let grace = self.plan.grace;
                 if let Some(server) = self.end_mut(id).server() {
+                    let first = *server.first_lost.get_or_insert(now);
+                    let at = if keeps { first } else { now } + grace;
                     server.grace_at.get_or_insert(at);
                 }
             }
@@ -193,7 +198,7 @@ impl World {
             while let Some(bytes) = self.take(old, id.1, 64 * 1024) {
                 let end = self.end_mut(id);
                 let Some(core) = &mut end.core else { break };
-                let result = core.feed(&bytes);
+                let result = core.handle_bytes(&bytes);
                 if result.is_err() {
                     break;
                 }
@@ -215,6 +220,7 @@ impl World {
         self.conns[conn].owner[id.1] = Owner::Stands(id);
         let end = self.end_mut(id);
         end.standing = Some(conn);
+        end.lost_at = None;
         end.stood_since = now;
         end.last_heard = now;
         let waits = if id.1 == 0 { end.heard_start } else { end.is_taken() };
@@ -305,7 +311,9 @@ impl World {
             return false;
         }
         let busy = !bytes.is_empty();
+        let words = self.read_along(id, conn, &bytes);
         self.send(conn, id.1, bytes, false);
+        self.strike(id, conn, &words);
         busy
     }
 
@@ -325,7 +333,7 @@ impl World {
         // dials again to hear it.
         let over = core.is_over() && silent && (flushed || id.1 == 1);
         let resets = end.resetting && (flushed || id.1 == 1 && end.standing.is_none());
-        let ending = if core.reset_by_peer.is_some() {
+        let ending = if core.reset_by_peer().is_some() {
             Ending::ResetByPeer
         } else if resets {
             Ending::Reset

@@ -13,7 +13,7 @@
 //! * `plan.rs`: what a seed decides. `world.rs`: the events. `net.rs`: connections.
 //! * `core.rs`, `flow.rs`, `client.rs`, `server.rs`: an end of a session and what is around it.
 //! * `program.rs`: what the programs do. `fault.rs`: what goes wrong, attackers included.
-//! * `check.rs`: what must hold.
+//! * `check.rs`: what must hold; `said.rs`: what an end may say.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -26,6 +26,7 @@ mod net;
 mod plan;
 mod program;
 mod rng;
+mod said;
 mod server;
 mod trace;
 mod world;
@@ -49,8 +50,8 @@ pub enum Bug {
     ReplaysFromTheWrongPlace,
     /// The connection of an old epoch still delivers when a new one stands.
     OldEpochDelivers,
-    /// Acks of the peer are forgotten.
-    ForgetsAcks,
+    /// An end gives credit and tells no acks.
+    TellsNoAcks,
     /// An idle end never tells what it has not told yet.
     NoSweep,
     /// A client believes refusals that prove nothing.
@@ -65,16 +66,26 @@ pub enum Bug {
     UnboundedHandshakes,
     /// A sealed session has the keys of its first epoch for its whole life.
     KeysOutliveTheirEpoch,
+    /// Behind a resume an end announces the room that is left instead of an edge that never falls.
+    RetractsEdge,
+    /// STOP and RESET are said in one epoch only.
+    LastWordsDie,
+    /// The ack of the last byte is taken for that of the FIN.
+    LastByteIsEnd,
+    /// The grace of an outage counts from the first one.
+    GraceIsNotRestarted,
+    /// A server that is done forgets the session at once.
+    NoTombstones,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::DropsByteAtResume,
         Self::DeliversTwice,
         Self::ReplaysFromTheWrongPlace,
         Self::OldEpochDelivers,
-        Self::ForgetsAcks,
+        Self::TellsNoAcks,
         Self::NoSweep,
         Self::BelievesUnprovenRefusals,
         Self::EndOfFileIsEnd,
@@ -82,6 +93,11 @@ impl Bug {
         Self::ActsBeforeConfirm,
         Self::UnboundedHandshakes,
         Self::KeysOutliveTheirEpoch,
+        Self::RetractsEdge,
+        Self::LastWordsDie,
+        Self::LastByteIsEnd,
+        Self::GraceIsNotRestarted,
+        Self::NoTombstones,
     ];
 }
 
@@ -107,6 +123,10 @@ pub struct Stats {
     pub faults: u64,
     /// Connections that were cut.
     pub cuts: u64,
+    /// Of these, the ones that waited for a word.
+    pub aimed: u64,
+    /// Ends that went to another process.
+    pub handed_over: u64,
     /// Connections of strangers.
     pub attacks: u64,
     /// Connections that broke a rule of the protocol.
@@ -119,6 +139,8 @@ pub struct Stats {
     pub forgotten: u64,
     /// Bytes that programs wrote.
     pub written: u64,
+    /// Writes that were taken, framed and sent in one step.
+    pub short_writes: u64,
     /// Bytes that programs read.
     pub read: u64,
     /// Sessions whose clear frames were changed under way: only their bounds were checked.
@@ -144,11 +166,14 @@ impl Stats {
         self.faults += faults;
         self.cuts += cuts;
         self.attacks += attacks;
+        self.aimed += other.aimed;
+        self.handed_over += other.handed_over;
         self.violations += other.violations;
         self.old_epochs += other.old_epochs;
         self.backlog_full += other.backlog_full;
         self.forgotten += other.forgotten;
         self.written += other.written;
+        self.short_writes += other.short_writes;
         self.read += other.read;
         self.tainted += other.tainted;
         self.sealed += other.sealed;

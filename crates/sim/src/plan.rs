@@ -3,6 +3,7 @@
 use eversock_proto::open::Sealing;
 
 use crate::rng::Rng;
+use crate::said::Word;
 use crate::trace::{MS, S, Time};
 
 /// What a program does with its socket.
@@ -100,6 +101,12 @@ pub(crate) enum Fault {
         from: usize,
         byte: u64,
     },
+    /// The connection on which an end says the word next, as soon as it has.
+    CutWord {
+        word: Word,
+        from: usize,
+        kind: CutKind,
+    },
     /// Everything that stands on one server.
     CutAll(CutKind),
     /// Nothing passes between two hosts; from the client's side, from the server's, or both.
@@ -147,6 +154,8 @@ pub(crate) enum Fault {
     Forge,
     /// The client dials beside its connection, as on a hint from the network.
     Beside,
+    /// An end goes to another process of its host, as bytes.
+    HandOver,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -259,6 +268,8 @@ impl Plan {
         plan.attack(rng);
         // Drawn apart, so that a run that is not sealed stays what it was.
         plan.seal(&mut Rng::new(seed, 3));
+        plan.take_aim(&mut Rng::new(seed, 4));
+        plan.hand_over(&mut Rng::new(seed, 5));
         plan
     }
 
@@ -284,6 +295,50 @@ impl Plan {
         for _ in 0..rng.between(1, 6) {
             let harm = [Harm::Flip, Harm::Drop, Harm::Insert, Harm::Repeat][rng.index(4)];
             self.faults.push((rng.below(self.heal_at), Fault::Corrupt(harm)));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// In a sixth of the seeds somebody on the path waits for the words that are rare, and that
+    /// nobody says twice by himself; programs that close and reset are more frequent there.
+    fn take_aim(&mut self, rng: &mut Rng) {
+        if !rng.chance(1, 6) {
+            return;
+        }
+        const WORDS: [Word; 8] = [
+            Word::Start,
+            Word::Fin,
+            Word::Fin,
+            Word::Stop,
+            Word::Stop,
+            Word::Reset,
+            Word::AckOfFin,
+            Word::AckOfFin,
+        ];
+        for _ in 0..rng.between(1, 5) {
+            let (word, from) = (WORDS[rng.index(WORDS.len())], rng.index(2));
+            let kind = cut_kind(rng);
+            let at = rng.scale(1, self.heal_at);
+            self.faults.push((at, Fault::CutWord { word, from, kind }));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+        for script in self.links.iter_mut().flat_map(|link| &mut link.scripts) {
+            match rng.below(8) {
+                0 => script.then = Then::Close,
+                1 => script.reads = rng.scale(1, script.writes.max(1)),
+                2 => script.reset_at = Some(rng.below(script.writes + 1)),
+                _ => {}
+            }
+        }
+    }
+
+    /// In an eighth of the seeds ends are handed over.
+    fn hand_over(&mut self, rng: &mut Rng) {
+        if !rng.chance(1, 8) {
+            return;
+        }
+        for _ in 0..rng.between(1, 8) {
+            self.faults.push((rng.below(self.heal_at), Fault::HandOver));
         }
         self.faults.sort_by_key(|(at, _)| *at);
     }

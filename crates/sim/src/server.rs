@@ -352,8 +352,7 @@ impl World {
         let (window, window_max) = (plan.window[1], plan.window_max[1]);
         let delay = plan.scripts[1].delay;
         let (session, pool) = (opened.id, self.procs[proc].pool.clone());
-        let mut core = Core::new(Role::Server, opened, window, window_max, &pool);
-        core.forgets_acks = self.has_bug(Bug::ForgetsAcks);
+        let core = Core::new(Role::Server, opened, window, window_max, &pool, self.bug);
         if let Some(serving) = self.serving(proc) {
             serving.sessions.insert(session, link);
         }
@@ -503,6 +502,7 @@ impl World {
         let tombs_max = self.plan.tombs_max;
         let end = self.end(id);
         let proc = end.proc;
+        let forgets = self.has_bug(Bug::NoTombstones);
         let Some(core) = &end.core else { return };
         let reason = match ending {
             Ending::Done => Reason::Closed,
@@ -515,6 +515,9 @@ impl World {
         let tombstone = core.control.bury(reason, core.rx.acks().ack);
         let Some(serving) = self.serving(proc) else { return };
         serving.sessions.remove(&session);
+        if forgets {
+            return;
+        }
         let oldest =
             if serving.tombs.len() >= tombs_max { serving.tombs.pop_front() } else { None };
         serving.tombs.push_back((session, id.0, tombstone));

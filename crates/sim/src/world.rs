@@ -197,6 +197,7 @@ impl World {
                 cuts: 0,
                 cut_next: None,
                 choke: None,
+                aim: None,
                 corrupt_next: None,
                 forge_next: false,
                 sessions_made: 0,
