@@ -1,0 +1,234 @@
+//! What a reset costs: stalls, replay, and ten thousand of them at once.
+
+use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use eversock_chaos::{Config as ProxyConfig, Direction, Fault, Proxy, Target};
+
+use crate::Bench;
+use crate::lane::{Lane, labels, take_turns};
+use crate::pair::Pair;
+use crate::report::{Figure, Goal, Group, Report, quantile};
+use crate::socket::{Kind, ROOMY_BYTES};
+use crate::usage::{descriptor_limit, monotonic_ns};
+
+/// A pair with the fault proxy between its ends.
+pub(crate) fn cut_pair(
+    bench: &Bench<'_>,
+    kind: Kind,
+    shape: impl FnOnce(ProxyConfig) -> ProxyConfig,
+) -> io::Result<(Pair, Proxy)> {
+    let mut proxy = None;
+    let pair = Pair::start_through(bench, kind, |addr| {
+        let config = shape(ProxyConfig::new(([127, 0, 0, 1], 0).into(), addr));
+        let made = Proxy::spawn(config).map_err(io::Error::other)?;
+        let route = made.local_addr();
+        proxy = Some(made);
+        Ok(route)
+    })?;
+    let proxy = proxy.ok_or_else(|| io::Error::other("no proxy"))?;
+    Ok((pair, proxy))
+}
+
+/// Resets in all: a thousand.
+fn resets(bench: &Bench<'_>) -> usize {
+    bench.amount(1000, 50)
+}
+
+/// Both programs idle: one blocks in a read, the other does nothing. Then a reset of the connection
+/// (in the fault proxy; both ends get an RST), and at once a write. Timed from just before the
+/// reset until the reader has the byte; the writer is each end in turn.
+pub(crate) fn stall_idle(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
+    for kind in [Kind::Direct, Kind::Pumped] {
+        let (mut pair, proxy) = cut_pair(bench, kind, |config| config)?;
+        pair.open()?;
+        let (mut cut, mut whole) = (Vec::new(), Vec::new());
+        for round in 0..2 * resets(bench) + 20 {
+            let is_cut = round % 2 == 1;
+            let (writer, reader) = if round % 4 < 2 {
+                (&mut pair.client, &mut pair.server)
+            } else {
+                (&mut pair.server, &mut pair.client)
+            };
+            reader.tell("get")?;
+            // Both are to be idle, and the acks told.
+            sleep(Duration::from_millis(2));
+            let began = monotonic_ns();
+            if is_cut {
+                proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
+            }
+            writer.ask("put")?;
+            let came = reader.numbers()?;
+            let stall = (came[0] - began as f64) * 1e-6;
+            if round >= 20 {
+                if is_cut { cut.push(stall) } else { whole.push(stall) }
+            }
+        }
+        stall_rows(report, "stall-idle", kind, &cut, &whole)?;
+    }
+    Ok(())
+}
+
+/// Plain TCP ends with a reset, so that a stall is compared with the pause of the same exchange
+/// without one.
+fn stall_rows(
+    report: &mut Report,
+    name: &str,
+    kind: Kind,
+    cut: &[f64],
+    whole: &[f64],
+) -> io::Result<()> {
+    let name = format!("{name} {}", kind.name());
+    let without = quantile(whole, 0.5);
+    let reference = Some(("without a cut", without));
+    let goal = |most| (kind == Kind::Direct).then_some(Goal::AtMost(most));
+    let figure = |part: &str, goal: Option<Goal>| {
+        let figure = Figure::new(format!("{name} {part}"), "ms");
+        if let Some(goal) = goal { figure.goal(goal) } else { figure }
+    };
+    let mut all = figure(&format!("p50 ({} resets)", cut.len()), goal(1.0));
+    cut.iter().for_each(|&value| all.add(value));
+    report.row(&all, reference)?;
+    let mut tail = figure("p99", goal(5.0));
+    tail.add(quantile(cut, 0.99));
+    report.row(&tail, Some(("without a cut", quantile(whole, 0.99))))?;
+    let mut usual = figure("p50 without a cut", None);
+    whole.iter().for_each(|&value| usual.add(value));
+    report.row(&usual, None)
+}
+
+/// One program writes 16 KiB at a time as fast as it can, the other reads. The reader notes every
+/// pause between two reads that is longer than 50 us; the stall is the longest pause that ended
+/// within 50 ms of a reset.
+pub(crate) fn stall_busy(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
+    const EVERY: Duration = Duration::from_millis(60);
+    const NEAR_NS: f64 = 50e6;
+    for kind in [Kind::Direct, Kind::Pumped] {
+        let (mut pair, proxy) = cut_pair(bench, kind, |config| config)?;
+        let (mut cut, mut whole) = (Vec::new(), Vec::new());
+        let round = 200.min(resets(bench));
+        while cut.len() < resets(bench) {
+            pair.open()?;
+            let ms = EVERY.as_millis() * (round as u128 + 4);
+            pair.server.tell("gaps 50")?;
+            pair.client.tell(&format!("flood {ms} 16384"))?;
+            let began = Instant::now();
+            let mut marks = Vec::new();
+            for n in 0..round {
+                let at = began + EVERY * (n as u32 + 2);
+                sleep(at.saturating_duration_since(Instant::now()));
+                let now = monotonic_ns() as f64;
+                // Every tenth look is one without a cut.
+                let is_cut = n % 10 != 9;
+                if is_cut {
+                    proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
+                }
+                marks.push((now, is_cut));
+            }
+            pair.client.answer()?;
+            let line = pair.server.answer()?;
+            let gaps: Vec<(f64, f64)> = line
+                .split_whitespace()
+                .filter_map(|gap| {
+                    let (end, length) = gap.split_once(':')?;
+                    Some((end.parse().ok()?, length.parse().ok()?))
+                })
+                .collect();
+            for (at, is_cut) in marks {
+                let near = gaps
+                    .iter()
+                    .filter(|&&(end, length)| end >= at && (end - length) < at + NEAR_NS);
+                let longest = near.map(|&(_, length)| length * 1e-6).fold(0.0, f64::max);
+                if is_cut { cut.push(longest) } else { whole.push(longest) }
+            }
+        }
+        stall_rows(report, "stall-busy", kind, &cut, &whole)?;
+    }
+    Ok(())
+}
+
+/// Bytes that the peer has not seen when its connection is cut: a black hole swallows them, then a
+/// reset makes the session send them again. Timed from the first byte at the reader to the last;
+/// plain TCP sends as many, over the same proxy, without either.
+pub(crate) fn replay(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
+    let bytes = ROOMY_BYTES as usize / 4 * 3;
+    let name = format!("replay {}MiB", bytes >> 20);
+    let hole = Fault::Blackhole { direction: Direction::Up, lasting: None, then_reset: false };
+    let mut lanes = Vec::new();
+    let mut proxies = Vec::new();
+    for kind in [Kind::Plain, Kind::Roomy] {
+        let (pair, proxy) = cut_pair(bench, kind, |config| config)?;
+        lanes.push(Lane::new(kind.name(), pair));
+        proxies.push(proxy);
+    }
+    let rates = Group::new(&labels(&lanes), &name, "MiB/s");
+    let mut rates = rates.goal(Kind::Roomy.name(), Goal::RatioAtLeast(0.9));
+    take_turns(bench, report, &name, lanes, |_, at, pair| {
+        pair.open()?;
+        // A byte first, so that the session stands at both ends.
+        pair.both("pour 1", "soak 1")?;
+        let is_cut = at > 0;
+        if is_cut {
+            proxies[at].inject(hole.clone(), Target::Open).map_err(io::Error::other)?;
+        }
+        pair.server.tell(&format!("soak {bytes}"))?;
+        pair.client.ask(&format!("pour {bytes}"))?;
+        if is_cut {
+            proxies[at].inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
+        }
+        let times = pair.server.numbers()?;
+        pair.both("drop", "drop")?;
+        rates.add(at, bytes as f64 / (1 << 20) as f64 / ((times[1] - times[0]) * 1e-9));
+        Ok(())
+    });
+    report.group(&rates)
+}
+
+/// Many sessions of one pair of processes, all reset at once. Timed from just before the reset
+/// until each of them has carried a byte there and back again. Plain TCP does not survive this: the
+/// reference is the same wave of bytes without a cut.
+pub(crate) fn storm(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
+    let sessions = bench.amount(10_000, 500);
+    // The proxy is this process, and has two descriptors for each connection; those that were cut
+    // overlap with those that come.
+    let most = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
+    if most < 4 * sessions + 100 {
+        let why = format!("{most} descriptors are too few for {sessions} sessions; ulimit -n");
+        report.skipped("resume-storm", &why);
+        return Ok(());
+    }
+    let name = |what: &str| format!("resume-storm {sessions} direct{what}");
+    let mut storms = Figure::new(name(""), "s");
+    if sessions >= 10_000 {
+        storms = storms.goal(Goal::AtMost(2.0));
+    }
+    let mut waves = Figure::new(name(" without a cut"), "s");
+    let (mut pair, proxy) = cut_pair(bench, Kind::Direct, |mut config| {
+        config.max_connections = 4 * sessions;
+        // Each gets a byte or two.
+        (config.buffer, config.history) = (4096, 0);
+        config
+    })?;
+    pair.set_patience(Duration::from_secs(300));
+    let hold = format!("hold {sessions}");
+    pair.both(&hold, &hold)?;
+    // The first wave is the warm-up.
+    pair.both("wave", "answer")?;
+    for _ in 0..bench.options.turns() {
+        for is_cut in [false, true] {
+            pair.server.tell("answer")?;
+            let began = monotonic_ns();
+            if is_cut {
+                proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
+            }
+            let done = pair.client.ask("wave")?;
+            pair.server.answer()?;
+            let took = (done[0] - began as f64) * 1e-9;
+            if is_cut { storms.add(took) } else { waves.add(took) }
+        }
+    }
+    let reference = waves.median().map(|wave| ("without a cut", wave));
+    report.row(&storms, reference)?;
+    report.row(&waves, None)
+}
