@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use eversock_chaos::{Config as ProxyConfig, Fault, Proxy, Target};
+
 use crate::socket::{Kind, Listener, Stream};
 use crate::usage::{self, Usage};
 
@@ -21,7 +23,8 @@ const READ_BYTES: usize = 64 * 1024;
 /// next.
 const PER_ADDRESS: usize = 20_000;
 
-/// One end of a conversation: `KIND server`, `KIND server@IP` or `KIND ADDRESS`.
+/// One end of a conversation: `KIND server`, `KIND server@IP` or `KIND ADDRESS`; or what stands
+/// between the two: `proxy ADDRESS`.
 pub fn main(args: &[String]) -> ExitCode {
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -34,6 +37,10 @@ pub fn main(args: &[String]) -> ExitCode {
 
 fn run(args: &[String]) -> io::Result<()> {
     let [kind, role] = args else { return bad("two arguments") };
+    if kind == "proxy" {
+        usage::raise_descriptor_limit();
+        return stand_between(role.parse().map_err(|_| io::Error::other("not an address"))?);
+    }
     let Some(kind) = Kind::from_name(kind) else { return bad("a kind of stream") };
     usage::raise_descriptor_limit();
     let end = if let Some(at) = role.strip_prefix("server") {
@@ -53,6 +60,24 @@ fn run(args: &[String]) -> io::Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let reply = child.obey(&words)?;
         answer(&reply)?;
+    }
+    Ok(())
+}
+
+/// A fault proxy for very many connections that carry little; `reset` cuts all of them. A process
+/// of its own, as it needs two descriptors for each.
+fn stand_between(upstream: SocketAddr) -> io::Result<()> {
+    let mut config = ProxyConfig::new((Ipv4Addr::LOCALHOST, 0).into(), upstream);
+    config.max_connections = usize::MAX;
+    (config.buffer, config.history) = (4096, 0);
+    let proxy = Proxy::spawn(config)?;
+    answer(&proxy.local_addr().to_string())?;
+    for line in io::stdin().lock().lines() {
+        if line?.trim() != "reset" {
+            return bad("reset");
+        }
+        let hit = proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
+        answer(&hit.to_string())?;
     }
     Ok(())
 }

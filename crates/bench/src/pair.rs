@@ -31,6 +31,20 @@ impl End {
         Ok(Self { process, input, output: BufReader::new(output), patience: PATIENCE })
     }
 
+    /// A fault proxy in a process of its own, and where it listens.
+    pub(crate) fn proxy(bench: &Bench<'_>, server: SocketAddr) -> io::Result<(Self, SocketAddr)> {
+        let mut command = own_command(bench, &[])?;
+        command.args(["proxy", &server.to_string()]);
+        let mut proxy = Self::start(command)?;
+        let addr = proxy.address()?;
+        Ok((proxy, addr))
+    }
+
+    fn address(&mut self) -> io::Result<SocketAddr> {
+        let text = self.answer()?;
+        text.parse().map_err(|_| io::Error::other(format!("address: {text}")))
+    }
+
     /// Tells the child to begin something.
     pub(crate) fn tell(&mut self, command: &str) -> io::Result<()> {
         let Some(input) = &mut self.input else { return Err(io::ErrorKind::BrokenPipe.into()) };
@@ -84,6 +98,15 @@ impl Drop for End {
     }
 }
 
+/// What starts a child of this program, by way of another command if there is one.
+fn own_command(bench: &Bench<'_>, way: &[String]) -> io::Result<Command> {
+    let mut words = way.iter().map(Into::into).chain(bench.host.child.iter().cloned());
+    let program = words.next().ok_or_else(|| io::Error::other("this program is not known"))?;
+    let mut command = Command::new(program);
+    command.args(words);
+    Ok(command)
+}
+
 /// A server and a client.
 #[derive(Debug)]
 pub(crate) struct Pair {
@@ -116,12 +139,8 @@ impl Pair {
     ) -> io::Result<Self> {
         let own = |role: &str| {
             let way = if role.starts_with("server") { server_way } else { client_way };
-            let mut words = way.iter().map(Into::into).chain(bench.host.child.iter().cloned());
-            let Some(program) = words.next() else {
-                return Err(io::Error::other("this program is not known"));
-            };
-            let mut command = Command::new(program);
-            command.args(words).args([kind.name(), role]);
+            let mut command = own_command(bench, way)?;
+            command.args([kind.name(), role]);
             Ok(command)
         };
         Self::start_any(own, server, route)
@@ -139,8 +158,7 @@ impl Pair {
         route: impl FnOnce(SocketAddr) -> io::Result<SocketAddr>,
     ) -> io::Result<Self> {
         let mut server = End::start(command(server)?)?;
-        let addr = server.answer()?;
-        let addr = addr.parse().map_err(|_| io::Error::other(format!("address: {addr}")))?;
+        let addr = server.address()?;
         let client = End::start(command(&route(addr)?.to_string())?)?;
         Ok(Self { client, server })
     }

@@ -6,10 +6,10 @@ use plotters::prelude::*;
 
 use crate::report::{Row, digits};
 
-const WIDTH: u32 = 900;
+const WIDTH: u32 = 960;
 const BAR: u32 = 22;
 /// Room for the names on the left.
-const NAMES: u32 = 330;
+const NAMES: u32 = 370;
 /// Above and below the bars.
 const MARGIN: u32 = 70;
 
@@ -71,7 +71,7 @@ fn draw(text: &mut String, title: &str, axis: &str, bars: &[Bar<'_>]) -> Drawn {
     let height = MARGIN + BAR * u32::try_from(bars.len())?;
     let area = SVGBackend::with_string(text, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE)?;
-    area.draw(&Text::new(title.to_owned(), (10, 10), ("sans-serif", 18).into_font()))?;
+    area.draw(&Text::new(title.to_owned(), (10, 10), ("sans-serif", 22).into_font()))?;
     let logs = bars.iter().map(|bar| bar.value.log10());
     let (low, high) =
         logs.fold((0.0_f64, 0.0_f64), |(low, high), log| (low.min(log), high.max(log)));
@@ -79,7 +79,7 @@ fn draw(text: &mut String, title: &str, axis: &str, bars: &[Bar<'_>]) -> Drawn {
     let span = (high - low).max(0.3);
     let width = f64::from(WIDTH - NAMES - 190);
     let x = |log: f64| NAMES as i32 + ((log - low) / span * width) as i32;
-    let small = || ("sans-serif", 13).into_font();
+    let small = || ("sans-serif", 17).into_font();
     for (at, bar) in bars.iter().enumerate() {
         let top = 40 + i32::try_from(at)? * BAR as i32;
         let color = match bar.met {

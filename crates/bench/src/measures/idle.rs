@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::recovery::{of_pairs, spread};
 use crate::Bench;
 use crate::pair::Pair;
 use crate::report::{Figure, Goal, Group, Report};
 use crate::socket::Kind;
-use crate::usage::descriptor_limit;
 
 /// A thousand sessions that do nothing: what they hold and what they use. Fresh processes, as
 /// memory that was used once is not given back.
@@ -77,54 +77,36 @@ pub(crate) fn many(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
 
 fn many_of(bench: &Bench<'_>, report: &mut Report, count: usize) -> io::Result<()> {
     const KINDS: [Kind; 2] = [Kind::Plain, Kind::Direct];
-    let most = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
-    if most < count + 100 {
-        let why = format!("{most} descriptors are too few for {count} sessions; ulimit -n");
-        report.skipped("idle-many", &why);
-        return Ok(());
-    }
+    let (pairs, each) = spread(count, 1);
     let watch = bench.time(10_000, 1000);
     let labels = KINDS.map(Kind::name);
-    let group =
-        |what: &str, side: &str, unit| Group::new(&labels, &format!("{what} {side} {count}"), unit);
+    let of_pairs = of_pairs(pairs);
     let sides = ["client", "server"];
+    let groups = |what: &str, unit| {
+        sides.map(|side| Group::new(&labels, &format!("{what} {side} {count}{of_pairs}"), unit))
+    };
     let mut memory =
-        sides.map(|side| group("memory", side, "B/idle").goal("direct", Goal::AtMost(1024.0)));
-    let mut cpu = sides.map(|side| group("idle-cpu", side, "ms/s"));
-    let mut sleeps = sides.map(|side| group("idle-sleeps", side, "1/s"));
+        groups("memory", "B/idle").map(|group| group.goal("direct", Goal::AtMost(1024.0)));
+    let mut cpu = groups("idle-cpu", "ms/s");
+    let mut sleeps = groups("idle-sleeps", "1/s");
     // What was used once is not given back: fresh processes for each turn.
     for _ in 0..bench.amount(bench.options.turns(), 1) {
         for (at, kind) in KINDS.into_iter().enumerate() {
-            // More connections than one address has ports for.
-            let loopback = Ipv4Addr::LOCALHOST;
-            let server = format!("server@{}", Ipv4Addr::UNSPECIFIED);
-            let mut pair = Pair::start_as(bench, kind, &server, &[], &[], |mut addr| {
-                addr.set_ip(loopback.into());
-                Ok(addr)
-            })?;
-            pair.set_patience(Duration::from_secs(300));
-            pair.open()?;
-            let before = pair.both("usage", "usage")?;
-            let hold = format!("hold {count}");
-            pair.both(&hold, &hold)?;
-            sleep(bench.time(4000, 2000));
-            let idle = pair.both("usage", "usage")?;
-            sleep(watch);
-            let after = pair.both("usage", "usage")?;
-            for (side, (before, idle, after)) in
-                [(&before.0, &idle.0, &after.0), (&before.1, &idle.1, &after.1)]
-                    .into_iter()
-                    .enumerate()
-            {
-                memory[side].add(at, (idle[2] - before[2]).max(0.0) / count as f64);
-                cpu[side].add(at, (after[0] - idle[0]) * 1e-6 / watch.as_secs_f64());
-                sleeps[side].add(at, (after[1] - idle[1]) / watch.as_secs_f64());
+            for [before, idle, after] in rest(bench, kind, pairs, each, watch)? {
+                for side in 0..sides.len() {
+                    let held = (idle[side][2] - before[side][2]).max(0.0);
+                    memory[side].add(at, held / each as f64);
+                    let spent = (after[side][0] - idle[side][0]) * 1e-6;
+                    cpu[side].add(at, spent / watch.as_secs_f64());
+                    let slept = after[side][1] - idle[side][1];
+                    sleeps[side].add(at, slept / watch.as_secs_f64());
+                }
             }
         }
     }
     memory.iter().chain(&cpu).chain(&sleeps).try_for_each(|group| report.group(group))?;
     for (side, sleeps) in sides.iter().zip(&sleeps) {
-        let name = format!("idle-wakeups {side} {count} direct");
+        let name = format!("idle-wakeups {side} {count}{of_pairs} direct");
         let mut beyond = Figure::new(name, "1/s").goal(Goal::AtMost(0.0));
         if let (Some(plain), Some(direct)) = (sleeps.median(0), sleeps.median(1)) {
             beyond.add((direct - plain).max(0.0));
@@ -132,4 +114,48 @@ fn many_of(bench: &Bench<'_>, report: &mut Report, count: usize) -> io::Result<(
         report.row(&beyond, None)?;
     }
     Ok(())
+}
+
+/// What the client and the server of a pair have used.
+type Used = [Vec<f64>; 2];
+
+/// So many sessions in so many pairs of processes, which do nothing for a while: what each pair had
+/// used before they were opened, when they had come to rest, and after the while.
+fn rest(
+    bench: &Bench<'_>,
+    kind: Kind,
+    pairs: usize,
+    each: usize,
+    watch: Duration,
+) -> io::Result<Vec<[Used; 3]>> {
+    let mut all = Vec::new();
+    for _ in 0..pairs {
+        // More connections than one address has ports for.
+        let server = format!("server@{}", Ipv4Addr::UNSPECIFIED);
+        let mut pair = Pair::start_as(bench, kind, &server, &[], &[], |mut addr| {
+            addr.set_ip(Ipv4Addr::LOCALHOST.into());
+            Ok(addr)
+        })?;
+        pair.set_patience(Duration::from_secs(300));
+        // Threads, pools and tables that the first session makes.
+        pair.open()?;
+        let before = pair.both("usage", "usage")?;
+        let hold = format!("hold {each}");
+        pair.both(&hold, &hold)?;
+        all.push((pair, before));
+    }
+    // The sweep looks once a second while acks are to be told.
+    sleep(bench.time(4000, 2000));
+    let mut idle = Vec::new();
+    for (pair, _) in &mut all {
+        idle.push(pair.both("usage", "usage")?);
+    }
+    sleep(watch);
+    let used = |(client, server): (Vec<f64>, Vec<f64>)| [client, server];
+    let mut answers = Vec::new();
+    for ((mut pair, before), idle) in all.into_iter().zip(idle) {
+        let after = pair.both("usage", "usage")?;
+        answers.push([used(before), used(idle), used(after)]);
+    }
+    Ok(answers)
 }

@@ -8,7 +8,7 @@ use eversock_chaos::{Config as ProxyConfig, Direction, Fault, Proxy, Target};
 
 use crate::Bench;
 use crate::lane::{Lane, labels, take_turns};
-use crate::pair::Pair;
+use crate::pair::{End, Pair};
 use crate::report::{Figure, Goal, Group, Report, quantile};
 use crate::socket::{Kind, ROOMY_BYTES};
 use crate::usage::{descriptor_limit, monotonic_ns};
@@ -185,50 +185,102 @@ pub(crate) fn replay(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
     report.group(&rates)
 }
 
-/// Many sessions of one pair of processes, all reset at once. Timed from just before the reset
-/// until each of them has carried a byte there and back again. Plain TCP does not survive this: the
-/// reference is the same wave of bytes without a cut.
+/// Descriptors that a session may need in its client while it is cut: those of the dead connection,
+/// of what stands in for it (two) and of the next. The proxy needs as many: two connections of two.
+const PER_SESSION: usize = 4;
+
+/// Many sessions, all reset at once. Timed from just before the reset until each of them has
+/// carried a byte there and back again. Plain TCP does not survive this: the reference is the same
+/// wave of bytes without a cut. One pair of processes, or where it may not have as many
+/// descriptors, several pairs at the same time.
 pub(crate) fn storm(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
     let sessions = bench.amount(10_000, 500);
-    // The proxy is this process, and has two descriptors for each connection; those that were cut
-    // overlap with those that come.
-    let most = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
-    if most < 4 * sessions + 100 {
-        let why = format!("{most} descriptors are too few for {sessions} sessions; ulimit -n");
-        report.skipped("resume-storm", &why);
-        return Ok(());
+    let (pairs, each) = spread(sessions, PER_SESSION);
+    let mut storms = Vec::new();
+    for _ in 0..pairs {
+        let mut proxy = None;
+        let mut pair = Pair::start_through(bench, Kind::Direct, |server| {
+            let (made, addr) = End::proxy(bench, server)?;
+            proxy = Some(made);
+            Ok(addr)
+        })?;
+        pair.set_patience(Duration::from_secs(300));
+        let hold = format!("hold {each}");
+        pair.both(&hold, &hold)?;
+        // The first wave is the warm-up.
+        pair.both("wave", "answer")?;
+        let proxy = proxy.ok_or_else(|| io::Error::other("no proxy"))?;
+        storms.push((pair, proxy));
     }
-    let name = |what: &str| format!("resume-storm {sessions} direct{what}");
-    let mut storms = Figure::new(name(""), "s");
+    let name = |what: &str| format!("resume-storm {sessions} direct{what}{}", of_pairs(pairs));
+    let mut after = Figure::new(name(""), "s");
     if sessions >= 10_000 {
-        storms = storms.goal(Goal::AtMost(2.0));
+        after = after.goal(Goal::AtMost(2.0));
     }
     let mut waves = Figure::new(name(" without a cut"), "s");
-    let (mut pair, proxy) = cut_pair(bench, Kind::Direct, |mut config| {
-        config.max_connections = 4 * sessions;
-        // Each gets a byte or two.
-        (config.buffer, config.history) = (4096, 0);
-        config
-    })?;
-    pair.set_patience(Duration::from_secs(300));
-    let hold = format!("hold {sessions}");
-    pair.both(&hold, &hold)?;
-    // The first wave is the warm-up.
-    pair.both("wave", "answer")?;
     for _ in 0..bench.options.turns() {
         for is_cut in [false, true] {
-            pair.server.tell("answer")?;
+            for (pair, _) in &mut storms {
+                pair.server.tell("answer")?;
+            }
             let began = monotonic_ns();
             if is_cut {
-                proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
+                storms.iter_mut().try_for_each(|(_, proxy)| proxy.tell("reset"))?;
             }
-            let done = pair.client.ask("wave")?;
-            pair.server.answer()?;
-            let took = (done[0] - began as f64) * 1e-9;
-            if is_cut { storms.add(took) } else { waves.add(took) }
+            let mut hit = 0.0;
+            for (pair, proxy) in &mut storms {
+                if is_cut {
+                    hit += proxy.numbers()?.first().copied().unwrap_or(0.0);
+                }
+                pair.client.tell("wave")?;
+            }
+            let mut last = 0.0_f64;
+            for (pair, _) in &mut storms {
+                last = last.max(pair.client.numbers()?.first().copied().unwrap_or(0.0));
+                pair.server.answer()?;
+            }
+            let expected = if is_cut { pairs * each } else { 0 };
+            if hit < expected as f64 {
+                let what = format!("only {hit} of {expected} connections were there to be cut");
+                return Err(io::Error::other(what));
+            }
+            let took = (last - began as f64) * 1e-9;
+            if is_cut { after.add(took) } else { waves.add(took) }
         }
     }
     let reference = waves.median().map(|wave| ("without a cut", wave));
-    report.row(&storms, reference)?;
+    report.row(&after, reference)?;
     report.row(&waves, None)
+}
+
+/// How many pairs of processes it takes to have so many sessions, and how many each of them has, if
+/// a session needs so many descriptors.
+pub(crate) fn spread(sessions: usize, descriptors: usize) -> (usize, usize) {
+    let most = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
+    spread_within(sessions, descriptors, most)
+}
+
+fn spread_within(sessions: usize, descriptors: usize, most: usize) -> (usize, usize) {
+    let room = (most.saturating_sub(100) / descriptors).max(1);
+    let pairs = sessions.div_ceil(room).max(1);
+    (pairs, sessions.div_ceil(pairs))
+}
+
+/// What a row's name says of several pairs.
+pub(crate) fn of_pairs(pairs: usize) -> String {
+    if pairs == 1 { String::new() } else { format!(" ({pairs} pairs)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_spread_over_as_few_pairs_as_their_descriptors_allow() {
+        assert_eq!(spread_within(10_000, 4, 1 << 20), (1, 10_000));
+        assert_eq!(spread_within(10_000, 4, 40_100), (1, 10_000));
+        assert_eq!(spread_within(10_000, 4, 40_099), (2, 5000));
+        assert_eq!(spread_within(10_000, 4, 20_000), (3, 3334));
+        assert_eq!(spread_within(500, 1, 0), (500, 1));
+    }
 }
