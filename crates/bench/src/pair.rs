@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::Bench;
 use crate::socket::Kind;
+use crate::usage::end_with_us;
 
 /// How long an answer may take, where nothing else is said.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +24,7 @@ pub(crate) struct End {
 
 impl End {
     fn start(mut command: Command) -> io::Result<Self> {
+        end_with_us(&mut command);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = process.stdin.take();
         let Some(output) = process.stdout.take() else {

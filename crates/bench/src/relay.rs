@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::usage::end_with_us;
+
 /// How long a relay may take to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -134,6 +136,7 @@ impl Relay {
         let file = fs::File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let name = command.get_program().to_string_lossy().into_owned();
+        end_with_us(&mut command);
         let mut program = command.spawn().map_err(|error| {
             io::Error::new(error.kind(), format!("{name} cannot be run ({error}); install it"))
         })?;

@@ -1,5 +1,7 @@
 //! What the kernel says of a process: time, memory, descriptors.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// Nanoseconds of the clock that all processes of a machine share.
@@ -96,4 +98,18 @@ pub(crate) fn descriptor_limit() -> u64 {
     // SAFETY: `limit` is writable.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     limit.rlim_cur
+}
+
+/// The program is killed when the thread that starts it ends, however that comes: one that waits
+/// for a peer would not see that nobody talks to it any more.
+pub(crate) fn end_with_us(command: &mut Command) {
+    let ask = || {
+        // SAFETY: no memory is passed.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec only a system call is made, and errno is read.
+    unsafe { command.pre_exec(ask) };
 }

@@ -3,7 +3,10 @@
 
 mod common;
 
-use common::Place;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Place, wait_for};
 use serde_json::Value;
 
 /// The rows of `open-close`, of which plain TCP is the reference.
@@ -88,4 +91,46 @@ fn a_page_that_cannot_be_written_is_said_before_anything_is_measured() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains(folder), "{output:?}");
+}
+
+/// What the kernel says of a process, from its state on; none if there is no such process.
+fn status(process: u32) -> Option<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+/// The processes that this one has started.
+fn children(of: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|id| status(*id).is_some_and(|words| words[1] == of.to_string())).collect()
+}
+
+/// Its peers waited for each other, through a proxy that was gone with it, until their grace ended.
+#[test]
+fn a_run_that_is_killed_leaves_no_process_behind() {
+    const BUSY_TICKS: u64 = 10;
+    let place = Place::new();
+    let mut command = place.command(&["bench", "--quick", "--only", "stall-busy"]);
+    let mut bench = command.stdout(Stdio::null()).spawn().unwrap();
+    let (user, system) = (11, 12);
+    let is_busy = |id: &u32| {
+        let words = status(*id).unwrap_or_default();
+        let ticks = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0);
+        ticks(user) + ticks(system) >= BUSY_TICKS
+    };
+    let peers = wait_for("both peers are in the midst of it", || {
+        let peers = children(bench.id());
+        (peers.len() == 2 && peers.iter().all(is_busy)).then_some(peers)
+    });
+    bench.kill().unwrap();
+    bench.wait().unwrap();
+    // Well before a peer would give the other up.
+    let until = Instant::now() + Duration::from_secs(10);
+    let is_alive = |id: &u32| status(*id).is_some_and(|words| words[0] != "Z");
+    while let Some(left) = peers.iter().find(|id| is_alive(id)) {
+        assert!(Instant::now() < until, "process {left} is left");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
