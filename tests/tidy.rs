@@ -39,6 +39,7 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-sim", Some(&["eversock-proto"])),
     ("eversock", Some(&["eversock-engine"])),
     ("eversock-models", Some(&[])),
+    ("eversock-bench", Some(&["eversock", "eversock-chaos"])),
     ("eversock-cli", None),
     ("eversock-ffi-tests", None),
 ];

@@ -1,13 +1,14 @@
 //! The program `evs`: makes the connections of other programs survive (`run`, `doctor`,
 //! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
-//! connections on purpose (`chaos`), simulates whole systems (`sim`), and looks into the sessions
-//! of running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
+//! connections on purpose (`chaos`), simulates whole systems (`sim`), measures (`bench`), and looks
+//! into the sessions of running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the
 //! command says otherwise.
 
 mod answer;
+mod bench;
 mod chaos;
 mod control;
 mod demo;
@@ -48,6 +49,7 @@ enum Command {
     Demo(demo::Demo),
     Chaos(chaos::Chaos),
     Sim(sim::Sim),
+    Bench(bench::Bench),
     Run(run::Run),
     Doctor(doctor::Doctor),
     Gateway(gateway::Gateway),
@@ -62,6 +64,8 @@ enum Command {
     DemoPeer(demo::peer::DemoPeer),
     #[command(hide = true)]
     Hold(hold::Hold),
+    #[command(hide = true)]
+    BenchPeer(bench::BenchPeer),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Chaos(command) => command.run(),
         Command::Sim(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Gateway(command) => command.run(),
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         Command::Answer(command) => command.run(),
         Command::DemoPeer(command) => command.run(),
         Command::Hold(command) => command.run(),
+        Command::BenchPeer(command) => command.run(),
     };
     failure::exit_code(done)
 }

@@ -1,14 +1,17 @@
 //! One end of a conversation: a process that does what its standard input says, one line at a time,
 //! and answers each line with one.
 //!
-//! By hand, for a profiler: `BENCH --child direct server`, then type the commands of
-//! [`Child::obey`].
+//! By hand, for a profiler: `evs bench-peer direct server`, then type the commands of
+//! `Child::obey`.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use eversock_chaos::{Config as ProxyConfig, Fault, Proxy, Target};
 
 use crate::socket::{Kind, Listener, Stream};
 use crate::usage::{self, Usage};
@@ -16,8 +19,13 @@ use crate::usage::{self, Usage};
 /// Bytes that a reader offers at least.
 const READ_BYTES: usize = 64 * 1024;
 
-/// `--child KIND server` or `--child KIND ADDRESS`.
-pub(crate) fn main(args: &[String]) -> ExitCode {
+/// Connections to one address of the loopback, which has 28,000 ports by default; more go to the
+/// next.
+const PER_ADDRESS: usize = 20_000;
+
+/// One end of a conversation: `KIND server`, `KIND server@IP` or `KIND ADDRESS`; or what stands
+/// between the two: `proxy ADDRESS`.
+pub fn main(args: &[String]) -> ExitCode {
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -29,9 +37,18 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
 
 fn run(args: &[String]) -> io::Result<()> {
     let [kind, role] = args else { return bad("two arguments") };
-    let Some(kind) = Kind::from_name(kind) else { return bad("plain, direct or pumped") };
-    let end = if role == "server" {
-        let listener = Listener::bind(kind)?;
+    if kind == "proxy" {
+        usage::raise_descriptor_limit();
+        return stand_between(role.parse().map_err(|_| io::Error::other("not an address"))?);
+    }
+    let Some(kind) = Kind::from_name(kind) else { return bad("a kind of stream") };
+    usage::raise_descriptor_limit();
+    let end = if let Some(at) = role.strip_prefix("server") {
+        let ip = match at.strip_prefix('@') {
+            Some(ip) => ip.parse().map_err(|_| io::Error::other("not an address"))?,
+            None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        let listener = Listener::bind(kind, ip)?;
         answer(&listener.addr()?.to_string())?;
         End::Server(listener)
     } else {
@@ -45,6 +62,28 @@ fn run(args: &[String]) -> io::Result<()> {
         answer(&reply)?;
     }
     Ok(())
+}
+
+/// A fault proxy for very many connections that carry little; `reset` cuts all of them. A process
+/// of its own, as it needs two descriptors for each.
+fn stand_between(upstream: SocketAddr) -> io::Result<()> {
+    let mut config = ProxyConfig::new((Ipv4Addr::LOCALHOST, 0).into(), upstream);
+    config.max_connections = usize::MAX;
+    (config.buffer, config.history) = (4096, 0);
+    let proxy = Proxy::spawn(config)?;
+    answer(&proxy.local_addr().to_string())?;
+    for line in io::stdin().lock().lines() {
+        if line?.trim() != "reset" {
+            return bad("reset");
+        }
+        let hit = proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
+        answer(&hit.to_string())?;
+    }
+    Ok(())
+}
+
+fn joined<T>(thread: thread::JoinHandle<io::Result<T>>) -> io::Result<T> {
+    thread.join().map_err(|_| io::Error::other("a thread has panicked"))?
 }
 
 fn bad<T>(what: &str) -> io::Result<T> {
@@ -79,8 +118,10 @@ fn cost(began: Instant, before: Usage) -> String {
 
 impl Child {
     /// `open` a stream and hold it, `hold N` of them, `drop` all; on the last one: `write COUNT
-    /// BYTES`, `read BYTES`, `ping COUNT BYTES`, `echo BYTES`, `put`, `get`, `flood MS BYTES`,
-    /// `gaps US`; besides `cycle COUNT`, `pin CPU`, `usage`.
+    /// BYTES`, `read BYTES`, `duplex COUNT BYTES`, `ping COUNT BYTES`, `echo BYTES`, `pipeline
+    /// COUNT BYTES DEPTH`, `put`, `get`, `pour BYTES`, `soak BYTES`, `flood MS BYTES`, `gaps US`;
+    /// on all: `spread COUNT BYTES`, `gather BYTES`, `wave`, `answer`; besides `cycle COUNT`, `pin
+    /// CPU`, `usage`.
     fn obey(&mut self, words: &[&str]) -> io::Result<String> {
         let number = |at: usize| match words.get(at).and_then(|word| word.parse::<usize>().ok()) {
             Some(n) => Ok(n),
@@ -103,9 +144,17 @@ impl Child {
                 Ok(at.to_string())
             }
             ["get"] => {
-                self.last()?.take()?;
+                self.last()?.take_byte()?;
                 Ok(usage::monotonic_ns().to_string())
             }
+            ["duplex", _, _] => self.duplex(number(1)?, number(2)?),
+            ["pipeline", _, _, _] => self.pipeline(number(1)?, number(2)?, number(3)?),
+            ["pour", _] => self.pour(number(1)?),
+            ["soak", _] => self.soak(number(1)?),
+            ["spread", _, _] => self.spread(number(1)?, number(2)?),
+            ["gather", _] => self.gather(number(1)?),
+            ["wave"] => self.wave(),
+            ["answer"] => self.answer(),
             ["flood", _, _] => self.flood(number(1)?, number(2)?),
             ["gaps", _] => self.gaps(number(1)?),
             ["pin", _] => {
@@ -125,7 +174,15 @@ impl Child {
     fn new_stream(&self) -> io::Result<Stream> {
         match &self.end {
             End::Server(listener) => listener.accept(),
-            End::Client(kind, addr) => Stream::connect(*kind, *addr),
+            End::Client(kind, addr) => {
+                let mut addr = *addr;
+                let further = self.held.len() / PER_ADDRESS;
+                if further > 0 && addr.ip() == Ipv4Addr::LOCALHOST {
+                    let last = u8::try_from(1 + further).unwrap_or(u8::MAX);
+                    addr.set_ip(Ipv4Addr::new(127, 0, 0, last).into());
+                }
+                Stream::connect(*kind, addr)
+            }
         }
     }
 
@@ -159,7 +216,7 @@ impl Child {
             stream.write_all(&buf)?;
         }
         stream.finish_writing()?;
-        stream.take()?;
+        stream.take_byte()?;
         let cost = cost(began, before);
         self.held.pop();
         Ok(cost)
@@ -179,7 +236,7 @@ impl Child {
         Ok(format!("{cost} {total}"))
     }
 
-    /// Round trips; gives the median and the 99th percentile in nanoseconds.
+    /// Round trips; gives the median, the 99th percentile and the 99.9th in nanoseconds.
     fn ping(&mut self, count: usize, bytes: usize) -> io::Result<String> {
         let mut buf = vec![0x5A; bytes];
         let stream = self.last()?;
@@ -198,8 +255,8 @@ impl Child {
         let cost = cost(began, before);
         self.held.pop();
         times.sort_unstable();
-        let at = |share: usize| times.get(times.len() * share / 100).map_or(0, Duration::as_nanos);
-        Ok(format!("{} {} {cost}", at(50), at(99)))
+        let at = |share: usize| times.get(times.len() * share / 1000).map_or(0, Duration::as_nanos);
+        Ok(format!("{} {} {} {cost}", at(500), at(990), at(999)))
     }
 
     fn echo(&mut self, bytes: usize) -> io::Result<String> {
@@ -216,6 +273,130 @@ impl Child {
         let cost = cost(began, before);
         self.held.pop();
         Ok(cost)
+    }
+
+    /// Writes `count` times `bytes` after a warm-up, and reads what the other end writes meanwhile,
+    /// up to its end.
+    fn duplex(&mut self, count: usize, bytes: usize) -> io::Result<String> {
+        let out = vec![0x5A; bytes];
+        let mut buf = vec![0; bytes.max(READ_BYTES)];
+        let Some(mut stream) = self.held.pop() else { return bad("an open stream") };
+        let mut reader = stream.try_clone()?;
+        let reader = thread::spawn(move || reader.drain(&mut buf));
+        for _ in 0..count / 8 {
+            stream.write_all(&out)?;
+        }
+        let (began, before) = (Instant::now(), usage::usage());
+        for _ in 0..count {
+            stream.write_all(&out)?;
+        }
+        stream.finish_writing()?;
+        joined(reader)?;
+        Ok(cost(began, before))
+    }
+
+    /// Messages that are echoed, `depth` of them under way.
+    fn pipeline(&mut self, count: usize, bytes: usize, depth: usize) -> io::Result<String> {
+        let mut buf = vec![0x5A; bytes];
+        let stream = self.last()?;
+        for _ in 0..depth {
+            stream.write_all(&buf)?;
+        }
+        let (mut began, mut before) = (Instant::now(), usage::usage());
+        for round in 0..count + count / 8 {
+            if round == count / 8 {
+                (began, before) = (Instant::now(), usage::usage());
+            }
+            stream.read_exact(&mut buf)?;
+            stream.write_all(&buf)?;
+        }
+        let cost = cost(began, before);
+        for _ in 0..depth {
+            stream.read_exact(&mut buf)?;
+        }
+        self.held.pop();
+        Ok(cost)
+    }
+
+    /// Writes so many bytes at once; gives when they were taken.
+    fn pour(&mut self, bytes: usize) -> io::Result<String> {
+        let buf = vec![0x5A; bytes];
+        self.last()?.write_all(&buf)?;
+        Ok(usage::monotonic_ns().to_string())
+    }
+
+    /// Reads exactly so many bytes; gives when the first of them came and when the last.
+    fn soak(&mut self, bytes: usize) -> io::Result<String> {
+        let mut buf = std::mem::take(&mut self.buf);
+        let stream = self.last()?;
+        let (mut first, mut left) = (0, bytes);
+        while left > 0 {
+            let most = buf.len().min(left);
+            let n = stream.read(&mut buf[..most])?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if left == bytes {
+                first = usage::monotonic_ns();
+            }
+            left -= n;
+        }
+        self.buf = buf;
+        Ok(format!("{first} {}", usage::monotonic_ns()))
+    }
+
+    /// Writes on all held streams at once, a thread each, and waits until their readers have all.
+    fn spread(&mut self, count: usize, bytes: usize) -> io::Result<String> {
+        let (began, before) = (Instant::now(), usage::usage());
+        self.on_each(move |mut stream| {
+            let buf = vec![0x5A; bytes];
+            for _ in 0..count {
+                stream.write_all(&buf)?;
+            }
+            stream.finish_writing()?;
+            stream.take_byte().map(drop)
+        })?;
+        Ok(cost(began, before))
+    }
+
+    /// Reads all held streams to their ends, a thread each, and tells each writer.
+    fn gather(&mut self, bytes: usize) -> io::Result<String> {
+        let (began, before) = (Instant::now(), usage::usage());
+        self.on_each(move |mut stream| {
+            let mut buf = vec![0; bytes.max(READ_BYTES)];
+            stream.drain(&mut buf)?;
+            stream.write_all(b".")
+        })?;
+        Ok(cost(began, before))
+    }
+
+    fn on_each<F>(&mut self, work: F) -> io::Result<()>
+    where
+        F: Fn(Stream) -> io::Result<()> + Copy + Send + 'static,
+    {
+        let threads: Vec<_> =
+            self.held.drain(..).map(|stream| thread::spawn(move || work(stream))).collect();
+        threads.into_iter().try_for_each(joined)
+    }
+
+    /// A byte there and back on every held stream; gives when the last has come.
+    fn wave(&mut self) -> io::Result<String> {
+        for stream in &mut self.held {
+            stream.write_all(b"?")?;
+        }
+        for stream in &mut self.held {
+            stream.take_byte()?;
+        }
+        Ok(usage::monotonic_ns().to_string())
+    }
+
+    /// The other end's part of a wave.
+    fn answer(&mut self) -> io::Result<String> {
+        for stream in &mut self.held {
+            stream.take_byte()?;
+            stream.write_all(b"!")?;
+        }
+        Ok(String::new())
     }
 
     /// Opens and closes, one after the other.
@@ -246,7 +427,7 @@ impl Child {
             stream.write_all(&buf)?;
         }
         stream.finish_writing()?;
-        stream.take()?;
+        stream.take_byte()?;
         self.held.pop();
         Ok(String::new())
     }

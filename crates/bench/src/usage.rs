@@ -1,5 +1,7 @@
 //! What the kernel says of a process: time, memory, descriptors.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// Nanoseconds of the clock that all processes of a machine share.
@@ -42,8 +44,16 @@ pub(crate) fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// Raises the soft limit of open descriptors to the hard one; a thousand sessions need it.
+/// Raises the limit of open descriptors as far as this user may; many sessions need it.
 pub(crate) fn raise_descriptor_limit() {
+    let text = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
+    let most: u64 = text.trim().parse().unwrap_or(0);
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // Beyond the hard limit only root may go.
+    // SAFETY: `limit` is readable.
+    if most > 0 && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0 {
+        return;
+    }
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
@@ -80,4 +90,26 @@ pub(crate) fn machine() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?");
     format!("{cpus} x {model}, Linux {}, load {load}", kernel.trim())
+}
+
+/// How many descriptors this process may have.
+pub(crate) fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
+}
+
+/// The program is killed when the thread that starts it ends, however that comes: one that waits
+/// for a peer would not see that nobody talks to it any more.
+pub(crate) fn end_with_us(command: &mut Command) {
+    let ask = || {
+        // SAFETY: no memory is passed.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec only a system call is made, and errno is read.
+    unsafe { command.pre_exec(ask) };
 }

@@ -1,10 +1,12 @@
-//! The three ways to hold a conversation, behind one face.
+//! The ways to hold a conversation, behind one face.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use eversock::{Config, VirtualListener, VirtualStream};
+use eversock::{Config, Sealing, VirtualListener, VirtualStream};
+
+use crate::tls::{Identity, TlsStream};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +17,32 @@ pub(crate) enum Kind {
     Direct,
     /// A virtual stream turned into an ordinary `TcpStream`.
     Pumped,
+    /// A direct stream whose frames are encrypted.
+    Sealed,
+    /// TLS 1.3 by rustls over TCP.
+    Tls,
+    /// A direct stream with a window of [`ROOMY_BYTES`] from the start.
+    Roomy,
 }
+
+/// So much may be under way without a word of the reader.
+pub(crate) const ROOMY_BYTES: u64 = 64 << 20;
 
 impl Kind {
     /// In the order of each turn; the reference comes first.
-    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Direct, Self::Pumped];
+    pub(crate) const USUAL: [Self; 3] = [Self::Plain, Self::Direct, Self::Pumped];
+
+    const ALL: [Self; 6] =
+        [Self::Plain, Self::Direct, Self::Pumped, Self::Sealed, Self::Tls, Self::Roomy];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::Direct => "direct",
             Self::Pumped => "pumped",
+            Self::Sealed => "sealed",
+            Self::Tls => "rustls",
+            Self::Roomy => "roomy",
         }
     }
 
@@ -33,14 +50,20 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    fn config() -> Config {
-        Config {
-            // A measurement that cannot go on ends soon.
-            grace: Duration::from_secs(20),
+    fn config(self) -> Config {
+        let mut config = Config {
+            // Longer than any outage here; who hangs is ended by who waits for the answer.
+            grace: Duration::from_secs(120),
             grace_after_close: Duration::from_secs(20),
             linger: Duration::from_secs(5),
             ..Config::default()
+        };
+        match self {
+            Self::Sealed => config.sealing = Sealing::Always,
+            Self::Roomy => (config.window, config.window_max) = (ROOMY_BYTES, ROOMY_BYTES),
+            _ => {}
         }
+        config
     }
 }
 
@@ -49,20 +72,24 @@ impl Kind {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Virtual(VirtualStream),
+    Tls(TlsStream),
 }
 
 impl Stream {
     pub(crate) fn connect(kind: Kind, addr: SocketAddr) -> io::Result<Self> {
-        if kind == Kind::Plain {
-            let stream = TcpStream::connect(addr)?;
-            stream.set_nodelay(true)?;
-            return Ok(Self::Tcp(stream));
+        match kind {
+            Kind::Plain => {
+                let stream = TcpStream::connect(addr)?;
+                stream.set_nodelay(true)?;
+                Ok(Self::Tcp(stream))
+            }
+            Kind::Tls => Ok(Self::Tls(TlsStream::connect(addr)?)),
+            _ => Self::wrap(kind, VirtualStream::connect_with(addr, kind.config())?),
         }
-        Self::wrap(kind, VirtualStream::connect_with(addr, Kind::config())?)
     }
 
     fn wrap(kind: Kind, stream: VirtualStream) -> io::Result<Self> {
-        if kind == Kind::Direct {
+        if kind != Kind::Pumped {
             return Ok(Self::Virtual(stream));
         }
         let stream = stream.into_pumped()?;
@@ -70,15 +97,25 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
-    pub(crate) fn finish_writing(&self) -> io::Result<()> {
+    pub(crate) fn finish_writing(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Virtual(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => stream.finish_writing(),
+        }
+    }
+
+    /// Another handle, for a thread that does the other direction.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
+            Self::Virtual(stream) => stream.try_clone().map(Self::Virtual),
+            Self::Tls(_) => Err(io::Error::other("a TLS stream has one owner")),
         }
     }
 
     /// Reads one byte.
-    pub(crate) fn take(&mut self) -> io::Result<u8> {
+    pub(crate) fn take_byte(&mut self) -> io::Result<u8> {
         let mut byte = [0];
         self.read_exact(&mut byte)?;
         Ok(byte[0])
@@ -101,6 +138,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Virtual(stream) => stream.read(buf),
+            Self::Tls(stream) => stream.read(buf),
         }
     }
 }
@@ -110,6 +148,7 @@ impl Write for Stream {
         match self {
             Self::Tcp(stream) => stream.write(buf),
             Self::Virtual(stream) => stream.write(buf),
+            Self::Tls(stream) => stream.write(buf),
         }
     }
 
@@ -122,21 +161,23 @@ impl Write for Stream {
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, Identity),
     Virtual(Kind, VirtualListener),
 }
 
 impl Listener {
-    pub(crate) fn bind(kind: Kind) -> io::Result<Self> {
-        let any = ("127.0.0.1", 0);
-        if kind == Kind::Plain {
-            return Ok(Self::Tcp(TcpListener::bind(any)?));
-        }
-        Ok(Self::Virtual(kind, VirtualListener::bind_with(any, Kind::config())?))
+    pub(crate) fn bind(kind: Kind, ip: IpAddr) -> io::Result<Self> {
+        let any = (ip, 0);
+        Ok(match kind {
+            Kind::Plain => Self::Tcp(TcpListener::bind(any)?),
+            Kind::Tls => Self::Tls(TcpListener::bind(any)?, Identity::new()?),
+            _ => Self::Virtual(kind, VirtualListener::bind_with(any, kind.config())?),
+        })
     }
 
     pub(crate) fn addr(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr(),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.local_addr(),
             Self::Virtual(_, listener) => listener.local_addr(),
         }
     }
@@ -147,6 +188,11 @@ impl Listener {
                 let (stream, _) = listener.accept()?;
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
+            }
+            Self::Tls(listener, identity) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tls(identity.accept(stream)?))
             }
             Self::Virtual(kind, listener) => Stream::wrap(*kind, listener.accept()?.0),
         }

@@ -1,0 +1,177 @@
+//! The measurements, in the order in which they are taken.
+
+mod idle;
+mod open;
+mod outage;
+mod path;
+mod preload;
+mod recovery;
+mod relays;
+mod streams;
+mod trips;
+
+use std::io;
+
+use crate::Bench;
+use crate::report::{Report, Table};
+
+/// One measurement: a name that `--only` can pick, and the rows that it gives.
+pub(crate) struct Measure {
+    pub(crate) name: &'static str,
+    pub(crate) table: Table,
+    pub(crate) run: fn(&Bench<'_>, &mut Report) -> io::Result<()>,
+}
+
+const STREAMS: Table = Table { file: "streams", title: "Streams, one way" };
+const BOTH: Table = Table { file: "streams-both-ways", title: "Streams, both ways at once" };
+const TRIPS: Table = Table { file: "round-trips", title: "Round trips" };
+const SMALL: Table = Table { file: "messages", title: "Small messages, several under way" };
+const PARALLEL: Table = Table { file: "parallel", title: "Sessions side by side" };
+const PRELOAD: Table = Table { file: "preload", title: "A C program under the preload" };
+const SEALED: Table = Table { file: "sealed", title: "Sealed sessions and TLS" };
+const OPEN: Table = Table { file: "open-close", title: "Opening and closing" };
+const RELAYS: Table = Table { file: "relays", title: "By way of relays" };
+const STALLS: Table = Table { file: "stalls", title: "Stalls after a reset" };
+const RESUMES: Table = Table { file: "resumes", title: "Replay, and many resumes at once" };
+const PATHS: Table = Table { file: "paths", title: "Streams over paths with delay" };
+const IDLE: Table = Table { file: "idle", title: "Sessions that do nothing" };
+const OUTAGES: Table = Table { file: "outages", title: "Silence, and another address" };
+
+macro_rules! measures {
+    ($($name:literal in $table:ident: $run:expr;)*) => {
+        &[$(Measure { name: $name, table: $table, run: $run }),*]
+    };
+}
+
+pub(crate) const ALL: &[Measure] = measures! {
+    "stream-64B" in STREAMS: |bench, report| streams::one_way(bench, report, 64);
+    "stream-1KiB" in STREAMS: |bench, report| streams::one_way(bench, report, 1 << 10);
+    "stream-4KiB" in STREAMS: |bench, report| streams::one_way(bench, report, 4 << 10);
+    "stream-16KiB" in STREAMS: |bench, report| streams::one_way(bench, report, 16 << 10);
+    "stream-64KiB" in STREAMS: |bench, report| streams::one_way(bench, report, 64 << 10);
+    "stream-256KiB" in STREAMS: |bench, report| streams::one_way(bench, report, 256 << 10);
+    "stream-1MiB" in STREAMS: |bench, report| streams::one_way(bench, report, 1 << 20);
+    "both-ways-1KiB" in BOTH: |bench, report| streams::both_ways(bench, report, 1 << 10);
+    "both-ways-64KiB" in BOTH: |bench, report| streams::both_ways(bench, report, 64 << 10);
+    "both-ways-1MiB" in BOTH: |bench, report| streams::both_ways(bench, report, 1 << 20);
+    "round-trip-64B" in TRIPS: |bench, report| trips::round_trip(bench, report, 64);
+    "round-trip-1KiB" in TRIPS: |bench, report| trips::round_trip(bench, report, 1 << 10);
+    "pipeline-64B" in SMALL: trips::pipeline;
+    "parallel-1" in PARALLEL: |bench, report| streams::parallel(bench, report, 1);
+    "parallel-16" in PARALLEL: |bench, report| streams::parallel(bench, report, 16);
+    "parallel-256" in PARALLEL: |bench, report| streams::parallel(bench, report, 256);
+    "preload-round-trip" in PRELOAD: preload::round_trip;
+    "preload-stream" in PRELOAD: preload::stream;
+    "sealed-stream-16KiB" in SEALED: |bench, report| streams::sealed(bench, report, 16 << 10);
+    "sealed-stream-64KiB" in SEALED: |bench, report| streams::sealed(bench, report, 64 << 10);
+    "sealed-stream-1MiB" in SEALED: |bench, report| streams::sealed(bench, report, 1 << 20);
+    "sealed-round-trip" in SEALED: trips::sealed;
+    "open-close" in OPEN: open::open_close;
+    "relay-stream" in RELAYS: relays::stream;
+    "relay-round-trip" in RELAYS: relays::round_trip;
+    "stall-idle" in STALLS: recovery::stall_idle;
+    "stall-busy" in STALLS: recovery::stall_busy;
+    "replay" in RESUMES: recovery::replay;
+    "resume-storm" in RESUMES: recovery::storm;
+    "path-20ms" in PATHS: |bench, report| path::stream(bench, report, 20);
+    "path-100ms" in PATHS: |bench, report| path::stream(bench, report, 100);
+    "memory" in IDLE: idle::memory_and_cpu;
+    "idle-cpu" in IDLE: idle::cpu_unless_done;
+    "idle-many" in IDLE: idle::many;
+    "outage" in OUTAGES: outage::silence;
+    "address-change" in OUTAGES: outage::address_change;
+};
+
+/// What the project promises, and the rows that show it: each label begins the name of at least one
+/// row. `docs/BENCHMARKS.md` gives the measured figure beside each.
+pub(crate) const PROMISES: &[(&str, &[&str])] = &[
+    (
+        "stream, 16 KiB to 1 MiB writes, direct, clear: >= 0.97 of plain TCP",
+        &[
+            "stream-16KiB direct",
+            "stream-64KiB direct",
+            "stream-256KiB direct",
+            "stream-1MiB direct",
+        ],
+    ),
+    (
+        "stream, 64 B to 1 KiB writes: >= 1.00 of plain TCP; stretch 1.5",
+        &["stream-64B direct", "stream-1KiB direct"],
+    ),
+    (
+        "round trip of 64 B, p50 / p99: <= 1.03 / <= 1.10 of plain TCP",
+        &[
+            "round-trip-64B apart p50 direct",
+            "round-trip-64B apart p99 direct",
+            "round-trip-64B together p50 direct",
+            "round-trip-64B together p99 direct",
+        ],
+    ),
+    (
+        "stream on a 20 ms and a 100 ms path: >= 0.97 of plain TCP",
+        &["path-20ms direct", "path-100ms direct"],
+    ),
+    (
+        "sealed stream: >= 1.20 of rustls (ring, TLS 1.3)",
+        &["sealed-stream-16KiB sealed", "sealed-stream-64KiB sealed", "sealed-stream-1MiB sealed"],
+    ),
+    (
+        "preloaded program, stream / p50: >= 0.95 / <= 1.05 of the same without",
+        &[
+            "preload-stream-64KiB preloaded",
+            "preload-round-trip-64B apart p50 preloaded",
+            "preload-round-trip-64B together p50 preloaded",
+        ],
+    ),
+    ("gateway pair: >= 1.5 of a socat pair", &["relay-stream-64KiB gateway-pair/socat-pair"]),
+    ("open+close rate: >= 0.50 of plain TCP", &["open-close direct"]),
+    (
+        "stall after a reset, idle or busy, p50 / p99: <= 1 ms / <= 5 ms",
+        &[
+            "stall-idle direct p50",
+            "stall-idle direct p99",
+            "stall-busy direct p50",
+            "stall-busy direct p99",
+        ],
+    ),
+    (
+        "stall beyond a silent outage of 3 / 10 / 30 s, p50: <= 0.5 s",
+        &["outage 3 s direct", "outage 10 s direct", "outage 30 s direct"],
+    ),
+    ("client address replaced while busy, stall: <= 0.5 s", &["address-change direct"]),
+    ("10,000 sessions cut at once, all carry data again: <= 2 s", &["resume-storm 10000 direct"]),
+    ("replay throughput: >= 0.90 of plain TCP's stream", &["replay 48MiB roomy"]),
+    (
+        "heap per idle session: <= 1 KiB; 50,000 sessions in one pair of processes",
+        &["memory client 50000 direct", "memory server 50000 direct"],
+    ),
+    (
+        "10,000 idle sessions: 0 wake-ups per second beyond the kernel's",
+        &["idle-wakeups client 10000 direct", "idle-wakeups server 10000 direct"],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_promise_names_rows_of_a_measurement_that_there_is() {
+        for (promise, rows) in PROMISES {
+            assert!(!rows.is_empty(), "{promise}");
+            for row in *rows {
+                // `idle-wakeups` belongs to `idle-many`, the others to what they begin with.
+                let begins = |name: &str| row.starts_with(name) || row.starts_with("idle-wakeups");
+                assert!(ALL.iter().any(|measure| begins(measure.name)), "{promise}: {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_measurements_have_the_same_name() {
+        let mut names: Vec<&str> = crate::names().collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
