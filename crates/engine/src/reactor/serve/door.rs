@@ -34,7 +34,7 @@ impl Handshake {
     }
 
     /// When it may be dropped in favour of another.
-    fn stalls_at(&self) -> Instant {
+    pub(super) fn stalls_at(&self) -> Instant {
         self.moved + if matches!(self.stage, Stage::First) { SILENT } else { STALLED }
     }
 }

@@ -1,16 +1,20 @@
 //! What one source may have of a listener, and all of them together.
 //!
 //! A burst of clients from one address is no attack, so a source is limited only once connections
-//! from there have stalled while others waited. From then on it has a share of the places, and its
-//! own oldest makes room for its next: the door stays open for everybody else.
+//! from there have stalled while others waited. From then on it has a share of the places, and one
+//! of its own makes room for its next: the door stays open for everybody else. Those that go on
+//! with their handshakes come through, as a whole network may be behind one address.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use std::os::fd::AsRawFd;
+
 use super::{Reactor, Stage};
 use crate::clock;
 use crate::reactor::channel;
+use crate::sys::{self, fd};
 
 /// When a client that is refused for want of room may come again.
 pub(super) const COME_AGAIN: Duration = Duration::from_secs(1);
@@ -18,6 +22,8 @@ pub(super) const COME_AGAIN: Duration = Duration::from_secs(1);
 const STALLED_MIN: u32 = 16;
 /// A source that has not been seen to stall for so long is as good as any.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// One newcomer of so many takes the place of a handshake that goes on.
+const NEWCOMER_IN: usize = 8;
 /// Sources that are remembered, at most; the oldest is forgotten when one more comes.
 const SOURCES_MAX: usize = 1024;
 /// How often a listener at its limit looks whether processes that have sessions of it live.
@@ -92,8 +98,8 @@ impl Reactor {
         }
     }
 
-    /// One more has come from `peer`: a suspect that has its share of the places by now loses its
-    /// oldest connection that has proven nothing.
+    /// One more has come from `peer`: a suspect that has its share of the places by now loses one
+    /// that has proven nothing.
     pub(super) fn keep_to_share(&mut self, id: u64, peer: Option<SocketAddr>) {
         let Some(source) = peer.map(Source::of) else { return };
         let now = clock::now();
@@ -116,14 +122,47 @@ impl Reactor {
             .copied()
             .collect();
         if its.len() > share
-            && let Some(&oldest) = its.first()
+            && let Some((token, has_stalled)) = self.dispensable(&its, now)
         {
-            self.suspects.note(source, now);
+            if has_stalled {
+                self.suspects.note(source, now);
+            }
             let why =
                 "its address has its share of unfinished handshakes, and has let others stall";
             self.refusals.note(peer, &why);
-            self.drop_handshake(oldest);
+            self.drop_handshake(token);
         }
+    }
+
+    /// Which of a source's connections makes room for the last of them; true if it lets others
+    /// wait. One that has stalled or says nothing goes first, then by lot one whose first words are
+    /// not read yet. Those that go on stay, mostly: were it the oldest that went, a burst would
+    /// drop each of its own just before its end, again and again. But who only begins handshakes
+    /// must not keep all others out.
+    fn dispensable(&self, its: &[usize], now: Instant) -> Option<(usize, bool)> {
+        let (last, before) = its.split_last()?;
+        let of = |token: &usize| self.handshakes.get(token);
+        let stalled = |token: &&usize| of(token).is_some_and(|it| it.stalls_at() <= now);
+        let is_first =
+            |token: &&usize| of(token).is_some_and(|it| matches!(it.stage, Stage::First));
+        let is_silent = |token: &&usize| {
+            let number = of(token).and_then(|it| it.fd.as_ref()).map(AsRawFd::as_raw_fd);
+            is_first(token) && number.is_some_and(|number| sys::io::queued(number) == 0)
+        };
+        if let Some(&token) = before.iter().find(stalled).or_else(|| before.iter().find(is_silent))
+        {
+            return Some((token, true));
+        }
+        let lot =
+            |n: usize| usize::try_from(fd::random_u64() % n.max(1) as u64).unwrap_or_default();
+        let beginning: Vec<usize> = its.iter().filter(is_first).copied().collect();
+        let token = match beginning.len() {
+            // None but the last.
+            0 | 1 if lot(NEWCOMER_IN) != 0 => *last,
+            0 | 1 => *before.get(lot(before.len()))?,
+            n => *beginning.get(lot(n))?,
+        };
+        Some((token, false))
     }
 
     /// Why a listener takes no more sessions at present, if so. Resumes are not asked this.
