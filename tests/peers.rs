@@ -374,8 +374,8 @@ fn more_strangers_than_there_are_places_push_out_the_oldest_and_keep_no_client_o
 }
 
 /// The listener dropped its oldest handshake for each one beyond 256, however young it was: of 500
-/// clients that connected at once a fourth lost their sessions, some of them without knowing it. The
-/// same befell a burst from an address that had let others stall, as the tests beside this one do.
+/// clients that connected at once a fourth lost their sessions, some of them without knowing it.
+/// The same befell a burst from an address that had let others stall, as the tests beside it do.
 #[test]
 fn of_a_thousand_clients_that_connect_at_once_each_gets_a_session_that_carries_bytes() {
     let _limit = Limit::new("a burst", PATIENCE);
