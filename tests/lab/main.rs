@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
     /// They go on, over another connection or the same.
     Carried,
     /// They fail, and the programs see this.
-    Failed(&'static str),
+    Failed(&'static [&'static str]),
 }
 
 /// A row while it is played.
@@ -150,7 +150,7 @@ fn judge(lab: &mut Lab, outcome: Outcome) -> Figures {
         });
         let [client, server] = saw.map(|[direct, pumped]| format!("{direct}, pumped {pumped}"));
         let saw = format!("an error; client: {client}; server: {server}");
-        assert_eq!(saw, expected);
+        assert!(expected.contains(&saw.as_str()), "{saw}; expected one of {expected:?}");
         return Figures { lasts, recovered: [None; 2], resumes: 0, saw };
     }
     let recovered = flows_from(lab, lab.fresh).map(|at| at.saturating_sub(lab.from));

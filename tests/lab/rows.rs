@@ -76,9 +76,11 @@ pub(crate) const ROWS: &[Row] = &[
             lab.net.firewall("");
             lab.healed();
         },
-        outcome: Outcome::Failed(
+        // By what the server has heard last when its grace is over.
+        outcome: Outcome::Failed(&[
             "an error; client: ETIMEDOUT, pumped ECONNRESET; server: ECONNRESET, pumped ECONNRESET",
-        ),
+            "an error; client: ETIMEDOUT, pumped ECONNRESET; server: ETIMEDOUT, pumped ECONNRESET",
+        ]),
         ..PLAIN
     },
     Row {
