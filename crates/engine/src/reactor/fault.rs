@@ -210,7 +210,12 @@ impl Reactor {
         }
         match socket.take_down(epoch) {
             Ok(Err(Busy)) => return self.again.push(Command::Fault { socket, epoch, cause }),
-            Err(error) if is_shortage(&error) && self.may_wait(&socket, seen) => {
+            // Only before anything was changed: afterwards the next look would find nothing to do.
+            Err(error)
+                if is_shortage(&error)
+                    && !socket.has(bits::DETACHED)
+                    && self.may_wait(&socket, seen) =>
+            {
                 log::debug!("session {}: no placeholder for now: {error}", socket.id);
                 self.put_off(&socket, epoch, seen, &cause);
                 return self.look_again(&socket);
