@@ -7,9 +7,10 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{begin, data, exchange, quick};
+use common::{begin, data, exchange, quick, wait_until};
 use eversock::{Config, VirtualListener, VirtualStream};
 use eversock_engine::{Peers, posix};
 
@@ -222,6 +223,8 @@ fn a_refused_connect_is_refused_and_not_tried_plainly() {
 fn plain_connection(peer: &TcpListener) -> (TcpStream, u8) {
     loop {
         let (mut stream, _) = peer.accept().unwrap();
+        // Who waits for words that nobody says any more is to fail, not to wait for ever.
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         if byte[0] != eversock_proto::wire::hello::MAGIC[0] {
@@ -249,7 +252,8 @@ fn calls_that_sleep_through_a_fallback_go_on_with_the_plain_connection() {
         let writer = scope.spawn(move || {
             posix::send(number, &[io::IoSlice::new(b"words")], 0).unwrap();
         });
-        // Both are inside by now, or will find the plain connection at once; either is right.
+        // Both are inside by now, or will find the plain connection at once; either is right. (A
+        // call that came to a number a moment after it had become plain was told ENOTSOCK.)
         let (mut second, first_byte) = plain_connection(&peer);
         let mut words = [first_byte, 0, 0, 0, 0];
         second.read_exact(&mut words[1..]).unwrap();
@@ -261,6 +265,67 @@ fn calls_that_sleep_through_a_fallback_go_on_with_the_plain_connection() {
         // SAFETY: the number is ours alone.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
     });
+}
+
+/// A program asks whether its number is virtual and makes the call then: in between the number may
+/// have become a plain connection. Each call must do there what the kernel's does.
+#[test]
+fn calls_in_the_moment_of_a_fallback_are_those_of_the_plain_connection() {
+    // All are kept: a port that comes again would be known for a plain peer's.
+    let mut peers = Vec::new();
+    for _ in 0..50 {
+        begin();
+        peers.push(TcpListener::bind("127.0.0.4:0").unwrap());
+        let peer = peers.last().unwrap();
+        let addr = peer.local_addr().unwrap();
+        let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
+        let number = posix::socket(libc::AF_INET, kind, 0, Arc::new(any())).unwrap();
+        let result = posix::connect(number, addr);
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
+        let (done, begun) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let caller = scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(20);
+                while !done.load(Ordering::SeqCst) {
+                    assert!(Instant::now() < until, "the peer was never found to be plain");
+                    calls_of_a_connecting_program(number, addr);
+                    begun.store(true, Ordering::SeqCst);
+                }
+            });
+            wait_until("a round of calls", || begun.load(Ordering::SeqCst));
+            drop(peer.accept());
+            let (mut second, _) = peer.accept().unwrap();
+            wait_until("the plain connection", || !posix::is_virtual(number));
+            done.store(true, Ordering::SeqCst);
+            caller.join().unwrap();
+            second.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            // The last call of all is the program's close, which the peer must see.
+            posix::close(number).unwrap();
+            assert_eq!(second.read(&mut [0]).unwrap(), 0);
+        });
+    }
+}
+
+fn calls_of_a_connecting_program(number: RawFd, addr: SocketAddr) {
+    let is_one_of = |result: io::Result<()>, allowed: &[i32], call: &str| {
+        let number = result.err().and_then(|error| error.raw_os_error());
+        assert!(number.is_none_or(|number| allowed.contains(&number)), "{call}: {number:?}");
+    };
+    let on = 1i32.to_ne_bytes();
+    let level = libc::IPPROTO_TCP;
+    is_one_of(posix::setsockopt(number, level, libc::TCP_NODELAY, &on), &[], "setsockopt");
+    let read = posix::getsockopt(number, level, libc::TCP_NODELAY, &mut [0; 4]);
+    is_one_of(read.map(drop), &[], "getsockopt");
+    is_one_of(posix::getsockname(number).map(drop), &[], "getsockname");
+    is_one_of(posix::getpeername(number).map(drop), &[libc::ENOTCONN], "getpeername");
+    is_one_of(posix::connect(number, addr), &[libc::EALREADY, libc::EISCONN], "connect");
+    let mut buf = [0; 1];
+    let received = posix::recv(number, &mut [io::IoSliceMut::new(&mut buf)], libc::MSG_DONTWAIT);
+    is_one_of(received.map(drop), &[libc::EAGAIN, libc::ENOTCONN], "recv");
+    is_one_of(posix::readable_bytes(number).map(drop), &[libc::ENOTCONN], "FIONREAD");
+    is_one_of(posix::unsent_bytes(number).map(drop), &[libc::ENOTCONN], "SIOCOUTQ");
+    let copy = posix::dup(number).unwrap();
+    is_one_of(posix::close(copy), &[], "close");
 }
 
 /// The edge came while the socket was still "connecting" to us, and was lost now and then.

@@ -1,6 +1,7 @@
-//! The system calls' twins, by descriptor. Each takes a number for which [`is_virtual`] is true;
-//! any other fails with ENOTSOCK (EBADF if it is not open at all), and is the caller's to pass
-//! straight to the kernel.
+//! The system calls' twins, by descriptor, for numbers of which [`is_virtual`] is true. A number may
+//! cease to be virtual between that question and the call, where plain peers are taken: so what
+//! every socket has (data, names, options, dup, close) is asked of the kernel for any other number.
+//! What only sessions have fails with ENOTSOCK there (EBADF if it is not open at all).
 //!
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
@@ -130,7 +131,12 @@ pub fn connect_any(
     addrs: &[SocketAddr],
     host: Option<(String, u16)>,
 ) -> io::Result<()> {
-    let socket = stream(number)?;
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(_)) => return not_connected(),
+        // A program may ask once more whether its connect is done.
+        None => return tcp::connect_as_is(number, addrs),
+    };
     let state = socket.bits();
     if state & bits::CONNECTING != 0 {
         return fail(libc::EALREADY);
@@ -301,7 +307,7 @@ pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usi
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return fail(libc::EPIPE),
-        None => return not_virtual(number),
+        None => return sys::io::send_as_is(number, slices, flags),
     };
     send_on(&socket, number, slices, flags)
 }
@@ -383,7 +389,11 @@ const RECV_FLAGS: i32 = libc::MSG_DONTWAIT
 /// recvmsg(2) without ancillary data; `flags` as there. MSG_OOB gives EINVAL as on a socket without
 /// urgent data.
 pub fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>], flags: i32) -> io::Result<usize> {
-    recv_on(&stream(number)?, number, slices, flags, true)
+    match table::get(number) {
+        Some(Entry::Stream(socket)) => recv_on(&socket, number, slices, flags, true),
+        Some(Entry::Listener(_)) => not_connected(),
+        None => sys::io::recv_as_is(number, slices, flags),
+    }
 }
 
 fn recv_on(
@@ -487,16 +497,11 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
             }
             return Ok(());
         }
-        None => return not_virtual(number),
+        None => return tcp::shutdown(number, read, write),
     };
     socket.check_connected()?;
     if socket.has(bits::PUMPED) {
-        let how = match (read, write) {
-            (true, true) => rustix::net::Shutdown::Both,
-            (true, false) => rustix::net::Shutdown::Read,
-            _ => rustix::net::Shutdown::Write,
-        };
-        return Ok(rustix::net::shutdown(sys::borrow(number), how)?);
+        return tcp::shutdown(number, read, write);
     }
     process::claim(&socket)?;
     if socket.has(bits::PUMPED) {
@@ -539,9 +544,12 @@ pub fn close(number: RawFd) -> io::Result<()> {
     match table::get(number) {
         Some(Entry::Listener(listener)) => return listener.close(number),
         Some(Entry::Stream(_)) => {}
-        None => return fail(libc::EBADF),
+        None => return fd::close_reporting(number),
     }
-    let Some(Entry::Stream(socket)) = table::take(number) else { return fail(libc::EBADF) };
+    let Some(Entry::Stream(socket)) = table::take(number) else {
+        // Another thread has closed it in between, or the peer was found to be plain.
+        return fd::close_reporting(number);
+    };
     epoll::closed(&socket, number);
     close_taken(&socket, number, true)
 }
@@ -639,13 +647,17 @@ pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
             let meta = Socket::lock(&socket.meta)?;
             Ok(meta.local.or_else(|| meta.bound.as_deref().copied()))
         }
-        None => not_virtual(number),
+        None => tcp::name(number),
     }
 }
 
 /// getpeername(2): as it was when the session began.
 pub fn getpeername(number: RawFd) -> io::Result<Option<SocketAddr>> {
-    let socket = stream(number)?;
+    let socket = match table::get(number) {
+        Some(Entry::Stream(socket)) => socket,
+        Some(Entry::Listener(_)) => return not_connected(),
+        None => return tcp::peer_name(number),
+    };
     if socket.has(bits::FRESH | bits::CONNECTING) {
         return fail(libc::ENOTCONN);
     }

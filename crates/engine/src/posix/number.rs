@@ -1,7 +1,7 @@
 //! Numbers: dup, dup2, dup3, and those that are closed where it cannot be seen.
 
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::close_taken;
@@ -18,18 +18,23 @@ pub fn dup(number: RawFd) -> io::Result<RawFd> {
 }
 
 pub(super) fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<RawFd> {
-    let Some(entry) = table::get(number) else { return fail(libc::EBADF) };
+    let new_number = || -> io::Result<OwnedFd> {
+        let new = rustix::io::fcntl_dupfd_cloexec(sys::open(number)?, from)?;
+        if !cloexec {
+            rustix::io::fcntl_setfd(&new, rustix::io::FdFlags::empty())?;
+        }
+        Ok(new)
+    };
+    let Some(entry) = table::get(number) else { return Ok(new_number()?.into_raw_fd()) };
     if from < 0 || !table::can_hold(from) {
         return fail(libc::EINVAL);
     }
     let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
-        let new = if cloexec {
-            rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?
-        } else {
-            let new = rustix::io::fcntl_dupfd_cloexec(sys::borrow(number), from)?;
-            rustix::io::fcntl_setfd(&new, rustix::io::FdFlags::empty())?;
-            new
-        };
+        let new = new_number()?;
+        if !table::has(number) {
+            // Its peer was found to be plain before we had the lock.
+            return Ok(new.into_raw_fd());
+        }
         let raw = new.as_raw_fd();
         if table::set(raw, entry.clone()).is_err() {
             return fail(libc::EMFILE);
@@ -71,6 +76,10 @@ pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
     let cloexec = flags & libc::O_CLOEXEC != 0;
     let place = |numbers: &mut Vec<RawFd>, entry: Entry| -> io::Result<()> {
         fd::replace(sys::borrow(number), new, cloexec)?;
+        if !table::has(number) {
+            // As in `dup_from`.
+            return Ok(());
+        }
         if table::set(new, entry).is_err() {
             return fail(libc::EMFILE);
         }

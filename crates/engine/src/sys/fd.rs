@@ -69,6 +69,11 @@ pub(crate) fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
+/// The same for a number that the program says, which may be none.
+pub(crate) fn open<'a>(number: RawFd) -> io::Result<BorrowedFd<'a>> {
+    if number < 0 { Err(io::Error::from_raw_os_error(libc::EBADF)) } else { Ok(borrow(number)) }
+}
+
 /// Takes a number into ownership.
 pub(crate) fn own(number: RawFd) -> Fd {
     debug_assert!(number >= 0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use super::calls::calls;
-use super::fd::borrow;
+use super::fd::{borrow, open};
 
 /// Sends without blocking and without SIGPIPE.
 pub(crate) fn send(number: RawFd, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
@@ -155,6 +155,11 @@ pub(crate) fn timespec(duration: Duration) -> libc::timespec {
 /// Bytes that the kernel has queued for reading.
 pub(crate) fn queued(number: RawFd) -> usize {
     rustix::io::ioctl_fionread(borrow(number)).map_or(0, |n| n as usize)
+}
+
+/// ioctl(2) FIONREAD.
+pub(crate) fn ask_queued(number: RawFd) -> io::Result<usize> {
+    Ok(rustix::io::ioctl_fionread(open(number)?)? as usize)
 }
 
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {

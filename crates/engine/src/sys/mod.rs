@@ -10,4 +10,4 @@ pub(crate) mod pass;
 pub(crate) mod process;
 pub(crate) mod tcp;
 
-pub(crate) use fd::{Fd, borrow};
+pub(crate) use fd::{Fd, borrow, open};

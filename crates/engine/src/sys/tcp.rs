@@ -8,7 +8,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::calls::calls;
-use super::fd::{Fd, borrow, internal};
+use super::fd::{Fd, borrow, internal, open};
+use crate::error::fail;
 
 /// A new non-blocking TCP socket with an internal number.
 pub(crate) fn new_socket(addr: &SocketAddr) -> io::Result<Fd> {
@@ -25,6 +26,22 @@ pub(crate) fn connect(number: RawFd, addr: &SocketAddr) -> io::Result<bool> {
         Err(rustix::io::Errno::INPROGRESS) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// connect(2) as the program would call it.
+pub(crate) fn connect_as_is(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
+    let Some(addr) = addrs.first() else { return fail(libc::EADDRNOTAVAIL) };
+    Ok(rustix::net::connect(open(number)?, addr)?)
+}
+
+/// shutdown(2).
+pub(crate) fn shutdown(number: RawFd, read: bool, write: bool) -> io::Result<()> {
+    let how = match (read, write) {
+        (true, true) => rustix::net::Shutdown::Both,
+        (true, false) => rustix::net::Shutdown::Read,
+        _ => rustix::net::Shutdown::Write,
+    };
+    Ok(rustix::net::shutdown(open(number)?, how)?)
 }
 
 /// The pending error of a socket, which this takes.
@@ -69,6 +86,16 @@ pub(crate) fn local_addr(number: RawFd) -> Option<SocketAddr> {
 /// The peer's address, if it is an IP one.
 pub(crate) fn peer_addr(number: RawFd) -> Option<SocketAddr> {
     rustix::net::getpeername(borrow(number)).ok()??.try_into().ok()
+}
+
+/// getsockname(2); `None` when it is no IP address.
+pub(crate) fn name(number: RawFd) -> io::Result<Option<SocketAddr>> {
+    Ok(rustix::net::getsockname(open(number)?)?.try_into().ok())
+}
+
+/// getpeername(2); the same.
+pub(crate) fn peer_name(number: RawFd) -> io::Result<Option<SocketAddr>> {
+    Ok(rustix::net::getpeername(open(number)?)?.and_then(|addr| addr.try_into().ok()))
 }
 
 /// A connected pair over loopback; nobody else can have got between. Both ends internal and
@@ -202,7 +229,7 @@ pub(crate) fn traffic(number: RawFd) -> Option<Traffic> {
     let mut before = counts(number)?;
     for _ in 0..16 {
         let unread = super::io::queued(number) as u64;
-        let unsent = u64::from(unconfirmed(number)?);
+        let unsent = u64::from(unconfirmed(number).ok()?);
         let after = counts(number)?;
         if after == before {
             return Some(Traffic {
@@ -238,14 +265,14 @@ fn counts(number: RawFd) -> Option<Counts> {
 }
 
 /// Bytes that the peer's kernel has not confirmed (SIOCOUTQ).
-fn unconfirmed(number: RawFd) -> Option<u32> {
+pub(crate) fn unconfirmed(number: RawFd) -> io::Result<u32> {
     // Not libc's ioctl, which may be the preload's own and takes the socket's locks.
     // SAFETY: SIOCOUTQ writes one int.
     let unsent: rustix::io::Result<libc::c_int> = unsafe {
         let getter = rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, _>::new();
-        rustix::ioctl::ioctl(borrow(number), getter)
+        rustix::ioctl::ioctl(open(number)?, getter)
     };
-    unsent.ok().map(i32::unsigned_abs)
+    Ok(unsent?.unsigned_abs())
 }
 
 /// setsockopt(2) with raw bytes.
