@@ -66,3 +66,31 @@ fn a_session_that_was_accepted_just_before_its_listener_closed_is_left_alone() {
         assert_eq!(client.info().unwrap().resumes, 0, "round {round}");
     }
 }
+
+/// The peer's program closed a session that had been reset under it, and its FIN came back to the
+/// program whose session was killed: that read an orderly end.
+#[test]
+fn a_session_that_is_killed_ends_with_an_error_although_the_other_end_closes_at_once() {
+    let _limit = Limit::new("a killed session", PATIENCE);
+    for round in 0..200 {
+        let (client, server) = direct_pair();
+        let (killed, other) = if round % 2 == 0 { (client, server) } else { (server, client) };
+        let id = killed.info().unwrap().local_id;
+        // Each closes as soon as it has been told.
+        let ended = |stream: VirtualStream| {
+            std::thread::spawn(move || (&stream).read(&mut [0; 100]).map_err(|e| e.raw_os_error()))
+        };
+        let (killed, other) = (ended(killed), ended(other));
+        assert!(eversock_engine::kill(id));
+        assert_eq!(killed.join().unwrap(), Err(Some(libc::ECONNABORTED)), "round {round}");
+        assert_eq!(other.join().unwrap(), Err(Some(libc::ECONNRESET)), "round {round}");
+    }
+}
+
+fn direct_pair() -> (VirtualStream, VirtualStream) {
+    common::begin();
+    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let client = VirtualStream::connect_with(listener.local_addr().unwrap(), quick()).unwrap();
+    let server = listener.accept().unwrap().0;
+    (client, server)
+}

@@ -232,8 +232,8 @@ pub extern "C" fn evs_shutdown(fd: c_int, how: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn evs_close(fd: c_int) -> c_int {
     guard::sleeping(|| {
-        if posix::is_virtual(fd) {
-            return posix::close(fd).map(|()| 0);
+        if let Some(result) = posix::close_if_virtual(fd) {
+            return result.map(|()| 0);
         }
         posix::forget_epoll(fd);
         // SAFETY: takes no pointers.

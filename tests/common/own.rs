@@ -26,6 +26,17 @@ pub(crate) fn resident_kib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// KiB that this process has allocated and not freed, and KiB of it that are in memory when the
+/// allocator has given back what it kept for later. Otherwise threads that come and go leave several
+/// MiB more or less in its arenas, as they happen to meet there.
+pub(crate) fn held_kib() -> (usize, u64) {
+    // SAFETY: takes a number, and changes nothing that anybody has.
+    unsafe { libc::malloc_trim(0) };
+    // SAFETY: takes nothing, and gives numbers.
+    let info = unsafe { libc::mallinfo2() };
+    ((info.uordblks + info.hblkhd) / 1024, resident_kib())
+}
+
 /// A number that the caller of the test may set.
 pub(crate) fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {

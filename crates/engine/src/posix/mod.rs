@@ -1,7 +1,7 @@
 //! The system calls' twins, by descriptor, for numbers of which [`is_virtual`] is true. A number may
 //! cease to be virtual between that question and the call, where plain peers are taken: so what
-//! every socket has (data, names, options, dup, close) is asked of the kernel for any other number.
-//! What only sessions have fails with ENOTSOCK there (EBADF if it is not open at all).
+//! every socket has (data, names, options, dup) is asked of the kernel for any other number. What
+//! only sessions have fails with ENOTSOCK there (EBADF if it is not open at all).
 //!
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
@@ -526,6 +526,10 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
 fn finish(socket: &Arc<Socket>) -> io::Result<()> {
     let mut tx = socket.lock_tx()?;
     socket.change(bits::WRITE_SHUT, 0);
+    if socket.has(bits::FAILED) {
+        // What ends with a RESET must not look like an orderly end.
+        return Ok(());
+    }
     if let Some(sender) = tx.sender.as_mut() {
         sender.finish();
     }
@@ -539,19 +543,21 @@ fn finish(socket: &Arc<Socket>) -> io::Result<()> {
 
 /// close(2). The number is free when this returns; what was written is still delivered by the
 /// engine. With SO_LINGER and a time it waits for the peer's confirmation; with SO_LINGER and zero
-/// the session is reset.
+/// the session is reset. A number that is not virtual gives EBADF and stays open, as it may be a
+/// stranger's by now.
 pub fn close(number: RawFd) -> io::Result<()> {
-    match table::get(number) {
-        Some(Entry::Listener(listener)) => return listener.close(number),
-        Some(Entry::Stream(_)) => {}
-        None => return fd::close_reporting(number),
+    close_if_virtual(number).unwrap_or_else(|| fail(libc::EBADF))
+}
+
+/// The same for who has just found the number virtual: `None`, and nothing done, if it has become a
+/// plain connection in between.
+pub fn close_if_virtual(number: RawFd) -> Option<io::Result<()>> {
+    if let Entry::Listener(listener) = table::get(number)? {
+        return Some(listener.close(number));
     }
-    let Some(Entry::Stream(socket)) = table::take(number) else {
-        // Another thread has closed it in between, or the peer was found to be plain.
-        return fd::close_reporting(number);
-    };
+    let Entry::Stream(socket) = table::take(number)? else { return None };
     epoll::closed(&socket, number);
-    close_taken(&socket, number, true)
+    Some(close_taken(&socket, number, true))
 }
 
 /// Ends one number of a socket. `kernel` unless the number is about to be replaced.

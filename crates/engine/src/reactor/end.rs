@@ -276,16 +276,19 @@ impl Reactor {
     /// Tells the peer, if a connection stands, the program's sleepers, and those who watch. False
     /// when a lock was taken: then this comes again.
     pub(super) fn tell_failure(&mut self, socket: &Arc<Socket>, cause: &str) -> bool {
-        log::warn!("session {} has failed: {cause}", socket.id);
-        if let Ok(mut tx) = socket.tx.try_lock()
-            && tx.number >= 0
-        {
-            if let Some(sender) = tx.sender.as_mut() {
-                sender.want_reset(0);
+        // Without the RESET the peer would wait for a resume until its grace is over.
+        let is_told = match Socket::try_lock(&socket.tx) {
+            Ok(None) => false,
+            Ok(Some(mut tx)) if tx.number >= 0 => {
+                if let Some(sender) = tx.sender.as_mut() {
+                    sender.want_reset(0);
+                }
+                socket.flush(&mut tx, false);
+                true
             }
-            socket.flush(&mut tx, false);
-        }
-        match socket.abandon() {
+            Ok(Some(_)) | Err(_) => true,
+        };
+        match if is_told { socket.abandon() } else { Ok(Err(Busy)) } {
             Ok(Err(Busy)) => {
                 let (socket, cause) = (Arc::clone(socket), cause.to_owned());
                 self.again.push(Command::Failed { socket, cause });
@@ -294,6 +297,7 @@ impl Reactor {
             Ok(Ok(())) => {}
             Err(error) => log::warn!("session {}: {error}", socket.id),
         }
+        log::warn!("session {} has failed: {cause}", socket.id);
         if let Ok(mut meta) = socket.meta.lock() {
             meta.last_error = Some(cause.to_owned());
             let errno = socket.failure_number();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::calls::calls;
-use super::fd::{Fd, borrow, internal, open};
+use super::fd::{self, Fd, borrow, internal, open};
 use crate::error::fail;
 
 /// A new non-blocking TCP socket with an internal number.
@@ -30,8 +30,10 @@ pub(crate) fn connect(number: RawFd, addr: &SocketAddr) -> io::Result<bool> {
 
 /// connect(2) as the program would call it.
 pub(crate) fn connect_as_is(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
+    let fd = open(number)?;
+    fd::identity(number)?;
     let Some(addr) = addrs.first() else { return fail(libc::EADDRNOTAVAIL) };
-    Ok(rustix::net::connect(open(number)?, addr)?)
+    Ok(rustix::net::connect(fd, addr)?)
 }
 
 /// shutdown(2).
@@ -145,7 +147,7 @@ fn pair_of(listener: &OwnedFd) -> io::Result<(Fd, Fd)> {
             for end in [&near, &far] {
                 rustix::net::sockopt::set_tcp_nodelay(end, true)?;
             }
-            super::fd::set_nonblocking(far.as_raw_fd(), true)?;
+            fd::set_nonblocking(far.as_raw_fd(), true)?;
             return Ok((internal(near)?, internal(far)?));
         }
     }

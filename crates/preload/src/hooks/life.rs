@@ -186,7 +186,13 @@ hook! { next = fn close(fd: c_int) -> c_int {
     if edge::is_ours(fd) && !edge::is_guest() {
         super::spawn::closed(fd);
         // With SO_LINGER it may sleep.
-        return sleeping(|| posix::close(fd).map(|()| 0));
+        let before = edge::errno();
+        let result = posix::close_if_virtual(fd);
+        edge::set_errno(before);
+        if let Some(result) = result {
+            return sleeping(|| result.map(|()| 0));
+        }
+        // It has become a plain connection since the question.
     }
     if edge::is_engines(fd) {
         // A daemon that closes all there may be: for the program there is nothing here.
