@@ -259,7 +259,9 @@ fn run(open: &mut Open, call: Call) {
                 message.msg_iov = vectors.as_mut_ptr();
                 message.msg_iovlen = vectors.len();
                 evs_sendmsg(open.number(which), &raw const message, flags | FLAGS);
+                MAY_PIPE.store(true, Ordering::SeqCst);
                 evs_writev(open.number(which), vectors.as_ptr(), vectors.len() as c_int);
+                MAY_PIPE.store(false, Ordering::SeqCst);
             }
             Call::RecvMessage(which, rooms, flags) => {
                 let mut parts: Vec<Vec<u8>> =
