@@ -89,27 +89,22 @@ pub unsafe fn poll(
     posix::poll(fds, timeout, mask).map(count)
 }
 
-/// A copy of a set's first words: two arguments may be the same set.
+/// Copies a set's first words: two arguments may be the same set.
 ///
 /// # Safety
-/// `set` is NULL or has that many words.
-unsafe fn load(set: *const fd_set, words: usize) -> io::Result<Option<Vec<u64>>> {
-    if set.is_null() {
-        return Ok(None);
-    }
-    let mut copy = vec![0u64; words];
+/// `set` has as many words as `copy`.
+unsafe fn load(set: *const fd_set, copy: &mut [u64]) -> io::Result<()> {
     // SAFETY: the caller's word.
-    let bytes = unsafe { memory::bytes(set.cast(), words * 8)? };
+    let bytes = unsafe { memory::bytes(set.cast(), copy.len() * 8)? };
     for (word, bytes) in copy.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
     }
-    Ok(Some(copy))
+    Ok(())
 }
 
 /// # Safety
-/// `set` is NULL or has that many words.
-unsafe fn store(set: *mut fd_set, words: Option<&[u64]>) -> io::Result<()> {
-    let Some(words) = words else { return Ok(()) };
+/// `set` has that many words.
+unsafe fn store(set: *mut fd_set, words: &[u64]) -> io::Result<()> {
     // SAFETY: the caller's word.
     let bytes = unsafe { memory::bytes_mut(set.cast(), words.len() * 8)? };
     for (word, bytes) in words.iter().zip(bytes.chunks_exact_mut(8)) {
@@ -133,17 +128,30 @@ pub unsafe fn select(
         number = number.min(descriptors_max());
     }
     let words = number.div_ceil(WORD_BITS);
-    let mut copies = [const { None }; 3];
-    for (copy, set) in copies.iter_mut().zip(sets) {
+    // No allocation, which a handler could interrupt, but for more than fd_set has room for.
+    let mut few = [[0; FEW / WORD_BITS]; 3];
+    let mut many = [const { Vec::new() }; 3];
+    if words > FEW / WORD_BITS {
+        many = std::array::from_fn(|_| vec![0; words]);
+    }
+    let mut copies: [Option<&mut [u64]>; 3] = [const { None }; 3];
+    let room = few.iter_mut().zip(&mut many);
+    for ((copy, set), (few, many)) in copies.iter_mut().zip(sets).zip(room) {
+        if set.is_null() {
+            continue;
+        }
+        let words = if many.is_empty() { &mut few[..words] } else { &mut many[..] };
         // SAFETY: the caller's word.
-        *copy = unsafe { load(set, words)? };
+        unsafe { load(set, words)? };
+        *copy = Some(words);
     }
     let [read, write, except] = &mut copies;
     let given = [read.as_deref_mut(), write.as_deref_mut(), except.as_deref_mut()];
     let ready = posix::select(number, given, timeout, mask)?;
     for (copy, set) in copies.iter().zip(sets) {
+        let Some(words) = copy else { continue };
         // SAFETY: the caller's word.
-        unsafe { store(set, copy.as_deref())? };
+        unsafe { store(set, words)? };
     }
     Ok(count(ready))
 }

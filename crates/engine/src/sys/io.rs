@@ -145,6 +145,22 @@ pub(crate) fn poll_masked(
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
 }
 
+/// epoll_pwait(2) with the caller's signal mask, or null.
+pub(crate) fn epoll_masked(
+    epfd: RawFd,
+    out: &mut [libc::epoll_event],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
+    // Rounded up, so that a short time-out does not spin.
+    let millis =
+        timeout.map_or(-1, |t| i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
+    let capacity = i32::try_from(out.len()).unwrap_or(i32::MAX);
+    // SAFETY: `out` is writable for `capacity` events; the mask is null or the caller's.
+    let n = unsafe { (calls().epoll_pwait)(epfd, out.as_mut_ptr(), capacity, millis, mask) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
+}
+
 pub(crate) fn timespec(duration: Duration) -> libc::timespec {
     libc::timespec {
         tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),

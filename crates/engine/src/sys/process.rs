@@ -89,6 +89,49 @@ pub(crate) fn block_signals() {
     }
 }
 
+/// No handler of the program runs in the calling thread as long as this lives, but for the signals
+/// of its own faults: they wait until a call into the kernel is given [`SignalsHeld::unless`], or
+/// the end.
+///
+/// Waits are where a program lets its signals in, and a handler that interrupts one may do what it
+/// likes, as it interrupts a system call and nothing else. PostgreSQL's postmaster (up to 15) forks
+/// there: in the middle of an allocation of ours that waited for ever for the allocator's lock.
+#[derive(Debug)]
+pub(crate) struct SignalsHeld {
+    before: libc::sigset_t,
+}
+
+impl SignalsHeld {
+    pub(crate) fn begin() -> Self {
+        // SAFETY: both sets are initialised before use; pthread_sigmask leaves 32 and 33 alone.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            let own = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+            for signal in own.into_iter().chain([libc::SIGSYS, libc::SIGABRT]) {
+                libc::sigdelset(&raw mut all, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+            Self { before }
+        }
+    }
+
+    /// The mask to wait with: the caller's, or that of before.
+    pub(crate) fn unless(&self, mask: *const libc::sigset_t) -> *const libc::sigset_t {
+        if mask.is_null() { &raw const self.before } else { mask }
+    }
+}
+
+impl Drop for SignalsHeld {
+    fn drop(&mut self) {
+        // SAFETY: the set is what pthread_sigmask gave.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
+        }
+    }
+}
+
 /// Words in a page that children share.
 const WORDS: usize = 512;
 

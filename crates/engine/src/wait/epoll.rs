@@ -15,7 +15,7 @@ use crate::clock;
 use crate::error::{fail, guarded};
 use crate::process;
 use crate::socket::{Socket, bits};
-use crate::sys::calls::calls;
+use crate::sys::process::SignalsHeld;
 use crate::sys::{self, Fd, fd};
 use crate::table::{self, Entry};
 use crate::wait::control::{add_again, control};
@@ -268,13 +268,19 @@ pub(crate) fn epoll_wait(
         return fail(libc::EINVAL);
     }
     let until = timeout.and_then(|timeout| clock::now().checked_add(timeout));
+    // Before the first set of ours there is nothing that a handler could interrupt.
+    let mut held = KNOWN.load(Ordering::Relaxed).then(SignalsHeld::begin);
     let set = match find(epfd) {
         Some(set) => set,
         None => {
-            let n = wait_raw(epfd, out, timeout, mask)?;
+            let n = sys::io::epoll_masked(epfd, out, timeout, wait_mask(held.as_ref(), mask))?;
+            if n == 0 || !KNOWN.load(Ordering::Relaxed) {
+                return Ok(n);
+            }
             // A socket of the set may have become virtual meanwhile, and its events are ours to
             // judge.
-            let Some(set) = find(epfd).filter(|_| n > 0) else { return Ok(n) };
+            held.get_or_insert_with(SignalsHeld::begin);
+            let Some(set) = find(epfd) else { return Ok(n) };
             let raw = out[..n].to_vec();
             let count = guarded(|| Ok(set.merge(0, Vec::new(), &raw, out)))?;
             if count > 0 {
@@ -291,7 +297,7 @@ pub(crate) fn epoll_wait(
         // Never more than there is room for: what is harvested must be told. The bell costs a slot.
         let room = out.len() - ours.len();
         let mut raw = vec![libc::epoll_event { events: 0, u64: 0 }; room];
-        let n = match wait_raw(epfd, &mut raw, left, mask) {
+        let n = match sys::io::epoll_masked(epfd, &mut raw, left, wait_mask(held.as_ref(), mask)) {
             _ if room == 0 => 0,
             Ok(n) => n,
             Err(error) if ours.is_empty() => return Err(error),
@@ -305,23 +311,12 @@ pub(crate) fn epoll_wait(
     }
 }
 
-fn remaining(until: Option<Instant>) -> Option<Duration> {
-    until.map(|until| until.saturating_duration_since(clock::now()))
+fn wait_mask(held: Option<&SignalsHeld>, mask: *const libc::sigset_t) -> *const libc::sigset_t {
+    held.map_or(mask, |held| held.unless(mask))
 }
 
-fn wait_raw(
-    epfd: RawFd,
-    out: &mut [libc::epoll_event],
-    timeout: Option<Duration>,
-    mask: *const libc::sigset_t,
-) -> io::Result<usize> {
-    // Rounded up, so that a short time-out does not spin.
-    let millis =
-        timeout.map_or(-1, |t| i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
-    let capacity = i32::try_from(out.len()).unwrap_or(i32::MAX);
-    // SAFETY: `out` is writable for `capacity` events; the mask is null or the caller's.
-    let n = unsafe { (calls().epoll_pwait)(epfd, out.as_mut_ptr(), capacity, millis, mask) };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.unsigned_abs() as usize) }
+fn remaining(until: Option<Instant>) -> Option<Duration> {
+    until.map(|until| until.saturating_duration_since(clock::now()))
 }
 
 fn drop_from(map: &mut BTreeMap<u64, BTreeSet<RawFd>>, key: u64, number: RawFd) {
@@ -751,7 +746,7 @@ mod tests {
         let mut out = [libc::epoll_event { events: 0, u64: 0 }; 4];
         let harvest = || {
             let mut raw = [libc::epoll_event { events: 0, u64: 0 }; 4];
-            let n = wait_raw(epfd, &mut raw, Some(Duration::ZERO), std::ptr::null());
+            let n = sys::io::epoll_masked(epfd, &mut raw, Some(Duration::ZERO), std::ptr::null());
             raw[..n.expect("a wait")].to_vec()
         };
         let (_, before) = set.collect(4);
@@ -784,7 +779,7 @@ mod tests {
         let moved = set.resume(&numbers);
         assert_eq!(moved.err().and_then(|error| error.raw_os_error()), Some(libc::EEXIST));
         let mut raw = [libc::epoll_event { events: 0, u64: 0 }; 8];
-        let n = wait_raw(set.number, &mut raw, Some(Duration::ZERO), std::ptr::null());
+        let n = sys::io::epoll_masked(set.number, &mut raw, Some(Duration::ZERO), std::ptr::null());
         let mut told: Vec<u64> = raw[..n.expect("a wait")].iter().map(|event| event.u64).collect();
         told.sort_unstable();
         assert_eq!(told, [1, 2, 3], "a writable number is not in the set");

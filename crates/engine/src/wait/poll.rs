@@ -10,7 +10,7 @@ use crate::clock;
 use crate::error::guarded;
 use crate::process;
 use crate::socket::{Socket, bits};
-use crate::sys;
+use crate::sys::{self, process::SignalsHeld};
 use crate::table::{self, Entry};
 use crate::wait::epoll::is_plain;
 use crate::wait::kick::Bell;
@@ -24,6 +24,16 @@ pub(crate) fn poll(
     if is_plain(fds) {
         return sys::io::poll_masked(fds, timeout, mask);
     }
+    let held = SignalsHeld::begin();
+    poll_held(fds, timeout, held.unless(mask))
+}
+
+/// The same where signals are held, but for the wait with this mask.
+fn poll_held(
+    fds: &mut [libc::pollfd],
+    timeout: Option<Duration>,
+    mask: *const libc::sigset_t,
+) -> io::Result<usize> {
     let watched: Vec<Option<Arc<Socket>>> = fds
         .iter()
         .map(|entry| match table::get(entry.fd) {
@@ -193,6 +203,7 @@ pub(crate) fn select(
     timeout: Option<Duration>,
     mask: *const libc::sigset_t,
 ) -> io::Result<usize> {
+    let held = SignalsHeld::begin();
     let mut fds = Vec::new();
     for number in 0..count {
         let mut events = 0;
@@ -210,7 +221,7 @@ pub(crate) fn select(
             fds.push(libc::pollfd { fd, events, revents: 0 });
         }
     }
-    poll(&mut fds, timeout, mask)?;
+    poll_held(&mut fds, timeout, held.unless(mask))?;
     if fds.iter().any(|entry| entry.revents & libc::POLLNVAL != 0) {
         return crate::error::fail(libc::EBADF);
     }

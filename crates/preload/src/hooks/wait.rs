@@ -171,7 +171,7 @@ hook! { next = fn epoll_wait(
     most: c_int,
     timeout_ms: c_int,
 ) -> c_int {
-    if setup().is_empty() {
+    if setup().is_empty() || eversock_engine::on_engine_thread() {
         return next(epfd, events, most, timeout_ms);
     }
     // SAFETY: the caller's word.
