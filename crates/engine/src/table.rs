@@ -4,6 +4,7 @@
 //! virtual costs one load, and the caller passes straight on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::listener::Listener;
 use crate::meet::slot::{self, Slot};
@@ -53,9 +54,37 @@ pub(crate) fn can_hold(number: i32) -> bool {
     usize::try_from(number).is_ok_and(|number| number < LEAF * LEAVES)
 }
 
+/// A bit for each number under which a session gave way to a plain connection, until the number is
+/// virtual again. No other number that is not virtual may be taken for a plain one: it may be one
+/// that is just being closed, under which the session's own connection still is.
+static PLAIN: [AtomicU64; LEAF * LEAVES / 64] = [const { AtomicU64::new(0) }; LEAF * LEAVES / 64];
+
+fn plain_bit(number: i32) -> Option<(&'static AtomicU64, u64)> {
+    let at = usize::try_from(number).ok()?;
+    Some((PLAIN.get(at / 64)?, 1 << (at % 64)))
+}
+
+/// Removes the entry of a number, which is a plain connection's from now on.
+pub(crate) fn give_way(number: i32) {
+    if let Some((word, bit)) = plain_bit(number) {
+        word.fetch_or(bit, Ordering::SeqCst);
+    }
+    drop(take(number));
+}
+
+/// True when the last session under the number gave way to a plain connection.
+pub(crate) fn gave_way(number: i32) -> bool {
+    plain_bit(number).is_some_and(|(word, bit)| word.load(Ordering::SeqCst) & bit != 0)
+}
+
 /// Enters a virtual socket at a number; gives what was there. `None` as the first when the number
 /// is beyond the table (over a million).
 pub(crate) fn set(number: i32, entry: Entry) -> Result<Option<Entry>, Entry> {
+    if let Some((word, bit)) = plain_bit(number)
+        && word.load(Ordering::SeqCst) & bit != 0
+    {
+        word.fetch_and(!bit, Ordering::SeqCst);
+    }
     match slot_or_new(number) {
         Some(slot) => Ok(slot.set(entry)),
         None => Err(entry),

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,13 @@ use common::{
     PATIENCE, listen, message, pair, played_client, quick, recv, resume, resume_and, send,
 };
 use eversock_engine::{Config, EventKind, RecoveryPolicy, posix};
+
+/// One test at a time: they close numbers under threads that go on using them, and the number may
+/// be another test's by then, whose bytes such a thread would read.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A thread that reads one byte, once it sleeps; and its number. It sleeps in the read itself only
 /// when something has been read before: see [`pair_that_met`].
@@ -46,6 +54,7 @@ fn pair_that_met() -> [i32; 3] {
 /// It takes the connection along, as the kernel has no other way to wake who sleeps on it.
 #[test]
 fn a_shutdown_of_the_reading_side_wakes_a_sleeping_reader_and_loses_nothing() {
+    let _alone = alone();
     let [client, server, listener] = pair_that_met();
     let (reader, _) = sleeping_reader(client);
     posix::shutdown(client, libc::SHUT_RD).unwrap();
@@ -70,6 +79,7 @@ fn a_shutdown_of_the_reading_side_wakes_a_sleeping_reader_and_loses_nothing() {
 /// would have a part of the stream (review).
 #[test]
 fn a_close_under_a_sleeping_reader_delivers_what_was_written() {
+    let _alone = alone();
     let word = vec![7; 100_000];
     for _ in 0..60 {
         let [client, server, listener] = pair_that_met();
@@ -93,7 +103,7 @@ fn a_close_under_a_sleeping_reader_delivers_what_was_written() {
                 Err(error) => panic!("after {} bytes: {error}", got.len()),
             }
         }
-        assert_eq!(got.len(), word.len());
+        assert_eq!(got.len(), word.len(), "{:?}", posix::info(server).unwrap());
         closer.join().unwrap();
         flood.join().unwrap();
         posix::close(server).unwrap();
@@ -106,6 +116,7 @@ fn a_close_under_a_sleeping_reader_delivers_what_was_written() {
 /// it asks no policy (review: "never" ended the session).
 #[test]
 fn a_resume_beside_under_a_sleeping_reader_is_no_fault() {
+    let _alone = alone();
     let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
     for round in 1..=20u8 {
         let (mut old, mut session) = played_client(addr);
@@ -131,6 +142,7 @@ fn a_resume_beside_under_a_sleeping_reader_is_no_fault() {
 /// and "never" ended a session that was in order.
 #[test]
 fn the_end_of_a_connection_that_overtakes_the_confirm_of_the_next_is_no_fault() {
+    let _alone = alone();
     let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
     for round in 1..=20u8 {
         let (mut old, mut session) = played_client(addr);
@@ -162,6 +174,7 @@ fn the_end_of_a_connection_that_overtakes_the_confirm_of_the_next_is_no_fault() 
 /// Each RESUME that was answered put off the fault for another second, whoever said it.
 #[test]
 fn resumes_that_are_never_confirmed_put_off_a_fault_once() {
+    let _alone = alone();
     let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
     let (mut old, mut session) = played_client(addr);
     assert_eq!(session.write(b"x"), 1);
@@ -202,6 +215,7 @@ fn resumes_that_are_never_confirmed_put_off_a_fault_once() {
 /// second, and what was written stayed (review).
 #[test]
 fn a_number_closed_past_us_under_a_sleeping_reader_ends_as_a_close_would() {
+    let _alone = alone();
     let [client, server, listener] = pair_that_met();
     let (reader, _) = sleeping_reader(client);
     // SAFETY: closes a number.

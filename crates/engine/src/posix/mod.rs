@@ -1,7 +1,7 @@
 //! The system calls' twins, by descriptor, for numbers of which [`is_virtual`] is true. Where plain
-//! peers are taken a number may cease to be virtual between that question and the call: so what
-//! every socket has (data, names, options, dup) is asked of the kernel for any other number. What
-//! only sessions have fails with ENOTSOCK there (EBADF if it is not open at all).
+//! peers are taken a number may cease to be virtual between that question and the call: what every
+//! socket has (data, names, options, dup) is asked of the kernel then. Any other number that is not
+//! virtual fails with ENOTSOCK (EBADF if it is not open at all).
 //!
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
@@ -63,6 +63,13 @@ fn stream(number: RawFd) -> io::Result<Arc<Socket>> {
         Some(Entry::Listener(_)) => not_connected(),
         None => not_virtual(number),
     }
+}
+
+/// The number of a plain connection that a session has given way to since the caller found it
+/// virtual: what he asks for is the kernel's to do.
+#[cold]
+fn plain(number: RawFd) -> io::Result<RawFd> {
+    if table::gave_way(number) { Ok(number) } else { not_virtual(number) }
 }
 
 /// The errno of a number that is no virtual socket.
@@ -135,7 +142,7 @@ pub fn connect_any(
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return not_connected(),
         // A program may ask once more whether its connect is done.
-        None => return tcp::connect_as_is(number, addrs),
+        None => return tcp::connect_as_is(plain(number)?, addrs),
     };
     let state = socket.bits();
     if state & bits::CONNECTING != 0 {
@@ -307,7 +314,7 @@ pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usi
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return fail(libc::EPIPE),
-        None => return sys::io::send_as_is(number, slices, flags),
+        None => return sys::io::send_as_is(plain(number)?, slices, flags),
     };
     send_on(&socket, number, slices, flags)
 }
@@ -392,7 +399,7 @@ pub fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>], flags: i32) -> io::Res
     match table::get(number) {
         Some(Entry::Stream(socket)) => recv_on(&socket, number, slices, flags, true),
         Some(Entry::Listener(_)) => not_connected(),
-        None => sys::io::recv_as_is(number, slices, flags),
+        None => sys::io::recv_as_is(plain(number)?, slices, flags),
     }
 }
 
@@ -497,7 +504,7 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
             }
             return Ok(());
         }
-        None => return tcp::shutdown(number, read, write),
+        None => return tcp::shutdown(plain(number)?, read, write),
     };
     socket.check_connected()?;
     if socket.has(bits::PUMPED) {
@@ -653,7 +660,7 @@ pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
             let meta = Socket::lock(&socket.meta)?;
             Ok(meta.local.or_else(|| meta.bound.as_deref().copied()))
         }
-        None => tcp::name(number),
+        None => tcp::name(plain(number)?),
     }
 }
 
@@ -662,7 +669,7 @@ pub fn getpeername(number: RawFd) -> io::Result<Option<SocketAddr>> {
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return not_connected(),
-        None => return tcp::peer_name(number),
+        None => return tcp::peer_name(plain(number)?),
     };
     if socket.has(bits::FRESH | bits::CONNECTING) {
         return fail(libc::ENOTCONN);

@@ -25,13 +25,19 @@ pub(super) fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<Ra
         }
         Ok(new)
     };
-    let Some(entry) = table::get(number) else { return Ok(new_number()?.into_raw_fd()) };
+    let Some(entry) = table::get(number) else {
+        return if table::gave_way(number) {
+            Ok(new_number()?.into_raw_fd())
+        } else {
+            fail(libc::EBADF)
+        };
+    };
     if from < 0 || !table::can_hold(from) {
         return fail(libc::EINVAL);
     }
     let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
         let new = new_number()?;
-        if !table::has(number) {
+        if table::gave_way(number) {
             // Its peer was found to be plain before we had the lock.
             return Ok(new.into_raw_fd());
         }
@@ -76,7 +82,7 @@ pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
     let cloexec = flags & libc::O_CLOEXEC != 0;
     let place = |numbers: &mut Vec<RawFd>, entry: Entry| -> io::Result<()> {
         fd::replace(sys::borrow(number), new, cloexec)?;
-        if !table::has(number) {
+        if table::gave_way(number) {
             // As in `dup_from`.
             return Ok(());
         }

@@ -420,7 +420,7 @@ impl Socket {
         let numbers = std::mem::take(&mut held.place.numbers);
         // Before the bits, as a connect that sleeps returns with them.
         for &number in &numbers {
-            drop(table::take(number));
+            table::give_way(number);
         }
         // Who holds the socket still finds one whose numbers are the kernel's affair.
         self.change(bits::PUMPED | bits::OVER, bits::CONNECTING | bits::FRESH | bits::DETACHED);
