@@ -89,9 +89,8 @@ fn a_session_whose_placeholder_finds_no_room_in_an_epoll_set_fails_at_once() {
     let client = std::thread::spawn(move || connect(addr, quick()));
     let connection = server.take();
     let client = client.join().unwrap();
-    let patience = libc::timeval { tv_sec: PATIENCE.as_secs().cast_signed(), tv_usec: 0 };
-    // SAFETY: a timeval is 16 bytes without padding.
-    let patience: [u8; 16] = unsafe { std::mem::transmute(patience) };
+    let mut patience = [0; 16];
+    patience[..8].copy_from_slice(&PATIENCE.as_secs().to_ne_bytes());
     posix::setsockopt(client, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience).unwrap();
     // SAFETY: makes a set, which is ours.
     let set = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
