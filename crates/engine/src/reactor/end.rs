@@ -107,8 +107,7 @@ impl Reactor {
         }
         if socket.has(bits::FAILED) {
             // The program was quicker than the word of its failure: the peer has yet to be told.
-            let cause = socket.meta.lock().ok().and_then(|meta| meta.last_error.clone());
-            return self.failed(socket, cause.unwrap_or_default());
+            return self.failed(Arc::clone(&socket), last_error(&socket));
         }
         if socket.has(bits::OVER | bits::CONNECTING) {
             return self.end(&socket, Reason::Closed);
@@ -370,6 +369,11 @@ impl Reactor {
             .map(|owned| (Arc::clone(&owned.socket), owned.linger.is_some()))
             .collect();
         for (socket, lingers) in mine {
+            if socket.has(bits::FAILED) {
+                // Ours still, so its peer has yet to be told.
+                socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
+                self.failed(Arc::clone(&socket), last_error(&socket));
+            }
             if socket.has(bits::CONNECTING | bits::FAILED) {
                 self.owned.remove(&socket.id);
                 continue;
@@ -477,6 +481,11 @@ impl Reactor {
     }
 }
 
+fn last_error(socket: &Socket) -> String {
+    let known = socket.meta.lock().ok().and_then(|meta| meta.last_error.clone());
+    known.unwrap_or_default()
+}
+
 fn is_client(socket: &Socket) -> bool {
     socket
         .meta
@@ -491,22 +500,27 @@ mod tests {
     use eversock_proto::wire::frame::Kind;
     use std::os::fd::AsRawFd;
 
-    /// The program, told by its bits, closed before the engine had heard of the failure: the
-    /// connection ended without a RESET, and a server waited for a resume until its grace was over.
+    /// The program, told by its bits, closed or exited before the engine had heard of the failure:
+    /// the connection ended without a RESET, and a server waited for a resume until its grace was
+    /// over.
     #[test]
-    fn a_failure_that_comes_behind_the_close_is_told_to_the_peer_and_once() {
-        for closed_first in [true, false] {
+    fn a_failure_that_comes_behind_a_close_or_an_exit_is_told_to_the_peer_and_once() {
+        for first in ["failed", "closed", "drain"] {
             let mut reactor = Reactor::for_test();
             let (socket, far) = reactor.session_for_test(Config::default());
             let (subscriber, events) = crossbeam_channel::bounded(8);
             socket.meta.lock().expect("a lock").subscribers.push(subscriber);
             assert!(socket.set_failure(libc::ECONNABORTED));
-            socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
-            if closed_first {
-                reactor.closed(Arc::clone(&socket), false);
+            if first != "drain" {
+                socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
+            }
+            match first {
+                "closed" => reactor.closed(Arc::clone(&socket), false),
+                "drain" => reactor.drain(crossbeam_channel::bounded(1).0, true),
+                _ => {}
             }
             reactor.failed(Arc::clone(&socket), "ended by an operator".to_owned());
-            if !closed_first {
+            if first == "failed" {
                 reactor.closed(Arc::clone(&socket), false);
             }
             let mut said = [0; 256];
@@ -514,7 +528,7 @@ mod tests {
             // START, then RESET, each with a body of eight bytes.
             assert_eq!((n, said[0], said[24]), (48, Kind::Start as u8, Kind::Reset as u8));
             let failures = events.try_iter().filter(|e| matches!(e.kind, EventKind::Failed { .. }));
-            assert_eq!(failures.count(), 1, "closed first: {closed_first}");
+            assert_eq!(failures.count(), 1, "first: {first}");
             assert!(reactor.owned.is_empty());
         }
     }
