@@ -177,8 +177,8 @@ fn survivor(argument: &str) {
         descriptors() <= before.0 && threads() <= before.1
     });
     assert!(eventfds() <= 4 * LIVES + 2, "{} eventfds", eventfds());
-    // How many buffers the engine keeps for later settles within some hundred lives; what is left of
-    // hundreds of sessions behind that would be a leak.
+    // How many buffers the engine keeps for later settles within some hundred lives (what it keeps
+    // of ended sessions, for a late RESUME, a little later): what grows then is a leak.
     let (slack, resident_slack) = if count >= 400 { (512, 4096) } else { (32 * 1024, 32 * 1024) };
     assert!(end.0 <= half.0 + slack, "{} KiB allocated, then {} KiB", half.0, end.0);
     assert!(end.1 <= half.1 + resident_slack, "{} KiB resident, then {} KiB", half.1, end.1);

@@ -27,7 +27,7 @@ pub(crate) fn resident_kib() -> u64 {
 }
 
 /// KiB that this process has allocated and not freed, and KiB of it that are in memory when the
-/// allocator has given back what it kept for later. Otherwise threads that come and go leave several
+/// allocator has given back what it kept for later. Otherwise threads that come and go leave some
 /// MiB more or less in its arenas, as they happen to meet there.
 pub(crate) fn held_kib() -> (usize, u64) {
     // SAFETY: takes a number, and changes nothing that anybody has.

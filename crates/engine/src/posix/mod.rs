@@ -1,5 +1,5 @@
-//! The system calls' twins, by descriptor, for numbers of which [`is_virtual`] is true. A number may
-//! cease to be virtual between that question and the call, where plain peers are taken: so what
+//! The system calls' twins, by descriptor, for numbers of which [`is_virtual`] is true. Where plain
+//! peers are taken a number may cease to be virtual between that question and the call: so what
 //! every socket has (data, names, options, dup) is asked of the kernel for any other number. What
 //! only sessions have fails with ENOTSOCK there (EBADF if it is not open at all).
 //!

@@ -98,7 +98,7 @@ impl Reactor {
         }
     }
 
-    /// An unproven connection has ended. Who has as many as there are places, and hangs up each just
+    /// An unproven connection has ended. Who has as many as there are places, and hangs up each
     /// before it would stall, keeps others out as well as who lets them stall.
     pub(super) fn hung_up(&mut self, token: usize) {
         let Some(handshake) = self.handshakes.get(&token) else { return };
