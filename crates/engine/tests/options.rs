@@ -53,7 +53,7 @@ fn a_receive_time_out_ends_accept_and_is_inherited() {
 }
 
 fn plain_option(name: i32, value: i32) -> i32 {
-    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut out = value;
     let mut len = 4;
     // SAFETY: both point to four bytes.
@@ -116,7 +116,7 @@ fn the_end_of_both_directions_is_told_although_the_program_keeps_its_stream() {
     assert_eq!(recv(server, &mut buf).unwrap(), 3);
     for (number, events) in [client, server].into_iter().zip(&events) {
         assert_eq!(recv(number, &mut buf).unwrap(), 0);
-        let event = events.recv_timeout(common::PATIENCE).unwrap();
+        let event = events.recv_timeout(PATIENCE).unwrap();
         assert_eq!(event.kind, eversock_engine::EventKind::Closed);
         assert_eq!(posix::info(number).unwrap().state, State::Closed);
     }

@@ -106,6 +106,10 @@ impl Reactor {
             return;
         }
         if socket.has(bits::FAILED) {
+            if self.dials.contains_key(&socket.id) {
+                // A client that dials for this alone; that ends it. Or its failure is told yet.
+                return;
+            }
             // The program was quicker than the word of its failure: the peer has yet to be told.
             return self.failed(Arc::clone(&socket), last_error(&socket));
         }

@@ -550,7 +550,7 @@ mod tests {
             let mut lacked = None;
             while !is_over.load(Ordering::SeqCst) {
                 let step = socket.send_step(&[IoSlice::new(&[0])], 0, false, true);
-                lacked = lacked.or(step.err());
+                lacked = lacked.or_else(|| step.err());
             }
             assert!(lacked.is_none(), "{lacked:?}");
         });
