@@ -1,13 +1,15 @@
 //! The program `evs`: makes the connections of other programs survive (`run`, `doctor`,
 //! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
-//! connections on purpose (`chaos`), simulates whole systems (`sim`), measures (`bench`), and looks
-//! into the sessions of running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
+//! connections on purpose (`chaos`), simulates whole systems (`sim`), loads a set-up with sessions
+//! (`load`), measures (`bench`, behind the feature of that name), and looks into the sessions of
+//! running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the
 //! command says otherwise.
 
 mod answer;
+#[cfg(feature = "bench")]
 mod bench;
 mod chaos;
 mod control;
@@ -21,6 +23,7 @@ mod key;
 mod keygen;
 mod kill;
 mod lines;
+mod load;
 mod ls;
 mod output;
 mod program;
@@ -30,6 +33,7 @@ mod signals;
 mod sim;
 mod top;
 mod units;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -49,6 +53,8 @@ enum Command {
     Demo(demo::Demo),
     Chaos(chaos::Chaos),
     Sim(sim::Sim),
+    Load(load::Load),
+    #[cfg(feature = "bench")]
     Bench(bench::Bench),
     Run(run::Run),
     Doctor(doctor::Doctor),
@@ -65,6 +71,9 @@ enum Command {
     #[command(hide = true)]
     Hold(hold::Hold),
     #[command(hide = true)]
+    LoadCuts(load::cuts::LoadCuts),
+    #[cfg(feature = "bench")]
+    #[command(hide = true)]
     BenchPeer(bench::BenchPeer),
 }
 
@@ -75,6 +84,8 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Chaos(command) => command.run(),
         Command::Sim(command) => command.run(),
+        Command::Load(command) => command.run(),
+        #[cfg(feature = "bench")]
         Command::Bench(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Doctor(command) => command.run(),
@@ -88,6 +99,8 @@ fn main() -> ExitCode {
         Command::Answer(command) => command.run(),
         Command::DemoPeer(command) => command.run(),
         Command::Hold(command) => command.run(),
+        Command::LoadCuts(command) => command.run(),
+        #[cfg(feature = "bench")]
         Command::BenchPeer(command) => command.run(),
     };
     failure::exit_code(done)

@@ -1,7 +1,7 @@
 //! `evs demo`: two processes talk through a proxy that keeps cutting their connection; once over
 //! plain TCP, once over eversock.
 
-mod content;
+pub(crate) mod content;
 mod cuts;
 mod ends;
 mod message;

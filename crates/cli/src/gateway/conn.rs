@@ -8,7 +8,7 @@
 
 use std::io;
 
-use super::ends::Wire;
+use crate::wire::Wire;
 
 /// What one direction holds at most.
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;

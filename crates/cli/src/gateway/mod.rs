@@ -1,7 +1,6 @@
 //! `evs gateway`: plain TCP on one side, sessions on the other, so that two of them make any TCP
 //! service survive the death of the connections between them.
 //!
-//! * `ends`: the two kinds of descriptor with one face.
 //! * `conn`: one connection: two bounded directions, each with its own end.
 //! * `relay`: the event loop, one thread for all connections.
 //! * `target`: where it connects to.  * `notes`: what it says.
@@ -10,7 +9,6 @@
 //! of a pump.
 
 mod conn;
-mod ends;
 mod notes;
 mod relay;
 pub(crate) mod target;
@@ -26,12 +24,12 @@ use eversock::Config;
 use eversock_rules::{Mode, Rule, Rules};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use self::ends::Listener;
 use self::notes::Notes;
 use self::relay::{Orders, Relay, Way};
 use self::target::Target;
 use crate::failure::Failure;
 use crate::key::{self, KeyOptions, LimitOptions};
+use crate::wire::Listener;
 use crate::{signals, units};
 
 /// Carry plain TCP connections over sessions that survive, or the other way round.

@@ -11,9 +11,9 @@ use eversock::wait::Epoll;
 use serde::Serialize;
 
 use super::conn::{Conn, PLAIN, Pool, SESSION, Turn};
-use super::ends::{Listener, Wire};
 use super::notes::Notes;
 use super::target::Target;
+use crate::wire::{Listener, Wire};
 
 const EVENTS_PER_WAIT: usize = 256;
 const ACCEPTS_PER_TURN: usize = 64;

@@ -16,7 +16,7 @@ const ADDRS_MAX: usize = 16;
 
 /// A host and a port.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     host: String,
     port: u16,
     known: Arc<Mutex<Vec<SocketAddr>>>,
@@ -27,7 +27,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Reads `HOST:PORT` and looks the name up, which must succeed this first time.
-    pub(super) fn new(text: &str) -> Result<Self, String> {
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
         let (host, port) = split(text)
             .ok_or_else(|| format!("{text}: expected HOST:PORT, as db.example.org:5432"))?;
         let addrs = look_up(&host, port).map_err(|error| format!("{text}: {error}"))?;
@@ -47,7 +47,7 @@ impl Target {
     }
 
     /// The addresses as they are known now; never blocks.
-    pub(super) fn addrs(&mut self) -> Vec<SocketAddr> {
+    pub(crate) fn addrs(&mut self) -> Vec<SocketAddr> {
         if self.asked.elapsed() > FRESH_FOR {
             self.look_again();
         }
@@ -55,7 +55,7 @@ impl Target {
     }
 
     /// Has the name looked up again: the addresses have failed, or are old.
-    pub(super) fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         if let Some(ask) = &self.ask {
             self.asked = Instant::now();
             // Full: somebody has asked already.
@@ -64,7 +64,7 @@ impl Target {
     }
 
     /// The name that a session looks up again at each redial.
-    pub(super) fn name(&self) -> Option<(String, u16)> {
+    pub(crate) fn name(&self) -> Option<(String, u16)> {
         self.ask.is_some().then(|| (self.host.clone(), self.port))
     }
 }

@@ -1,4 +1,4 @@
-//! The two kinds of descriptor that a gateway joins, with one face: no call on them blocks.
+//! Plain sockets and sessions with one face: no call on them blocks.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -6,17 +6,17 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eversock::Config;
+use eversock::{Config, SessionInfo};
 use eversock_engine::posix;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// What accept may leave waiting, at most.
-pub(super) const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
-/// A virtual socket in direct mode: the gateway's own event loop waits for it, without the copy
-/// that a pumped one costs.
+/// A virtual socket. In direct mode it must be waited for with eversock's own epoll, which saves
+/// the copy that a pumped one costs.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(crate) struct Session {
     number: RawFd,
 }
 
@@ -60,13 +60,13 @@ impl Drop for Session {
 
 /// A listener of either kind.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub(crate) enum Listener {
     Plain(Socket),
     Session(Session),
 }
 
 impl Listener {
-    pub(super) fn plain(addr: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn plain(addr: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&addr.into())?;
@@ -75,11 +75,11 @@ impl Listener {
         Ok(Self::Plain(socket))
     }
 
-    pub(super) fn session(addr: SocketAddr, config: &Arc<Config>) -> io::Result<Self> {
+    pub(crate) fn session(addr: SocketAddr, config: &Arc<Config>) -> io::Result<Self> {
         Session::listen(addr, config).map(Self::Session)
     }
 
-    pub(super) fn addr(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn addr(&self) -> io::Result<SocketAddr> {
         let addr = match self {
             Self::Plain(socket) => socket.local_addr()?.as_socket(),
             Self::Session(session) => posix::getsockname(session.number)?,
@@ -87,7 +87,7 @@ impl Listener {
         addr.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    pub(super) fn accept(&self) -> io::Result<Wire> {
+    pub(crate) fn accept(&self) -> io::Result<Wire> {
         match self {
             Self::Plain(socket) => {
                 let (socket, _peer) = socket.accept()?;
@@ -113,7 +113,7 @@ impl AsRawFd for Listener {
 
 /// One side of a connection through the gateway.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(crate) enum Wire {
     Plain(Socket),
     Session(Session),
 }
@@ -129,7 +129,7 @@ impl Wire {
     }
 
     /// Begins to connect a plain socket.
-    pub(super) fn dial_plain(addr: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn dial_plain(addr: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         let wire = Self::plain(socket)?;
         if let Self::Plain(socket) = &wire {
@@ -142,7 +142,7 @@ impl Wire {
     }
 
     /// Begins to connect a session.
-    pub(super) fn dial_session(
+    pub(crate) fn dial_session(
         addrs: &[SocketAddr],
         host: Option<(String, u16)>,
         config: &Arc<Config>,
@@ -151,7 +151,7 @@ impl Wire {
     }
 
     /// False while the connect that was begun goes on; its error once it has failed.
-    pub(super) fn is_connected(&self) -> io::Result<bool> {
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
         if let Some(error) = self.take_error()? {
             return Err(error);
         }
@@ -167,7 +167,7 @@ impl Wire {
     }
 
     /// The pending error; the call takes it away.
-    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+    pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Self::Plain(socket) => socket.take_error(),
             Self::Session(session) => {
@@ -180,14 +180,19 @@ impl Wire {
     }
 
     /// Why a session could not be opened, as far as the errno does not say it.
-    pub(super) fn why(&self) -> Option<String> {
+    pub(crate) fn why(&self) -> Option<String> {
+        self.info()?.last_error
+    }
+
+    /// A session as it is now.
+    pub(crate) fn info(&self) -> Option<SessionInfo> {
         match self {
             Self::Plain(_) => None,
-            Self::Session(session) => posix::info(session.number).ok()?.last_error,
+            Self::Session(session) => posix::info(session.number).ok(),
         }
     }
 
-    pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => (&*socket).read(buf),
             Self::Session(session) => {
@@ -196,7 +201,7 @@ impl Wire {
         }
     }
 
-    pub(super) fn write(&self, buf: &[u8]) -> io::Result<usize> {
+    pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             // Rust's runtime ignores SIGPIPE.
             Self::Plain(socket) => (&*socket).write(buf),
@@ -208,7 +213,7 @@ impl Wire {
     }
 
     /// Ends the direction towards the peer; the other goes on.
-    pub(super) fn finish(&self) -> io::Result<()> {
+    pub(crate) fn finish(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.shutdown(Shutdown::Write),
             Self::Session(session) => posix::shutdown(session.number, libc::SHUT_WR),
@@ -216,7 +221,7 @@ impl Wire {
     }
 
     /// Closes so that the peer's program gets a reset.
-    pub(super) fn reset(self) {
+    pub(crate) fn reset(self) {
         // A descriptor that cannot be told so is broken already, and closes as well as it can.
         let _broken = match &self {
             Self::Plain(socket) => socket.set_linger(Some(Duration::ZERO)),
