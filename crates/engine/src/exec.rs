@@ -99,6 +99,16 @@ pub fn place(number: RawFd, inherited: Inherited) -> io::Result<()> {
     }
 }
 
+/// Ends a pump that [`inherit`] gave for a program which did not come to be; `line` is its second
+/// descriptor, and no copy of the first is open any more. Blocks until the session's owner has what
+/// lay in the pump: who uses the session before that would read past it.
+///
+/// # Errors
+/// ETIMEDOUT when the owner lives and does not answer.
+pub fn give_back(line: OwnedFd) -> io::Result<()> {
+    family::end_pump(line.into())
+}
+
 /// True when nobody could serve a pump of the session behind `number` once this process has become
 /// another program: it is ours, or nobody has used it since a fork, and who had it before may have
 /// closed it by now. Another process must [`keep`] it.

@@ -393,6 +393,29 @@ pub(crate) fn pump_for_exec(socket: &Arc<Socket>, us: u64, owner: u64) -> io::Re
     }
 }
 
+/// Ends a pump that no program has got; returns when the owner has taken back what lay there.
+pub(crate) fn end_pump(line: Fd) -> io::Result<()> {
+    // Copies of the line may live a little longer, in children that were made meanwhile.
+    let _gone = rustix::net::shutdown(&line, rustix::net::Shutdown::Write);
+    let until = clock::now() + PATIENCE;
+    loop {
+        let left = until.saturating_duration_since(clock::now());
+        let mut fds = [libc::pollfd { fd: line.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        match sys::io::poll(&mut fds, Some(left)) {
+            Ok(0) => return fail(libc::ETIMEDOUT),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        };
+        let mut message = [0; MESSAGE_MAX_BYTES];
+        match sys::io::recv_one(line.as_raw_fd(), &mut message) {
+            // That the session has ended, perhaps.
+            Ok(n) if n > 0 => {}
+            Err(error) if would_block(&error) => {}
+            _ => return Ok(()),
+        }
+    }
+}
+
 /// The session is lost to this process, or over: one error, then the end.
 fn end(socket: &Arc<Socket>, number: i32) -> io::Result<()> {
     if number == 0 {

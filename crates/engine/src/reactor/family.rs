@@ -228,7 +228,7 @@ impl Reactor {
         if !socket.owner.is(self.engine.instance) {
             return;
         }
-        let left = socket.serve_guests();
+        let mut left = socket.serve_guests();
         let gone: Vec<usize> = self
             .lines
             .iter()
@@ -240,6 +240,8 @@ impl Reactor {
             if socket.remove_guest(&Arc::clone(&guest.end)) || !self.owned.contains_key(&socket.id)
             {
                 self.drop_line(token);
+                // What it has left unread is for the others, and no event tells of it.
+                left.again = true;
             }
         }
         if left.input && socket.has(bits::GUESTS) {

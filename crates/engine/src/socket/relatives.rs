@@ -369,7 +369,8 @@ impl Socket {
         self.finish_tx(tx);
         // Under the receiving lock: who reads on meanwhile would read past what is on its way back.
         let Ok(rx) = self.rx.lock() else { return true };
-        self.take_back();
+        // From this one alone: others live, and read what they have at this moment.
+        self.take_back_from(std::slice::from_ref(end));
         drop(rx);
         let left = self.with_relatives(|relatives| {
             relatives.ends.retain(|other| !Arc::ptr_eq(other, end));
@@ -504,6 +505,14 @@ impl Socket {
                 break;
             }
             let mut buf = [0; CHUNK_BYTES];
+            // What another guest has left unread is older than what comes.
+            if self.has(bits::RETURNED)
+                && let Some(n) = self.read_returned(&mut [IoSliceMut::new(&mut buf)], false)
+            {
+                pending.extend_from_slice(&buf[..n]);
+                moved = true;
+                continue;
+            }
             match self.read_some(&mut rx, &mut buf, true) {
                 Got::Bytes { n, .. } => {
                     pending.extend_from_slice(&buf[..n]);
@@ -542,8 +551,12 @@ impl Socket {
     /// What guests have left unread is the program's again: it reads next. Under the receiving
     /// lock.
     pub(crate) fn take_back(&self) {
+        self.take_back_from(&self.ends());
+    }
+
+    fn take_back_from(&self, ends: &[Arc<End>]) {
         let mut back = Vec::new();
-        for end in self.ends() {
+        for end in ends {
             let mut pending = end.pending.lock().unwrap_or_else(PoisonError::into_inner);
             let mut buf = [0; CHUNK_BYTES];
             while let Ok(n) = sys::io::recv_one(end.near.as_raw_fd(), &mut buf) {
@@ -627,13 +640,9 @@ mod tests {
     use eversock_proto::wire::frame::Acks;
     use rustix::net::SocketType;
 
-    /// The rest lay in the stash, of which no event tells: the guest waited for ever, and now and
-    /// then a test with it.
-    #[test]
-    fn a_turn_that_leaves_bytes_in_the_stash_is_to_be_taken_again_until_a_guest_has_all() {
-        const BYTES: usize = 600_000;
+    /// A session of this process, its connection, and the other end of that.
+    fn session(window: u64) -> (Arc<Socket>, Fd, Fd) {
         let engine = crate::reactor::engine().expect("an engine");
-        let window = 1024 * 1024;
         let config = Config { window, window_max: window, ..Config::default() };
         let (real, peer) = sys::tcp::loopback_pair().expect("a connection");
         let number = real.as_raw_fd();
@@ -652,19 +661,57 @@ mod tests {
         crate::reactor::furnish(&socket, role, opened).expect("furnished");
         assert!(socket.owner.claim(engine.instance, true));
         socket.settle(number, 1, None).expect("settled");
-        // All of it is read ahead before the guest gets anything.
+        (socket, real, peer)
+    }
+
+    /// What the peer sends.
+    fn sender(window: u64) -> Sender {
+        let engine = crate::reactor::engine().expect("an engine");
         let mut sender = Sender::new(Arc::clone(&engine.pool), 0, window);
         sender.begin_epoch(0).expect("an epoch");
+        sender
+    }
+
+    /// Sends what the connection takes of what is to be sent; false when that was all.
+    fn say(peer: &Fd, sender: &mut Sender) -> bool {
+        if !sender.prepare(Acks::default()) {
+            return false;
+        }
+        let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+        let (count, _) = sender.gather(&mut slices);
+        match sys::io::send(peer.as_raw_fd(), &slices[..count], false) {
+            Ok(n) => sender.sent(n),
+            Err(error) => assert!(would_block(&error), "{error}"),
+        }
+        true
+    }
+
+    /// A guest that reads, with room for all that one turn moves.
+    fn guest(socket: &Arc<Socket>) -> Arc<End> {
+        let (near, far) = fd::unix_pair(SocketType::STREAM).expect("a pair");
+        let much = (1024 * 1024i32).to_ne_bytes();
+        sys::tcp::set_option(far.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &much)
+            .expect("room");
+        let (line, _their_line) = fd::unix_pair(SocketType::SEQPACKET).expect("a line");
+        let end = End::new(far, near, line);
+        end.reads();
+        socket.add_guest(Arc::clone(&end));
+        end
+    }
+
+    /// The rest lay in the stash, of which no event tells: the guest waited for ever, and now and
+    /// then a test with it.
+    #[test]
+    fn a_turn_that_leaves_bytes_in_the_stash_is_to_be_taken_again_until_a_guest_has_all() {
+        const BYTES: usize = 600_000;
+        let window = 1024 * 1024;
+        let (socket, _real, peer) = session(window);
+        // All of it is read ahead before the guest gets anything.
+        let mut sender = sender(window);
         let mut left = BYTES;
         while left > 0 || sender.prepare(Acks::default()) {
             left -= sender.write(&vec![7; left]);
-            sender.prepare(Acks::default());
-            let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
-            let (count, _) = sender.gather(&mut slices);
-            match sys::io::send(peer.as_raw_fd(), &slices[..count], false) {
-                Ok(n) => sender.sent(n),
-                Err(error) => assert!(would_block(&error), "{error}"),
-            }
+            say(&peer, &mut sender);
             socket.read_ahead();
         }
         let stashed = || {
@@ -674,15 +721,7 @@ mod tests {
         while stashed() < BYTES {
             socket.read_ahead();
         }
-        // With room for all that one turn moves.
-        let (near, far) = fd::unix_pair(SocketType::STREAM).expect("a pair");
-        let much = (1024 * 1024i32).to_ne_bytes();
-        sys::tcp::set_option(far.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &much)
-            .expect("room");
-        let (line, _their_line) = fd::unix_pair(SocketType::SEQPACKET).expect("a line");
-        let end = End::new(far, near, line);
-        end.reads();
-        socket.add_guest(Arc::clone(&end));
+        let end = guest(&socket);
         let mut got = 0;
         loop {
             let left = socket.serve_guests();
@@ -695,5 +734,37 @@ mod tests {
             }
         }
         assert_eq!(got, BYTES);
+    }
+
+    /// They were the program's alone: where an exec had failed, whose pump had got them, they were
+    /// lost to the process that went on with the session as a guest.
+    #[test]
+    fn what_a_guest_has_left_unread_is_read_by_the_guest_that_stays_and_before_what_comes_later() {
+        let window = 1024 * 1024;
+        let (socket, _real, peer) = session(window);
+        let mut sender = sender(window);
+        let mut send = |text: &str| {
+            assert_eq!(sender.write(text.as_bytes()), text.len());
+            while say(&peer, &mut sender) {}
+        };
+        let until = crate::clock::now() + std::time::Duration::from_secs(10);
+        let goes = guest(&socket);
+        send("first, ");
+        while sys::io::queued(goes.near.as_raw_fd()) == 0 {
+            assert!(crate::clock::now() < until, "the guest gets nothing");
+            socket.serve_guests();
+        }
+        let stays = guest(&socket);
+        send("second");
+        assert!(socket.remove_guest(&goes));
+        let mut got = Vec::new();
+        while got.len() < 13 && crate::clock::now() < until {
+            socket.serve_guests();
+            let mut buf = [0; 64];
+            if let Ok(n) = sys::io::recv_one(stays.near.as_raw_fd(), &mut buf) {
+                got.extend_from_slice(&buf[..n]);
+            }
+        }
+        assert_eq!(String::from_utf8_lossy(&got), "first, second");
     }
 }

@@ -155,7 +155,7 @@ impl Legacy {
 
     /// No program came: the numbers are again what they were, and a session that was given to a
     /// keeper is used by way of it.
-    fn undo(self) {
+    fn undo(mut self) {
         let after = edge::errno();
         if edge::is_guest() {
             // A child of vfork tries the next folder of its path: what it has will do.
@@ -167,6 +167,13 @@ impl Legacy {
         } else {
             for passed in &self.passed {
                 let _lost = put(passed.saved.as_fd(), passed.number);
+            }
+            // What has come meanwhile lies in the pumps, and is to be read first.
+            for (file, line) in self.held.drain(..) {
+                drop(file);
+                if let Some(Err(error)) = line.map(exec::give_back) {
+                    log::warn!("a session's owner does not take back what it gave: {error}");
+                }
             }
             // All are there again; and the keeper has not closed its own yet, so that it will see
             // somebody who goes on.
