@@ -54,23 +54,15 @@ impl VirtualStream {
         let domain = if first.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
         let stream = Self::from_number(posix::socket(domain, kind, 0, config.share())?);
-        loop {
-            match posix::connect_any(stream.number, addrs, host.clone()) {
-                // Interrupted: the connect goes on (connect(2)).
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    match posix::wait_attached(stream.number, None) {
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(error),
-                        Ok(()) => return Ok(stream),
-                    }
+        match posix::connect_any(stream.number, addrs, host) {
+            // The connect goes on (connect(2)), and signals may come all the time.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => loop {
+                match posix::wait_attached(stream.number, None) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => return result.map(|()| stream),
                 }
-                Err(error) if error.raw_os_error() == Some(libc::EALREADY) => {
-                    posix::wait_attached(stream.number, None)?;
-                    return Ok(stream);
-                }
-                Err(error) => return Err(error),
-                Ok(()) => return Ok(stream),
-            }
+            },
+            result => result.map(|()| stream),
         }
     }
 

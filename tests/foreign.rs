@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::limit::Limit;
 use common::{Ends, data, ends, exchange, quick, wait_until};
 use eversock::{Config, State, VirtualStream};
-use eversock_chaos::{Fault, Target};
+use eversock_chaos::{Direction, Fault, Target};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -79,6 +79,26 @@ fn a_plain_read_of_the_client_ends_the_session_on_both_sides_at_the_next_fault()
             both_learn(&ends, &fault, true);
         }
     }
+}
+
+/// The close took the dial away that was to tell the server, which waited until its grace was over.
+#[test]
+fn a_client_that_closes_as_soon_as_it_learns_of_a_plain_read_has_told_the_server() {
+    let _limit = Limit::new("a foreign read", PATIENCE);
+    let Ends { client, server, proxy, listener: _listener } = patient_ends();
+    read_past_us(&client, &server, 1016);
+    // The dial takes longer than the program.
+    let slow = Fault::Delay {
+        direction: Direction::Both,
+        delay: Duration::from_millis(200),
+        jitter: Duration::ZERO,
+        lasting: None,
+    };
+    proxy.inject(slow, Target::All).unwrap();
+    proxy.inject(Fault::Reset, Target::Open).unwrap();
+    has_failed_once(&client);
+    drop(client);
+    has_failed_once(&server);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::limit::Limit;
@@ -93,4 +94,44 @@ fn direct_pair() -> (VirtualStream, VirtualStream) {
     let client = VirtualStream::connect_with(listener.local_addr().unwrap(), quick()).unwrap();
     let server = listener.accept().unwrap().0;
     (client, server)
+}
+
+static SIGNALS: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn count_signal(_: libc::c_int) {
+    SIGNALS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// The second signal, as a profiler's, made it fail with EINTR, or with EISCONN if the session
+/// stood by then.
+#[test]
+fn a_connect_that_is_interrupted_again_and_again_comes_to_its_end() {
+    let _limit = Limit::new("an interrupted connect", PATIENCE);
+    common::begin();
+    // SAFETY: the handler is async-signal-safe; all zeros is an action.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count_signal as *const () as usize;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
+    }
+    let listener = VirtualListener::bind_with("127.0.0.1:0", quick()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    // The second must wait until the first is accepted.
+    eversock_engine::posix::listen(listener.as_raw_fd(), 0).unwrap();
+    let _first = VirtualStream::connect_with(addr, quick()).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let client = std::thread::spawn(move || {
+        // SAFETY: gives this thread's name.
+        tell.send(unsafe { libc::pthread_self() }).unwrap();
+        VirtualStream::connect_with(addr, quick())
+    });
+    let thread = told.recv().unwrap();
+    for sent in 1..=50 {
+        // SAFETY: the thread is not joined yet.
+        assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGUSR1) }, 0);
+        wait_until("the signal", || client.is_finished() || SIGNALS.load(Ordering::SeqCst) >= sent);
+    }
+    assert!(!client.is_finished(), "it gave up: {:?}", client.join());
+    let _accepted = [listener.accept().unwrap(), listener.accept().unwrap()];
+    client.join().unwrap().unwrap();
 }

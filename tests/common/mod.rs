@@ -13,21 +13,32 @@ pub(crate) mod side;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use eversock::{BackOff, Config, VirtualListener, VirtualStream};
 use eversock_chaos::{Config as ProxyConfig, Fault, Proxy, Target};
+use limit::Limit;
 
 pub(crate) const MIB: usize = 1024 * 1024;
 
-static LOG: Once = Once::new();
+static BEGUN: Once = Once::new();
+static WHOLE: OnceLock<Limit> = OnceLock::new();
 
-/// Logging on demand (`RUST_LOG`), and a limit on the whole test process.
+/// More than any test target takes on a busy machine: a test that waits for a thread which has
+/// panicked would wait for ever.
+const WHOLE_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// Logging on demand (`RUST_LOG`), and a limit on the whole test process, unless it was asked for
+/// more than the usual.
 pub(crate) fn begin() {
-    LOG.call_once(|| {
+    BEGUN.call_once(|| {
         env_logger::builder().is_test(true).init();
+        if !["EVERSOCK_RUNS", "EVERSOCK_KILLS"].iter().any(|name| std::env::var_os(name).is_some())
+        {
+            WHOLE.get_or_init(|| Limit::new("this test process", WHOLE_MAX));
+        }
     });
 }
 

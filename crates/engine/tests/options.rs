@@ -4,10 +4,11 @@
 mod common;
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use common::{errno, listen, pair, quick, recv, send, wait_until};
+use common::{PATIENCE, errno, listen, pair, quick, recv, send, wait_until};
 use eversock_engine::{Config, RecoveryPolicy, State, posix};
 
 fn timeval(duration: Duration) -> [u8; 16] {
@@ -52,7 +53,7 @@ fn a_receive_time_out_ends_accept_and_is_inherited() {
 }
 
 fn plain_option(name: i32, value: i32) -> i32 {
-    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut out = value;
     let mut len = 4;
     // SAFETY: both point to four bytes.
@@ -115,7 +116,7 @@ fn the_end_of_both_directions_is_told_although_the_program_keeps_its_stream() {
     assert_eq!(recv(server, &mut buf).unwrap(), 3);
     for (number, events) in [client, server].into_iter().zip(&events) {
         assert_eq!(recv(number, &mut buf).unwrap(), 0);
-        let event = events.recv_timeout(common::PATIENCE).unwrap();
+        let event = events.recv_timeout(PATIENCE).unwrap();
         assert_eq!(event.kind, eversock_engine::EventKind::Closed);
         assert_eq!(posix::info(number).unwrap().state, State::Closed);
     }
@@ -143,5 +144,34 @@ fn who_sees_a_failure_sees_its_cause() {
         for number in [client, server, listener] {
             posix::close(number).unwrap();
         }
+    }
+}
+
+/// It was done as if there were an end to tell, and said so: a program that asks whether its last
+/// words went out in order was told yes.
+#[test]
+fn a_shutdown_of_what_was_reset_is_refused_as_on_a_plain_socket() {
+    let [client, server, listener] = pair(quick(), quick());
+    let plain_listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = TcpStream::connect(plain_listener.local_addr().unwrap()).unwrap();
+    let (other, _) = plain_listener.accept().unwrap();
+    let at_once = [1, 0, 0, 0, 0, 0, 0, 0];
+    for number in [server, other.as_raw_fd()] {
+        posix::setsockopt(number, libc::SOL_SOCKET, libc::SO_LINGER, &at_once).unwrap();
+    }
+    posix::close(server).unwrap();
+    drop(other);
+    let says = |number: RawFd| {
+        let mut fds = [libc::pollfd { fd: number, events: libc::POLLRDHUP, revents: 0 }];
+        assert_eq!(posix::poll(&mut fds, Some(PATIENCE), std::ptr::null()).unwrap(), 1);
+        let shut = || posix::shutdown(number, libc::SHUT_WR).map_err(|e| e.raw_os_error());
+        let before = shut();
+        (before, errno(recv(number, &mut [0; 1])), shut(), recv(number, &mut [0; 1]).unwrap())
+    };
+    let reset = (Err(Some(libc::ENOTCONN)), libc::ECONNRESET, Err(Some(libc::ENOTCONN)), 0);
+    assert_eq!(says(plain.as_raw_fd()), reset);
+    assert_eq!(says(client), reset);
+    for number in [client, listener] {
+        posix::close(number).unwrap();
     }
 }

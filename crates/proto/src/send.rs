@@ -190,8 +190,15 @@ impl Sender {
     /// than [`Self::room`] only for want of memory. What was taken is delivered once, or the
     /// session fails.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
+        self.try_write(bytes).unwrap_or(0)
+    }
+
+    /// The same; `None` where there is room and no memory for a single byte. Whoever compares with
+    /// [`Self::room`] himself may be wrong: other sessions use up what the cap leaves at any time.
+    pub fn try_write(&mut self, bytes: &[u8]) -> Option<usize> {
         let n = bytes.len().min(self.room());
-        self.log.try_append(&bytes[..n])
+        let taken = self.log.try_append(&bytes[..n]);
+        (taken > 0 || n == 0).then_some(taken)
     }
 
     /// The same for bytes that cannot be given back: without memory for them the process ends.

@@ -515,6 +515,11 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
         // A relative goes on using it: the shutdown goes the pump's way.
         return shutdown(number, how);
     }
+    if socket.has(bits::FAILED) {
+        // As of a connection that was reset: there is nothing left to end, and its error is told by
+        // the calls that move bytes.
+        return fail(libc::ENOTCONN);
+    }
     if write {
         finish(&socket)?;
     }

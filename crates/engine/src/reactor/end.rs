@@ -105,7 +105,15 @@ impl Reactor {
             // The server is being told; that ends it.
             return;
         }
-        if socket.has(bits::FAILED | bits::OVER | bits::CONNECTING) {
+        if socket.has(bits::FAILED) {
+            if self.dials.contains_key(&socket.id) {
+                // A client that dials for this alone; that ends it. Or its failure is told yet.
+                return;
+            }
+            // The program was quicker than the word of its failure: the peer has yet to be told.
+            return self.failed(Arc::clone(&socket), last_error(&socket));
+        }
+        if socket.has(bits::OVER | bits::CONNECTING) {
             return self.end(&socket, Reason::Closed);
         }
         socket.watch_in(true);
@@ -266,6 +274,11 @@ impl Reactor {
 
     /// The session has failed; the program's calls say so already.
     pub(super) fn failed(&mut self, socket: Arc<Socket>, cause: String) {
+        let is_told = socket.has(bits::CLOSED) && !self.owned.contains_key(&socket.id);
+        if is_told && socket.meta.lock().is_ok_and(|meta| meta.ended.is_some()) {
+            // With the close.
+            return;
+        }
         if !self.tell_failure(&socket, &cause) {
             return;
         }
@@ -360,6 +373,11 @@ impl Reactor {
             .map(|owned| (Arc::clone(&owned.socket), owned.linger.is_some()))
             .collect();
         for (socket, lingers) in mine {
+            if socket.has(bits::FAILED) {
+                // Ours still, so its peer has yet to be told.
+                socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
+                self.failed(Arc::clone(&socket), last_error(&socket));
+            }
             if socket.has(bits::CONNECTING | bits::FAILED) {
                 self.owned.remove(&socket.id);
                 continue;
@@ -467,9 +485,55 @@ impl Reactor {
     }
 }
 
+fn last_error(socket: &Socket) -> String {
+    let known = socket.meta.lock().ok().and_then(|meta| meta.last_error.clone());
+    known.unwrap_or_default()
+}
+
 fn is_client(socket: &Socket) -> bool {
     socket
         .meta
         .lock()
         .is_ok_and(|meta| meta.control.as_ref().is_some_and(|control| control.role == Role::Client))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use eversock_proto::wire::frame::Kind;
+    use std::os::fd::AsRawFd;
+
+    /// The program, told by its bits, closed or exited before the engine had heard of the failure:
+    /// the connection ended without a RESET, and a server waited for a resume until its grace was
+    /// over.
+    #[test]
+    fn a_failure_that_comes_behind_a_close_or_an_exit_is_told_to_the_peer_and_once() {
+        for first in ["failed", "closed", "drain"] {
+            let mut reactor = Reactor::for_test();
+            let (socket, far) = reactor.session_for_test(Config::default());
+            let (subscriber, events) = crossbeam_channel::bounded(8);
+            socket.meta.lock().expect("a lock").subscribers.push(subscriber);
+            assert!(socket.set_failure(libc::ECONNABORTED));
+            if first != "drain" {
+                socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
+            }
+            match first {
+                "closed" => reactor.closed(Arc::clone(&socket), false),
+                "drain" => reactor.drain(crossbeam_channel::bounded(1).0, true),
+                _ => {}
+            }
+            reactor.failed(Arc::clone(&socket), "ended by an operator".to_owned());
+            if first == "failed" {
+                reactor.closed(Arc::clone(&socket), false);
+            }
+            let mut said = [0; 256];
+            let n = sys::io::recv_one(far.as_raw_fd(), &mut said).expect("it has said something");
+            // START, then RESET, each with a body of eight bytes.
+            assert_eq!((n, said[0], said[24]), (48, Kind::Start as u8, Kind::Reset as u8));
+            let failures = events.try_iter().filter(|e| matches!(e.kind, EventKind::Failed { .. }));
+            assert_eq!(failures.count(), 1, "first: {first}");
+            assert!(reactor.owned.is_empty());
+        }
+    }
 }

@@ -201,6 +201,10 @@ impl Reactor {
             // change comes about the epoch is stale; if not, this is looked at then.
             return self.again.push(Command::Fault { socket, epoch, cause });
         }
+        if self.is_outlived(&socket, epoch) {
+            // Late: the connection was followed by one that is dead too by now.
+            return;
+        }
         let seen = self.fault_seen(&socket, epoch);
         if self.awaits_confirm(&socket, seen) {
             // The client has perhaps confirmed another connection and then closed this one, and the

@@ -702,6 +702,8 @@ fn wait_a_little() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::socket::Tx;
     use eversock_proto::control::Control;
     use eversock_proto::recv::Receiver;
     use eversock_proto::send::Sender;
@@ -714,6 +716,30 @@ mod tests {
         let state = size_of::<Socket>() + size_of::<Owned>();
         let proto = size_of::<Sender>() + size_of::<Receiver>() + size_of::<Control>();
         assert!(state + proto <= 1600, "{state} B in the engine, {proto} B in the protocol");
+    }
+
+    impl Reactor {
+        /// One that runs no thread: the test calls what the thread would.
+        pub(super) fn for_test() -> Self {
+            let poll = Poll::new().expect("a poll");
+            Self::new(engine().expect("an engine"), poll, unbounded().1)
+        }
+
+        /// A session of this process over a connection whose epoch is 6, and the other end of it.
+        pub(super) fn session_for_test(&mut self, config: Config) -> (Arc<Socket>, Fd) {
+            let (near, far) = sys::tcp::loopback_pair().expect("a pair");
+            let local = self.engine.next_id();
+            let socket = Arc::new(Socket::new(local, Arc::new(config), Vec::new(), 0));
+            assert!(socket.owner.claim(self.engine.instance, true));
+            let mut sender = Sender::new(Arc::default(), 0, 0);
+            sender.begin_epoch(0).expect("nothing was sent");
+            *socket.lock_tx().expect("a lock") =
+                Tx { sender: Some(Box::new(sender)), number: near.as_raw_fd(), epoch: 6 };
+            socket.place.lock().expect("a lock").private = Some(near);
+            let id = SessionId::new(self.engine.instance, local);
+            self.owned.insert(local, Owned::new(Arc::clone(&socket), id));
+            (socket, far)
+        }
     }
 
     #[test]

@@ -17,20 +17,36 @@ pub(super) struct PutOff {
     epoch: u64,
     seen: Instant,
     cause: String,
+    /// When the next look at it is due, if one is planned.
+    look_at: Option<Instant>,
 }
 
 impl Reactor {
+    fn waiting_fault(&self, socket: &Socket) -> Option<&PutOff> {
+        self.owned.get(&socket.id)?.put_off.as_deref()
+    }
+
+    /// True for the fault of a connection before the one whose own fault waits: a late word that
+    /// must not take its place.
+    pub(super) fn is_outlived(&self, socket: &Socket, epoch: u64) -> bool {
+        self.waiting_fault(socket).is_some_and(|it| it.epoch > epoch)
+    }
+
     /// When the fault of this epoch was seen first.
     pub(super) fn fault_seen(&self, socket: &Socket, epoch: u64) -> Instant {
-        let put_off = self.owned.get(&socket.id).and_then(|owned| owned.put_off.as_ref());
-        put_off.filter(|it| it.epoch == epoch).map_or_else(clock::now, |it| it.seen)
+        let waiting = self.waiting_fault(socket).filter(|it| it.epoch == epoch);
+        waiting.map_or_else(clock::now, |it| it.seen)
     }
 
     pub(super) fn put_off(&mut self, socket: &Socket, epoch: u64, seen: Instant, cause: &str) {
-        if let Some(owned) = self.owned.get_mut(&socket.id)
-            && owned.put_off.as_ref().is_none_or(|it| it.epoch != epoch || it.cause != cause)
-        {
-            owned.put_off = Some(Box::new(PutOff { epoch, seen, cause: cause.to_owned() }));
+        let Some(owned) = self.owned.get_mut(&socket.id) else { return };
+        match owned.put_off.as_deref_mut() {
+            Some(it) if it.epoch == epoch && it.cause == cause => {}
+            Some(it) if it.epoch == epoch => cause.clone_into(&mut it.cause),
+            _ => {
+                let cause = cause.to_owned();
+                owned.put_off = Some(Box::new(PutOff { epoch, seen, cause, look_at: None }));
+            }
         }
     }
 
@@ -43,12 +59,66 @@ impl Reactor {
     /// There was nothing to put in the place of a dead connection: perhaps there is now.
     pub(super) fn fault_again(&mut self, id: u64) {
         let Some(owned) = self.owned.get(&id) else { return };
-        let Some(PutOff { epoch, cause, .. }) = owned.put_off.as_deref() else { return };
+        let Some(PutOff { epoch, cause, look_at, .. }) = owned.put_off.as_deref() else { return };
+        if look_at.is_none_or(|at| at > clock::now()) {
+            // The timer of an earlier one.
+            return;
+        }
         let (socket, epoch, cause) = (Arc::clone(&owned.socket), *epoch, cause.clone());
         self.fault(socket, epoch, cause);
     }
 
+    /// Plans the next look at a fault that was put off: one, however often the fault is told.
     pub(super) fn look_again(&mut self, socket: &Socket) {
-        self.timers.set(clock::now() + SHORTAGE_PAUSE, Timer::Fault(socket.id));
+        let now = clock::now();
+        let Some(owned) = self.owned.get_mut(&socket.id) else { return };
+        let Some(it) = owned.put_off.as_deref_mut() else { return };
+        if it.look_at.is_none_or(|at| at <= now) {
+            let at = now + SHORTAGE_PAUSE;
+            it.look_at = Some(at);
+            self.timers.set(at, Timer::Fault(socket.id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::socket::bits;
+
+    /// The late word of the connection before cleared the note of a fault that waited for
+    /// descriptors: the next look found nothing to do, and the dead connection stayed for ever.
+    #[test]
+    fn a_late_fault_of_an_older_connection_does_not_lose_the_one_that_waits() {
+        let mut reactor = Reactor::for_test();
+        let (socket, _far) = reactor.session_for_test(Config::default());
+        reactor.put_off(&socket, 6, clock::now(), "it has died");
+        reactor.look_again(&socket);
+        reactor.fault(Arc::clone(&socket), 5, "a late word".to_owned());
+        assert!(!socket.has(bits::DETACHED), "it was the word of another connection");
+        let until = clock::now() + Duration::from_secs(10);
+        while !socket.has(bits::DETACHED) {
+            assert!(clock::now() < until, "the fault was lost");
+            reactor.expire();
+            std::thread::yield_now();
+        }
+    }
+
+    /// Each word of a fault that waited had a timer of its own, which planned the next.
+    #[test]
+    fn a_fault_that_waits_is_looked_at_once_at_a_time_however_often_it_is_told() {
+        let mut reactor = Reactor::for_test();
+        let (socket, _far) = reactor.session_for_test(Config::default());
+        for _ in 0..100 {
+            reactor.put_off(&socket, 6, clock::now(), "it has died");
+            reactor.look_again(&socket);
+        }
+        let later = clock::now() + Duration::from_secs(10);
+        let mut looks = 0;
+        while let Some(timer) = reactor.timers.pop(later) {
+            looks += u32::from(timer == Timer::Fault(socket.id));
+        }
+        assert_eq!(looks, 1);
     }
 }

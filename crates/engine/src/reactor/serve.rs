@@ -288,7 +288,7 @@ impl Reactor {
             let n = match sys::io::recv_one(raw, &mut buf[..wants]) {
                 Ok(n) if n > 0 => n,
                 Err(error) if would_block(&error) => return,
-                _ => return self.drop_handshake(token),
+                _ => return self.hung_up(token),
             };
             match handshake.reader.feed(&buf[..n]) {
                 Ok(None) => {}

@@ -186,8 +186,7 @@ impl Socket {
             }
         }
         let Some(sender) = tx.sender.as_mut() else { return fail(libc::ENOTCONN) };
-        let had_room = sender.room() > 0;
-        let taken = write_from(sender, slices, done);
+        let took = write_from(sender, slices, done);
         let written = sender.written();
         self.shared.written.store(written, Ordering::Release);
         if sender.is_out_of_room() {
@@ -196,10 +195,17 @@ impl Socket {
             self.absorb(&mut tx);
         }
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() - done;
-        if taken == 0 && wanted > 0 {
-            self.finish_tx(tx);
-            return if had_room { fail(libc::ENOMEM) } else { Ok(Step::NoRoom) };
-        }
+        let taken = match took {
+            Some(0) if wanted > 0 => {
+                self.finish_tx(tx);
+                return Ok(Step::NoRoom);
+            }
+            Some(taken) => taken,
+            None => {
+                self.finish_tx(tx);
+                return fail(libc::ENOMEM);
+            }
+        };
         let owed = self.flush(&mut tx, more) == Flushed::Owed;
         self.finish_tx(tx);
         if owed && dont_wait {
@@ -450,8 +456,9 @@ fn put(sender: &Sender, to: RawFd, more: bool) -> (usize, io::Result<usize>) {
     (bytes, sys::io::send(to, &slices[..count], more))
 }
 
-/// Writes from the slices, skipping `done` bytes; gives how many were taken.
-fn write_from(sender: &mut Sender, slices: &[IoSlice<'_>], mut done: usize) -> usize {
+/// Writes from the slices, skipping `done` bytes; gives how many were taken, `None` where there was
+/// no memory for a single one.
+fn write_from(sender: &mut Sender, slices: &[IoSlice<'_>], mut done: usize) -> Option<usize> {
     let mut taken = 0;
     for slice in slices {
         if done >= slice.len() {
@@ -460,26 +467,39 @@ fn write_from(sender: &mut Sender, slices: &[IoSlice<'_>], mut done: usize) -> u
         }
         let rest = &slice[done..];
         done = 0;
-        let n = sender.write(rest);
+        let n = match sender.try_write(rest) {
+            Some(n) => n,
+            None if taken == 0 => return None,
+            None => 0,
+        };
         taken += n;
         if n < rest.len() {
             break;
         }
     }
-    taken
+    Some(taken)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eversock_proto::limits::LOG_GUARANTEED_BYTES;
+    use eversock_proto::log::Pool;
     use std::sync::atomic::AtomicBool;
+
+    /// A socket of this process that no sweep looks at, which would find that it has no number.
+    fn unswept() -> Arc<Socket> {
+        let engine = crate::reactor::engine().expect("an engine");
+        let socket = Arc::new(Socket::new(engine.next_id(), Arc::default(), Vec::new(), 0));
+        assert!(socket.owner.claim(engine.instance, true));
+        socket.shared.in_sweep.store(true, Ordering::SeqCst);
+        socket
+    }
 
     /// Credit that came when a write had just found none was taken for room without memory (psql).
     #[test]
     fn a_write_that_finds_room_at_its_second_look_does_not_lack_memory() {
-        let engine = crate::reactor::engine().expect("an engine");
-        let socket = Arc::new(Socket::new(engine.next_id(), Arc::default(), Vec::new(), 0));
-        assert!(socket.owner.claim(engine.instance, true));
+        let socket = unswept();
         let no_credit = Sender::new(Arc::default(), 0, 0);
         socket.lock_tx().expect("the lock").sender = Some(Box::new(no_credit));
         let (is_over, has_failed) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -503,6 +523,36 @@ mod tests {
                 has_failed.store(step.is_err(), Ordering::SeqCst);
                 step.expect("memory");
             }
+        });
+    }
+
+    /// The cap is shared: what it left at a look was another session's a moment later, and the
+    /// write was told ENOMEM, although a blocking one has to wait and another to be told EAGAIN.
+    #[test]
+    fn a_write_whose_room_goes_to_another_session_does_not_lack_memory() {
+        let socket = unswept();
+        let pool = Arc::new(Pool::default());
+        pool.set_cap(0);
+        let mut sender = Sender::new(Arc::clone(&pool), 0, u64::MAX);
+        // From here on the cap alone leaves room.
+        let guaranteed = usize::try_from(LOG_GUARANTEED_BYTES).expect("a small number");
+        assert_eq!(sender.write(&vec![0; guaranteed]), guaranteed);
+        socket.lock_tx().expect("the lock").sender = Some(Box::new(sender));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0..1_000_000u64 {
+                    pool.set_cap((turn % 2) * 1024 * 1024 * 1024);
+                    (0..turn % 97).for_each(|_| std::hint::spin_loop());
+                }
+                is_over.store(true, Ordering::SeqCst);
+            });
+            let mut lacked = None;
+            while !is_over.load(Ordering::SeqCst) {
+                let step = socket.send_step(&[IoSlice::new(&[0])], 0, false, true);
+                lacked = lacked.or_else(|| step.err());
+            }
+            assert!(lacked.is_none(), "{lacked:?}");
         });
     }
 

@@ -4,7 +4,7 @@
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use eversock_engine::{BackOff, Config, posix};
@@ -37,8 +37,26 @@ pub(crate) fn quick() -> Config {
     }
 }
 
+/// More than any test target takes on a busy machine.
+const WHOLE_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// Ends a test process in which somebody waits for ever, as for a thread that has panicked.
+fn limit_the_process() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::thread::spawn(|| {
+            std::thread::sleep(WHOLE_MAX);
+            // Not through the test's captured output, which nobody would print.
+            let text = format!("this test process: not done within {WHOLE_MAX:?}\n");
+            let _gone = std::io::stderr().write_all(text.as_bytes());
+            std::process::abort();
+        });
+    });
+}
+
 /// A fresh socket of the engine's.
 pub(crate) fn socket(config: Config) -> RawFd {
+    limit_the_process();
     posix::socket(libc::AF_INET, libc::SOCK_STREAM, 0, Arc::new(config)).unwrap()
 }
 

@@ -315,3 +315,39 @@ impl Reactor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// Who said a recorded RESUME again and again put off two faults for ever, the late word of the
+    /// connection before and that of the one that stood: each took the other's note of the time.
+    #[test]
+    fn faults_of_two_connections_put_each_other_off_no_longer_than_a_second() {
+        let mut reactor = Reactor::for_test();
+        let config = Config { policy: RecoveryPolicy::AskOutside, ..Config::default() };
+        let (socket, _far) = reactor.session_for_test(config);
+        let now = clock::now();
+        let unconfirmed = Handshake {
+            fd: None,
+            peer: None,
+            listener: None,
+            hops: 0,
+            reader: HelloReader::default(),
+            stage: Stage::Resuming(None, Arc::clone(&socket)),
+            since: now,
+            moved: now,
+        };
+        reactor.handshakes.insert(1, unconfirmed);
+        let cause = || "it has died".to_owned();
+        reactor.fault(Arc::clone(&socket), 6, cause());
+        assert!(!socket.has(bits::DETACHED), "the CONFIRM may be on its way");
+        // That was a second ago by now.
+        reactor.owned.get_mut(&socket.id).expect("ours").put_off = None;
+        reactor.put_off(&socket, 6, now - CONFIRM_WITHIN, "");
+        reactor.fault(Arc::clone(&socket), 5, cause());
+        reactor.fault(Arc::clone(&socket), 6, cause());
+        assert!(socket.has(bits::DETACHED), "it is put off still");
+    }
+}
