@@ -3,8 +3,8 @@
 
 mod common;
 
-use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Read as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -147,6 +147,8 @@ fn who_sees_a_failure_sees_its_cause() {
     }
 }
 
+type Read<'a> = &'a dyn Fn(&mut [u8]) -> io::Result<usize>;
+
 /// It was done as if there were an end to tell, and said so: a program that asks whether its last
 /// words went out in order was told yes.
 #[test]
@@ -156,21 +158,22 @@ fn a_shutdown_of_what_was_reset_is_refused_as_on_a_plain_socket() {
     let plain = TcpStream::connect(plain_listener.local_addr().unwrap()).unwrap();
     let (other, _) = plain_listener.accept().unwrap();
     let at_once = [1, 0, 0, 0, 0, 0, 0, 0];
-    for number in [server, other.as_raw_fd()] {
-        posix::setsockopt(number, libc::SOL_SOCKET, libc::SO_LINGER, &at_once).unwrap();
-    }
+    posix::setsockopt(server, libc::SOL_SOCKET, libc::SO_LINGER, &at_once).unwrap();
     posix::close(server).unwrap();
+    socket2::SockRef::from(&other).set_linger(Some(Duration::ZERO)).unwrap();
     drop(other);
-    let says = |number: RawFd| {
+    let says = |number: RawFd, shut: &dyn Fn() -> io::Result<()>, read: Read<'_>| {
         let mut fds = [libc::pollfd { fd: number, events: libc::POLLRDHUP, revents: 0 }];
         assert_eq!(posix::poll(&mut fds, Some(PATIENCE), std::ptr::null()).unwrap(), 1);
-        let shut = || posix::shutdown(number, libc::SHUT_WR).map_err(|e| e.raw_os_error());
+        let shut = || shut().map_err(|error| error.raw_os_error());
         let before = shut();
-        (before, errno(recv(number, &mut [0; 1])), shut(), recv(number, &mut [0; 1]).unwrap())
+        (before, errno(read(&mut [0])), shut(), read(&mut [0]).unwrap())
     };
     let reset = (Err(Some(libc::ENOTCONN)), libc::ECONNRESET, Err(Some(libc::ENOTCONN)), 0);
-    assert_eq!(says(plain.as_raw_fd()), reset);
-    assert_eq!(says(client), reset);
+    let end = || plain.shutdown(Shutdown::Write);
+    assert_eq!(says(plain.as_raw_fd(), &end, &|buf| (&plain).read(buf)), reset);
+    let end = || posix::shutdown(client, libc::SHUT_WR);
+    assert_eq!(says(client, &end, &|buf| recv(client, buf)), reset);
     for number in [client, listener] {
         posix::close(number).unwrap();
     }
