@@ -6,6 +6,7 @@ mod common;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::RwLock;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +16,10 @@ use common::{
     PATIENCE, listen, message, pair, played_client, quick, recv, resume, resume_and, send,
 };
 use eversock_engine::{Config, EventKind, RecoveryPolicy, posix};
+
+/// Held for writing by a test that closes a number past eversock: the next to get that number, for
+/// a while another session's too, is not to be another test.
+static NUMBERS: RwLock<()> = RwLock::new(());
 
 /// A thread that reads one byte, once it sleeps; and its number. It sleeps in the read itself only
 /// when something has been read before: see [`pair_that_met`].
@@ -46,6 +51,7 @@ fn pair_that_met() -> [i32; 3] {
 /// It takes the connection along, as the kernel has no other way to wake who sleeps on it.
 #[test]
 fn a_shutdown_of_the_reading_side_wakes_a_sleeping_reader_and_loses_nothing() {
+    let _numbers = NUMBERS.read();
     let [client, server, listener] = pair_that_met();
     let (reader, _) = sleeping_reader(client);
     posix::shutdown(client, libc::SHUT_RD).unwrap();
@@ -70,6 +76,7 @@ fn a_shutdown_of_the_reading_side_wakes_a_sleeping_reader_and_loses_nothing() {
 /// would have a part of the stream (review).
 #[test]
 fn a_close_under_a_sleeping_reader_delivers_what_was_written() {
+    let _numbers = NUMBERS.read();
     let word = vec![7; 100_000];
     for _ in 0..60 {
         let [client, server, listener] = pair_that_met();
@@ -106,6 +113,7 @@ fn a_close_under_a_sleeping_reader_delivers_what_was_written() {
 /// it asks no policy (review: "never" ended the session).
 #[test]
 fn a_resume_beside_under_a_sleeping_reader_is_no_fault() {
+    let _numbers = NUMBERS.read();
     let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
     for round in 1..=20u8 {
         let (mut old, mut session) = played_client(addr);
@@ -131,6 +139,7 @@ fn a_resume_beside_under_a_sleeping_reader_is_no_fault() {
 /// and "never" ended a session that was in order.
 #[test]
 fn the_end_of_a_connection_that_overtakes_the_confirm_of_the_next_is_no_fault() {
+    let _numbers = NUMBERS.read();
     let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
     for round in 1..=20u8 {
         let (mut old, mut session) = played_client(addr);
@@ -162,6 +171,7 @@ fn the_end_of_a_connection_that_overtakes_the_confirm_of_the_next_is_no_fault() 
 /// Each RESUME that was answered put off the fault for another second, whoever said it.
 #[test]
 fn resumes_that_are_never_confirmed_put_off_a_fault_once() {
+    let _numbers = NUMBERS.read();
     let (listener, addr) = listen(Config { policy: RecoveryPolicy::Never, ..quick() });
     let (mut old, mut session) = played_client(addr);
     assert_eq!(session.write(b"x"), 1);
@@ -202,6 +212,7 @@ fn resumes_that_are_never_confirmed_put_off_a_fault_once() {
 /// second, and what was written stayed (review).
 #[test]
 fn a_number_closed_past_us_under_a_sleeping_reader_ends_as_a_close_would() {
+    let _numbers = NUMBERS.write();
     let [client, server, listener] = pair_that_met();
     let (reader, _) = sleeping_reader(client);
     // SAFETY: closes a number.
