@@ -4,6 +4,7 @@
 //! virtual costs one load, and the caller passes straight on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::listener::Listener;
 use crate::meet::slot::{self, Slot};
@@ -25,6 +26,31 @@ const LEAVES: usize = 1024;
 type Leaf = [Slot<Entry>; LEAF];
 
 static ROOT: [AtomicPtr<Leaf>; LEAVES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; LEAVES];
+
+const WORD_BITS: usize = 64;
+
+/// Numbers that were virtual and name a plain connection now, until they are virtual again. What is
+/// neither may be a session's that is being closed at this moment.
+static PLAIN: [AtomicU64; LEAF * LEAVES / WORD_BITS] =
+    [const { AtomicU64::new(0) }; LEAF * LEAVES / WORD_BITS];
+
+fn plain_word(number: i32) -> Option<(&'static AtomicU64, u64)> {
+    let number = usize::try_from(number).ok()?;
+    Some((PLAIN.get(number / WORD_BITS)?, 1 << (number % WORD_BITS)))
+}
+
+/// The number is about to be taken out, as it names a plain connection.
+pub(crate) fn note_plain(number: i32) {
+    if let Some((word, bit)) = plain_word(number) {
+        word.fetch_or(bit, Ordering::SeqCst);
+    }
+}
+
+/// True for a number that has become a plain connection's.
+pub(crate) fn is_plain(number: i32) -> bool {
+    !has(number)
+        && plain_word(number).is_some_and(|(word, bit)| word.load(Ordering::SeqCst) & bit != 0)
+}
 
 fn slot(number: i32) -> Option<&'static Slot<Entry>> {
     let number = usize::try_from(number).ok()?;
@@ -56,6 +82,11 @@ pub(crate) fn can_hold(number: i32) -> bool {
 /// Enters a virtual socket at a number; gives what was there. `None` as the first when the number
 /// is beyond the table (over a million).
 pub(crate) fn set(number: i32, entry: Entry) -> Result<Option<Entry>, Entry> {
+    if let Some((word, bit)) = plain_word(number)
+        && word.load(Ordering::Relaxed) & bit != 0
+    {
+        word.fetch_and(!bit, Ordering::SeqCst);
+    }
     match slot_or_new(number) {
         Some(slot) => Ok(slot.set(entry)),
         None => Err(entry),

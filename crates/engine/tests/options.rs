@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, errno, listen, pair, quick, recv, send, wait_until};
@@ -155,22 +155,29 @@ fn a_shutdown_of_what_was_reset_is_refused_as_on_a_plain_socket() {
     let plain_listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let plain = TcpStream::connect(plain_listener.local_addr().unwrap()).unwrap();
     let (other, _) = plain_listener.accept().unwrap();
-    let at_once = [1, 0, 0, 0, 0, 0, 0, 0];
-    for number in [server, other.as_raw_fd()] {
-        posix::setsockopt(number, libc::SOL_SOCKET, libc::SO_LINGER, &at_once).unwrap();
-    }
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = libc::socklen_t::try_from(size_of_val(&at_once)).unwrap();
+    let value = (&raw const at_once).cast();
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
+    // SAFETY: the value is readable for its length.
+    assert_eq!(unsafe { libc::setsockopt(other.as_raw_fd(), level, name, value, size) }, 0);
+    posix::setsockopt(server, level, name, &[1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     posix::close(server).unwrap();
     drop(other);
-    let says = |number: RawFd| {
-        let mut fds = [libc::pollfd { fd: number, events: libc::POLLRDHUP, revents: 0 }];
-        assert_eq!(posix::poll(&mut fds, Some(PATIENCE), std::ptr::null()).unwrap(), 1);
-        let shut = || posix::shutdown(number, libc::SHUT_WR).map_err(|e| e.raw_os_error());
-        let before = shut();
-        (before, errno(recv(number, &mut [0; 1])), shut(), recv(number, &mut [0; 1]).unwrap())
-    };
-    let reset = (Err(Some(libc::ENOTCONN)), libc::ECONNRESET, Err(Some(libc::ENOTCONN)), 0);
-    assert_eq!(says(plain.as_raw_fd()), reset);
-    assert_eq!(says(client), reset);
+    let shut_plain = || plain.shutdown(Shutdown::Write).map_err(|e| e.raw_os_error());
+    let shut = || posix::shutdown(client, libc::SHUT_WR).map_err(|e| e.raw_os_error());
+    let mut fds = [libc::pollfd { fd: plain.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 }];
+    assert_eq!(posix::poll(&mut fds, Some(PATIENCE), std::ptr::null()).unwrap(), 1);
+    wait_until("the failure", || posix::info(client).unwrap().state == State::Failed);
+    let mut byte = [0];
+    let of_plain =
+        (shut_plain(), errno((&plain).read(&mut byte)), shut_plain(), (&plain).read(&mut byte));
+    let ours = (shut(), errno(recv(client, &mut byte)), shut(), recv(client, &mut byte));
+    let not_connected = Err(Some(libc::ENOTCONN));
+    for (first, error, second, end) in [of_plain, ours] {
+        let said = (first, error, second, end.unwrap());
+        assert_eq!(said, (not_connected, libc::ECONNRESET, not_connected, 0));
+    }
     for number in [client, listener] {
         posix::close(number).unwrap();
     }

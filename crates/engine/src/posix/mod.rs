@@ -1,7 +1,8 @@
 //! The system calls' twins, by descriptor, for numbers of which [`is_virtual`] is true. Where plain
 //! peers are taken a number may cease to be virtual between that question and the call: so what
-//! every socket has (data, names, options, dup) is asked of the kernel for any other number. What
-//! only sessions have fails with ENOTSOCK there (EBADF if it is not open at all).
+//! every socket has (data, names, options, dup) is asked of the kernel for a number that has become
+//! a plain connection's. All else fails with ENOTSOCK for a number that is not virtual (EBADF if it
+//! is not open at all).
 //!
 //! Errors are those of the calls of the same name (see their man pages), plus ENOTRECOVERABLE once
 //! the engine has failed.
@@ -43,6 +44,7 @@ pub use adopt::{
     is_fresh_tcp, is_listening, is_own_number, listening_backlog, local_addr, move_away,
 };
 pub use handle::Handle;
+use number::plain;
 pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
 
@@ -135,7 +137,7 @@ pub fn connect_any(
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return not_connected(),
         // A program may ask once more whether its connect is done.
-        None => return tcp::connect_as_is(number, addrs),
+        None => return plain(number).and_then(|()| tcp::connect_as_is(number, addrs)),
     };
     let state = socket.bits();
     if state & bits::CONNECTING != 0 {
@@ -307,7 +309,7 @@ pub fn send(number: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usi
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return fail(libc::EPIPE),
-        None => return sys::io::send_as_is(number, slices, flags),
+        None => return plain(number).and_then(|()| sys::io::send_as_is(number, slices, flags)),
     };
     send_on(&socket, number, slices, flags)
 }
@@ -392,7 +394,7 @@ pub fn recv(number: RawFd, slices: &mut [IoSliceMut<'_>], flags: i32) -> io::Res
     match table::get(number) {
         Some(Entry::Stream(socket)) => recv_on(&socket, number, slices, flags, true),
         Some(Entry::Listener(_)) => not_connected(),
-        None => sys::io::recv_as_is(number, slices, flags),
+        None => plain(number).and_then(|()| sys::io::recv_as_is(number, slices, flags)),
     }
 }
 
@@ -497,7 +499,7 @@ pub fn shutdown(number: RawFd, how: i32) -> io::Result<()> {
             }
             return Ok(());
         }
-        None => return tcp::shutdown(number, read, write),
+        None => return plain(number).and_then(|()| tcp::shutdown(number, read, write)),
     };
     socket.check_connected()?;
     if socket.has(bits::PUMPED) {
@@ -658,7 +660,7 @@ pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
             let meta = Socket::lock(&socket.meta)?;
             Ok(meta.local.or_else(|| meta.bound.as_deref().copied()))
         }
-        None => tcp::name(number),
+        None => plain(number).and_then(|()| tcp::name(number)),
     }
 }
 
@@ -667,7 +669,7 @@ pub fn getpeername(number: RawFd) -> io::Result<Option<SocketAddr>> {
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return not_connected(),
-        None => return tcp::peer_name(number),
+        None => return plain(number).and_then(|()| tcp::peer_name(number)),
     };
     if socket.has(bits::FRESH | bits::CONNECTING) {
         return fail(libc::ENOTCONN);

@@ -4,13 +4,20 @@ use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::close_taken;
+use super::{close_taken, not_virtual};
 use crate::error::fail;
 use crate::reactor::{self, Command};
 use crate::socket::Socket;
 use crate::sys::{self, fd};
 use crate::table::{self, Entry};
 use crate::wait::epoll;
+
+/// Lets a call through to the kernel where the number has become a plain connection's since the
+/// caller found it virtual. Any other may be a session's that is being closed: the kernel would give
+/// its frames to the program.
+pub(super) fn plain(number: RawFd) -> io::Result<()> {
+    if table::is_plain(number) { Ok(()) } else { not_virtual(number) }
+}
 
 /// dup(2).
 pub fn dup(number: RawFd) -> io::Result<RawFd> {
@@ -25,13 +32,16 @@ pub(super) fn dup_from(number: RawFd, from: i32, cloexec: bool) -> io::Result<Ra
         }
         Ok(new)
     };
-    let Some(entry) = table::get(number) else { return Ok(new_number()?.into_raw_fd()) };
+    let Some(entry) = table::get(number) else {
+        plain(number)?;
+        return Ok(new_number()?.into_raw_fd());
+    };
     if from < 0 || !table::can_hold(from) {
         return fail(libc::EINVAL);
     }
     let add = |numbers: &mut Vec<RawFd>| -> io::Result<RawFd> {
         let new = new_number()?;
-        if !table::has(number) {
+        if table::is_plain(number) {
             // Its peer was found to be plain before we had the lock.
             return Ok(new.into_raw_fd());
         }
@@ -76,7 +86,7 @@ pub fn dup3(number: RawFd, new: RawFd, flags: i32) -> io::Result<RawFd> {
     let cloexec = flags & libc::O_CLOEXEC != 0;
     let place = |numbers: &mut Vec<RawFd>, entry: Entry| -> io::Result<()> {
         fd::replace(sys::borrow(number), new, cloexec)?;
-        if !table::has(number) {
+        if table::is_plain(number) {
             // As in `dup_from`.
             return Ok(());
         }

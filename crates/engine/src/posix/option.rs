@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use core::net::SocketAddr;
 
-use super::number::dup_from;
+use super::number::{dup_from, plain};
 use crate::error::fail;
 use crate::listener::not_connected;
 use crate::options::Effect;
@@ -23,7 +23,7 @@ pub fn setsockopt(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Res
             tcp::set_option(listener.real.as_raw_fd(), level, name, value)?;
             return listener.note_option(number, level, name, value);
         }
-        None => return tcp::set_option(number, level, name, value),
+        None => return plain(number).and_then(|()| tcp::set_option(number, level, name, value)),
     };
     let place = Socket::lock(&socket.place)?;
     let real = place.real_number();
@@ -51,7 +51,7 @@ pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::R
         Some(Entry::Listener(listener)) => {
             return tcp::get_option(listener.real.as_raw_fd(), level, name, out);
         }
-        None => return tcp::get_option(number, level, name, out),
+        None => return plain(number).and_then(|()| tcp::get_option(number, level, name, out)),
     };
     let int = |value: i32, out: &mut [u8]| {
         let bytes = value.to_ne_bytes();
@@ -140,7 +140,7 @@ pub fn readable_bytes(number: RawFd) -> io::Result<usize> {
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return fail(libc::EINVAL),
-        None => return sys::io::ask_queued(number),
+        None => return plain(number).and_then(|()| sys::io::ask_queued(number)),
     };
     if socket.has(bits::PUMPED) { Ok(sys::io::queued(number)) } else { socket.readable_bytes() }
 }
@@ -150,7 +150,7 @@ pub fn unsent_bytes(number: RawFd) -> io::Result<usize> {
     let socket = match table::get(number) {
         Some(Entry::Stream(socket)) => socket,
         Some(Entry::Listener(_)) => return not_connected(),
-        None => return Ok(tcp::unconfirmed(number)? as usize),
+        None => return plain(number).and_then(|()| Ok(tcp::unconfirmed(number)? as usize)),
     };
     let tx = socket.lock_tx()?;
     Ok(tx.sender.as_ref().map_or(0, |sender| sender.log_len() as usize))

@@ -420,6 +420,7 @@ impl Socket {
         let numbers = std::mem::take(&mut held.place.numbers);
         // Before the bits, as a connect that sleeps returns with them.
         for &number in &numbers {
+            table::note_plain(number);
             drop(table::take(number));
         }
         // Who holds the socket still finds one whose numbers are the kernel's affair.
