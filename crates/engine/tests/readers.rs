@@ -18,7 +18,7 @@ use common::{
 use eversock_engine::{Config, EventKind, RecoveryPolicy, posix};
 
 /// Held for writing by a test that closes a number past eversock, or under a thread which goes on
-/// reading there: the next to get that number must not be another test, whose bytes the reader took.
+/// reading there: the next to get that number must not be another test, whose bytes it would take.
 static NUMBERS: RwLock<()> = RwLock::new(());
 
 /// A thread that reads one byte, once it sleeps; and its number. It sleeps in the read itself only

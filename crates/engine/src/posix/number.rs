@@ -13,8 +13,8 @@ use crate::table::{self, Entry};
 use crate::wait::epoll;
 
 /// Lets a call through to the kernel where the number has become a plain connection's since the
-/// caller found it virtual. Any other may be a session's that is being closed: the kernel would give
-/// its frames to the program.
+/// caller found it virtual. Any other may be a session's that is being closed: the kernel would
+/// give its frames to the program.
 pub(super) fn plain(number: RawFd) -> io::Result<()> {
     if table::is_plain(number) { Ok(()) } else { not_virtual(number) }
 }
