@@ -1,9 +1,11 @@
-//! Calls that lack memory in the middle of a change of connection.
+//! What happens in the middle of a call: another call comes, or memory lacks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use common::{PATIENCE, PlayedServer, connect, errno, quick, recv};
@@ -66,24 +68,67 @@ unsafe extern "C-unwind" fn scarce_epoll_ctl(
     unsafe { epoll_ctl(set, op, fd, event) }
 }
 
+/// The number that is being closed, and what a read that came then has said.
+static CLOSING: AtomicI32 = AtomicI32::new(-1);
+static READ: AtomicI32 = AtomicI32::new(0);
+
+unsafe extern "C-unwind" fn close_read(fd: c_int) -> c_int {
+    if CLOSING.compare_exchange(fd, -1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        let mut buf = [0; 64];
+        let mut slices = [IoSliceMut::new(&mut buf)];
+        let said = posix::recv(fd, &mut slices, libc::MSG_DONTWAIT);
+        let said = said.map_or_else(|error| -error.raw_os_error().unwrap(), |n| n as i32);
+        READ.store(said, Ordering::SeqCst);
+    }
+    // SAFETY: the caller's.
+    unsafe { close(fd) }
+}
+
+fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let calls = Calls {
+            close: close_read,
+            epoll_ctl: scarce_epoll_ctl,
+            epoll_pwait,
+            getsockopt,
+            ppoll,
+            recv: recv_real,
+            recvmsg,
+            sendmsg,
+            setsockopt,
+        };
+        // SAFETY: each does what libc's function of its name does, or lacks memory.
+        unsafe { set_calls(calls) };
+    });
+}
+
+/// It was the kernel's, as of a number that has become a plain connection's: the program got frames
+/// of the session, which ended with a reset for that at the other end.
+#[test]
+fn a_read_that_comes_while_its_number_is_closed_gets_nothing_of_the_connection() {
+    prepare();
+    let mut server = PlayedServer::new();
+    let addr = server.addr();
+    let client = std::thread::spawn(move || connect(addr, quick()));
+    let mut connection = server.take();
+    let client = client.join().unwrap();
+    assert_eq!(server.session.as_mut().unwrap().write(b"unread"), 6);
+    server.say(&mut connection);
+    let mut fds = [pollfd { fd: client, events: libc::POLLIN, revents: 0 }];
+    assert_eq!(posix::poll(&mut fds, Some(PATIENCE), std::ptr::null()).unwrap(), 1);
+    CLOSING.store(client, Ordering::SeqCst);
+    posix::close(client).unwrap();
+    assert_eq!(CLOSING.load(Ordering::SeqCst), -1, "nobody read");
+    assert_eq!(READ.load(Ordering::SeqCst), -libc::ENOTSOCK);
+}
+
 /// The placeholder was under the number, and the epoll set had no memory for it: taken for a fault
 /// that can be put off, it was done with at the next look, as no connection stood any more, and
 /// nobody dialled.
 #[test]
 fn a_session_whose_placeholder_finds_no_room_in_an_epoll_set_fails_at_once() {
-    let calls = Calls {
-        close,
-        epoll_ctl: scarce_epoll_ctl,
-        epoll_pwait,
-        getsockopt,
-        ppoll,
-        recv: recv_real,
-        recvmsg,
-        sendmsg,
-        setsockopt,
-    };
-    // SAFETY: each does what libc's function of its name does, or lacks memory.
-    unsafe { set_calls(calls) };
+    prepare();
     let mut server = PlayedServer::new();
     let addr = server.addr();
     let client = std::thread::spawn(move || connect(addr, quick()));
