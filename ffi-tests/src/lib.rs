@@ -61,8 +61,7 @@ fn build() -> Library {
         Some("debug") | None => Vec::new(),
         Some(name) => vec!["--profile".to_owned(), name.to_owned()],
     };
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.args(["build", "--quiet", "-p", "eversock", "--lib"]).args(&profile);
     command.current_dir(root()).env("CARGO_TARGET_DIR", &target_dir);
     let output = command.output().expect("cargo can be run");
@@ -79,6 +78,19 @@ fn build() -> Library {
     std::os::unix::fs::symlink(&shared, &fresh).expect("a link");
     fs::rename(&fresh, &soname).expect("a link under the SONAME");
     Library { archive: profile_dir.join("libeversock.a"), shared, run_dir, target_dir, profile }
+}
+
+/// A cargo that is not told what cargo has told this test of its package: crates whose build scripts
+/// ask for that (ring) would be built anew, and again by the next cargo that is not told.
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"];
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| told.iter().any(|told| name.starts_with(told))) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A directory for what the tests make.

@@ -27,7 +27,7 @@ fn library() -> &'static Path {
         let exe = env::current_exe().unwrap();
         // <target>/<profile>/deps/<test>
         let profile = exe.parent().and_then(Path::parent).unwrap();
-        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut command = cargo();
         command.args(["build", "--quiet", "-p", "eversock-preload", "--lib"]);
         match profile.file_name().and_then(OsStr::to_str) {
             Some("debug") | None => {}
@@ -41,6 +41,19 @@ fn library() -> &'static Path {
         assert!(output.status.success(), "the library cannot be built:\n{text}");
         profile.join("libeversock_preload.so")
     })
+}
+
+/// A cargo that is not told what cargo has told this test of its package: crates whose build scripts
+/// ask for that (ring) would be built anew, and again by the next cargo that is not told.
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"];
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| told.iter().any(|told| name.starts_with(told))) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A folder for programs, and `evs` without an environment that could disturb.
