@@ -90,8 +90,8 @@ fn build(what: &[&str]) {
     assert!(output.status.success(), "{what:?} cannot be built:\n{text}");
 }
 
-/// A cargo that is not told what cargo has told this test of its package: crates whose build scripts
-/// ask for that (ring) would be built anew, and again by the next cargo that is not told.
+/// A cargo that is not told what cargo has told this test of its package: crates whose build
+/// scripts ask for that (ring) would be built anew, and again by the next cargo that is not told.
 fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"];
