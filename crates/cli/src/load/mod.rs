@@ -407,9 +407,10 @@ fn describe(summary: &Summary) -> String {
 
 fn describe_process(process: &Process) -> String {
     let show = |held: Option<Held>| {
-        held.map_or("unknown".to_owned(), |held| {
-            format!("{} and {} descriptors", show_size(held.memory_bytes), held.descriptors)
-        })
+        held.map_or_else(
+            || "unknown".to_owned(),
+            |held| format!("{} and {} descriptors", show_size(held.memory_bytes), held.descriptors),
+        )
     };
     let (quarter, end) = (show(process.first_quarter), show(process.end));
     format!("{:<12} {quarter} after a quarter of the time, {end} at its end\n", process.name)
