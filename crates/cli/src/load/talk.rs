@@ -86,6 +86,7 @@ pub(super) struct Talk {
     goal: u64,
     began: Instant,
     due: Instant,
+    /// When the message that is under way began.
     resumes: u64,
 }
 
@@ -207,9 +208,15 @@ impl Talk {
             (self.stage, self.began) = (Stage::Ending, now);
         } else if self.due <= now {
             (self.stage, self.began) = (Stage::Talking, now);
+            // Those of the pauses between messages are nobody's stall.
+            self.resumes = self.count_resumes();
             self.goal = self.sent + common.mix.draw(&mut self.random);
         }
         Ok(())
+    }
+
+    fn count_resumes(&self) -> u64 {
+        self.wire.info().map_or(0, |info| info.resumes)
     }
 
     fn finish_trip(&mut self, now: Instant, tally: &mut Tally) {
@@ -218,9 +225,7 @@ impl Talk {
         if took < STALL_MIN {
             return;
         }
-        let resumes = self.wire.info().map_or(0, |info| info.resumes);
-        if resumes > self.resumes {
-            self.resumes = resumes;
+        if self.count_resumes() > self.resumes {
             tally.stalls += 1;
             tally.longest_stall = tally.longest_stall.max(took);
         }
