@@ -99,14 +99,15 @@ pub fn place(number: RawFd, inherited: Inherited) -> io::Result<()> {
     }
 }
 
-/// Ends a pump that [`inherit`] gave for a program which did not come to be; `line` is its second
-/// descriptor, and no copy of the first is open any more. Blocks until the session's owner has what
-/// lay in the pump: who uses the session before that would read past it.
+/// Ends the pumps that [`inherit`] gave for a program which did not come to be; `lines` are their
+/// second descriptors, and no copy of the first is open any more. Blocks until the sessions' owners
+/// have what lay in the pumps, up to 20 seconds for all: who reads before that reads past it.
 ///
 /// # Errors
-/// ETIMEDOUT when the owner lives and does not answer.
-pub fn give_back(line: OwnedFd) -> io::Result<()> {
-    family::end_pump(line.into())
+/// ETIMEDOUT when an owner lives and does not answer.
+pub fn give_back(lines: Vec<OwnedFd>) -> io::Result<()> {
+    let lines: Vec<sys::Fd> = lines.into_iter().map(Into::into).collect();
+    family::end_pumps(&lines)
 }
 
 /// True when nobody could serve a pump of the session behind `number` once this process has become

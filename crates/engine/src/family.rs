@@ -9,9 +9,9 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
 use eversock_proto::snapshot::{In, Out};
@@ -250,16 +250,13 @@ pub(crate) fn heir(to: u64) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Link {
     line: Fd,
-    reading: AtomicBool,
 }
 
 impl Link {
-    /// Tells the owner, once, that this program reads too.
+    /// Tells the owner that this program reads, and has nothing to read.
     pub(crate) fn want_input(&self) {
-        if !self.reading.swap(true, Ordering::SeqCst) {
-            // A line that is gone says so to the next read or write.
-            let _gone = pass::send(self.line.as_raw_fd(), READ, &[]);
-        }
+        // A line that is gone says so to the next read or write; one that is full has said it.
+        let _gone = pass::send(self.line.as_raw_fd(), READ, &[]);
     }
 
     /// The program that this process becomes goes on as the guest.
@@ -350,7 +347,7 @@ fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::R
                 return Ok(());
             }
             Brought::Pump(near, line) => {
-                let link = Link { line, reading: AtomicBool::new(false) };
+                let link = Link { line };
                 return socket.become_guest(near, link);
             }
             Brought::Ended(number) => return end(socket, number),
@@ -393,11 +390,17 @@ pub(crate) fn pump_for_exec(socket: &Arc<Socket>, us: u64, owner: u64) -> io::Re
     }
 }
 
-/// Ends a pump that no program has got; returns when the owner has taken back what lay there.
-pub(crate) fn end_pump(line: Fd) -> io::Result<()> {
-    // Copies of the line may live a little longer, in children that were made meanwhile.
-    let _gone = rustix::net::shutdown(&line, rustix::net::Shutdown::Write);
+/// Ends pumps that no program has got; returns when the owners have taken back what lay there.
+pub(crate) fn end_pumps(lines: &[Fd]) -> io::Result<()> {
+    for line in lines {
+        // Copies of the line may live a little longer, in children that were made meanwhile.
+        let _gone = rustix::net::shutdown(line, rustix::net::Shutdown::Write);
+    }
     let until = clock::now() + PATIENCE;
+    lines.iter().try_for_each(|line| wait_gone(line, until))
+}
+
+fn wait_gone(line: &Fd, until: Instant) -> io::Result<()> {
     loop {
         let left = until.saturating_duration_since(clock::now());
         let mut fds = [libc::pollfd { fd: line.as_raw_fd(), events: libc::POLLIN, revents: 0 }];

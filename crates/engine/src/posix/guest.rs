@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use crate::error::{fail, number as number_of};
+use crate::error::{fail, number as number_of, would_block};
 use crate::family::Link;
 use crate::socket::Socket;
 use crate::sys;
@@ -56,9 +56,21 @@ pub(super) fn recv(
     slices: &mut [IoSliceMut<'_>],
     flags: i32,
 ) -> io::Result<usize> {
-    link.want_input();
     let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-    match sys::io::recv_as_is(number, slices, flags) {
+    let came = if flags & libc::MSG_WAITALL != 0 {
+        link.want_input();
+        sys::io::recv_as_is(number, slices, flags)
+    } else {
+        // The owner is asked only where nothing is there: others may be who reads.
+        match sys::io::recv_as_is(number, slices, flags | libc::MSG_DONTWAIT) {
+            Err(error) if would_block(&error) && wanted > 0 => {
+                link.want_input();
+                sys::io::recv_as_is(number, slices, flags)
+            }
+            at_once => at_once,
+        }
+    };
+    match came {
         Ok(n) if n > 0 || wanted == 0 => Ok(n),
         Err(error) if number_of(&error) != libc::ECONNRESET => Err(error),
         _ => ended(socket, link, None),

@@ -165,7 +165,7 @@ impl Reactor {
             }
             Some(Line::Guest(guest)) => {
                 self.far_ends.remove(&guest.far_token);
-                self.deregister(guest.end.far.as_raw_fd());
+                self.deregister(guest.end.pair()[0]);
                 self.deregister(guest.end.line.as_raw_fd());
                 self.close_line(guest.end.line.as_raw_fd(), guest.end);
             }

@@ -475,8 +475,8 @@ impl Reactor {
 
     fn drop_attempt(&mut self, token: usize) {
         let Some(attempt) = self.attempts.remove(&token) else { return };
-        if let Some(fd) = &attempt.fd {
-            self.deregister(fd.as_raw_fd());
+        if let Some(fd) = attempt.fd {
+            self.drop_connection(fd);
         }
         if let Some(dial) = self.dials.get_mut(&attempt.socket) {
             dial.running.retain(|&running| running != token);
@@ -487,17 +487,24 @@ impl Reactor {
         let Some(dial) = self.dials.remove(&id) else { return };
         for token in dial.running {
             if let Some(attempt) = self.attempts.remove(&token)
-                && let Some(fd) = &attempt.fd
+                && let Some(fd) = attempt.fd
             {
-                self.deregister(fd.as_raw_fd());
+                self.drop_connection(fd);
             }
         }
         // One that had to wait may go now.
         while let Some(next) = self.waiting_dials.pop_front() {
-            let waiting = self.owned.get(&next).filter(|owned| owned.socket.has(bits::DETACHED));
+            let waiting = self
+                .owned
+                .get(&next)
+                .filter(|owned| owned.tells || owned.socket.has(bits::DETACHED));
             if let Some(owned) = waiting {
                 let socket = Arc::clone(&owned.socket);
-                self.again.push(Command::LineUp { socket, up: true });
+                if owned.tells {
+                    self.resolve_and_dial(&socket);
+                } else {
+                    self.again.push(Command::LineUp { socket, up: true });
+                }
                 break;
             }
         }

@@ -106,8 +106,8 @@ impl Reactor {
             return;
         }
         if socket.has(bits::FAILED) {
-            if self.dials.contains_key(&socket.id) {
-                // A client that dials for this alone; that ends it. Or its failure is told yet.
+            if self.owned.get(&socket.id).is_some_and(|owned| owned.tells) {
+                // A client that dials for this alone; that ends it.
                 return;
             }
             // The program was quicker than the word of its failure: the peer has yet to be told.
@@ -377,8 +377,10 @@ impl Reactor {
                 // Ours still, so its peer has yet to be told.
                 socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
                 self.failed(Arc::clone(&socket), last_error(&socket));
+                // Or later, when the lock that was taken is free.
+                continue;
             }
-            if socket.has(bits::CONNECTING | bits::FAILED) {
+            if socket.has(bits::CONNECTING) {
                 self.owned.remove(&socket.id);
                 continue;
             }

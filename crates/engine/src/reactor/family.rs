@@ -4,18 +4,24 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use eversock_proto::resume::Reason;
 use eversock_proto::secret::SessionId;
 use mio::Interest;
 
 use super::channel::Line;
+use super::timer::Timer;
 use super::{Command, Reactor};
+use crate::clock;
 use crate::family::{Answer, Ask};
 use crate::process::Holder;
-use crate::socket::relatives::{End, guest_pair};
+use crate::socket::guests::{End, guest_pair};
 use crate::socket::{Socket, bits};
 use crate::sys::{Fd, pass};
+
+/// How long a guest may leave untouched what another may be waiting for.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
 
 /// A relative that uses one of our sessions by way of a pump.
 #[derive(Debug)]
@@ -176,7 +182,8 @@ impl Reactor {
             return Some(Answer::Busy);
         }
         let line = self.take_line(token)?;
-        let end = End::new(far, near, line);
+        // A program that knows nothing of us cannot say when it reads.
+        let end = End::new(far, near, line, !ask.only_pump);
         let guest = Guest { socket: Arc::clone(socket), end, far_token, gone: false };
         // Before it knows: what it writes at once must be seen by whoever writes after it.
         socket.add_guest(Arc::clone(&guest.end));
@@ -186,10 +193,6 @@ impl Reactor {
             self.lines.insert(token, Line::Guest(guest));
             self.drop_line(token);
             return None;
-        }
-        if ask.only_pump {
-            // A program that knows nothing of us cannot say when it reads.
-            guest.end.reads();
         }
         self.far_ends.insert(far_token, token);
         self.lines.insert(token, Line::Guest(guest));
@@ -202,7 +205,7 @@ impl Reactor {
         let Some(Line::Guest(guest)) = self.lines.get(&token) else {
             return self.drop_line(token);
         };
-        guest.end.reads();
+        guest.end.ask();
         let socket = Arc::clone(&guest.socket);
         self.serve_guests(&socket);
     }
@@ -219,30 +222,53 @@ impl Reactor {
     pub(super) fn guest_gone(&mut self, token: usize) {
         let Some(Line::Guest(guest)) = self.lines.get_mut(&token) else { return };
         guest.gone = true;
+        guest.end.reads_no_more();
         let socket = Arc::clone(&guest.socket);
         self.serve_guests(&socket);
     }
 
     /// The guests of a session get their turn.
     pub(super) fn serve_guests(&mut self, socket: &Arc<Socket>) {
-        if !socket.owner.is(self.engine.instance) {
+        self.serve_guests_and(socket, false);
+    }
+
+    /// What lay in one guest's pump at the last look may be another's to read.
+    pub(super) fn look_at_guests(&mut self, id: u64) {
+        let Some(socket) = self.owned.get(&id).map(|owned| Arc::clone(&owned.socket)) else {
             return;
-        }
-        let mut left = socket.serve_guests();
-        let gone: Vec<usize> = self
-            .lines
-            .iter()
-            .filter(|(_, line)| line.guest_of(socket).is_some_and(|guest| guest.gone))
-            .map(|(&token, _)| token)
-            .collect();
+        };
+        socket.look_has_come();
+        self.serve_guests_and(&socket, true);
+    }
+
+    /// Forgets the guests that have gone; true if there was one.
+    fn remove_gone(&mut self, socket: &Arc<Socket>) -> bool {
+        let of_session = |line: &Line| line.guest_of(socket).is_some_and(|guest| guest.gone);
+        let gone = self.lines.iter().filter(|(_, line)| of_session(line));
+        let gone: Vec<usize> = gone.map(|(&token, _)| token).collect();
+        let mut any = false;
         for token in gone {
             let Some(Line::Guest(guest)) = self.lines.get(&token) else { continue };
             if socket.remove_guest(&Arc::clone(&guest.end)) || !self.owned.contains_key(&socket.id)
             {
                 self.drop_line(token);
-                // What it has left unread is for the others, and no event tells of it.
-                left.again = true;
+                any = true;
             }
+        }
+        any
+    }
+
+    fn serve_guests_and(&mut self, socket: &Arc<Socket>, look: bool) {
+        if !socket.owner.is(self.engine.instance) {
+            return;
+        }
+        // First, as what they have left unread comes before what is to be read.
+        self.remove_gone(socket);
+        let mut left = socket.serve_guests(look);
+        // Those for whose bytes there was no room perhaps; what comes back is no event.
+        left.again |= self.remove_gone(socket);
+        if left.look && socket.plan_look() {
+            self.timers.set(clock::now() + LOOK_AFTER, Timer::Guests(socket.id));
         }
         if left.input && socket.has(bits::GUESTS) {
             socket.watch_in(true);

@@ -255,7 +255,9 @@ impl Reactor {
         if !socket.set_failure(libc::ECONNRESET) {
             return;
         }
-        if is_client && self.owned.contains_key(&socket.id) {
+        let owned = self.owned.get_mut(&socket.id).filter(|_| is_client);
+        if let Some(owned) = owned {
+            owned.tells = true;
             self.tell_failure(socket, cause);
             if !self.dials.contains_key(&socket.id) {
                 self.resolve_and_dial(socket);
@@ -613,7 +615,7 @@ impl Reactor {
                 if socket.has(bits::EOF) {
                     socket.read_ahead()
                 } else {
-                    let _ = socket.probe_input();
+                    socket.eat_control_frames();
                 }
                 self.look_at_path(socket, number);
                 socket.list_for_sweep();

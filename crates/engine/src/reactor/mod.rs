@@ -374,6 +374,8 @@ struct Owned {
     refused_since: Option<Instant>,
     /// All is done on our side; one more dial tells the server that its FIN has come.
     last_call: bool,
+    /// It has failed; one more dial tells the server so.
+    tells: bool,
     /// For the end-to-end check.
     quiet: fault::Quiet,
     /// Back-off of the redials that the peer's GOAWAY asks for.
@@ -393,6 +395,7 @@ impl Owned {
             expires: None,
             refused_since: None,
             last_call: false,
+            tells: false,
             quiet: fault::Quiet::default(),
             away: check::Away::default(),
             halted: None,
@@ -532,6 +535,16 @@ impl Reactor {
         let _gone = self.poll.registry().deregister(&mut SourceFd(&number));
     }
 
+    /// Ends a connection that came to nothing. A child that was forked meanwhile has a copy, which
+    /// would keep it open: the peer must see its end all the same.
+    fn drop_connection(&self, fd: Fd) {
+        self.deregister(fd.as_raw_fd());
+        if process::has_relatives() {
+            sys::tcp::shut_both(fd.as_raw_fd());
+        }
+        drop(fd);
+    }
+
     fn run(&mut self) {
         let mut events = Events::with_capacity(256);
         loop {
@@ -656,6 +669,7 @@ impl Reactor {
                 Timer::Grace(id) => self.grace_over(id),
                 Timer::Unclaimed(id) => self.unclaimed(id),
                 Timer::Fault(id) => self.fault_again(id),
+                Timer::Guests(id) => self.look_at_guests(id),
                 Timer::Linger(id) => self.linger_over(id),
                 Timer::Paths => self.check_paths(false),
                 Timer::Pump(token) => self.pump_ready(token, true, true),

@@ -18,6 +18,7 @@ pub(super) enum Timer {
     Grace(u64),
     Unclaimed(u64),
     Fault(u64),
+    Guests(u64),
     Linger(u64),
     Paths,
     Pump(usize),

@@ -7,6 +7,7 @@
 //! Lock order: `meta`, `place`, `tx`, `rx`, `watch`, `sleepers`. A holder of `rx` only ever *tries*
 //! `tx`. The lock of `relatives` is taken last.
 
+pub(crate) mod guests;
 pub(crate) mod lead;
 pub(crate) mod link;
 mod quick;

@@ -266,6 +266,11 @@ fn counts(number: RawFd) -> Option<Counts> {
     (n == info.len()).then_some(Counts { state: info[0], acked, received })
 }
 
+/// Bytes that have come over this connection so far, if it is one of TCP's.
+pub(crate) fn bytes_received(number: RawFd) -> Option<u64> {
+    counts(number).map(|counts| counts.received)
+}
+
 /// Bytes that the peer's kernel has not confirmed (SIOCOUTQ).
 pub(crate) fn unconfirmed(number: RawFd) -> io::Result<u32> {
     // Not libc's ioctl, which may be the preload's own and takes the socket's locks.

@@ -39,7 +39,10 @@ fn poll_held(
         .map(|entry| match table::get(entry.fd) {
             Some(Entry::Stream(socket)) => {
                 process::claim_to_wait(&socket);
-                if let Some(link) = socket.link().filter(|_| entry.events & libc::POLLIN != 0) {
+                if entry.events & libc::POLLIN != 0
+                    && let Some(link) = socket.link()
+                    && sys::io::queued(entry.fd) == 0
+                {
                     link.want_input();
                 }
                 Some(socket).filter(|socket| !socket.has(bits::PUMPED))

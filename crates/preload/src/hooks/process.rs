@@ -168,17 +168,15 @@ impl Legacy {
             for passed in &self.passed {
                 let _lost = put(passed.saved.as_fd(), passed.number);
             }
-            // What has come meanwhile lies in the pumps, and is to be read first.
-            for (file, line) in self.held.drain(..) {
-                drop(file);
-                if let Some(Err(error)) = line.map(exec::give_back) {
-                    log::warn!("a session's owner does not take back what it gave: {error}");
-                }
-            }
-            // All are there again; and the keeper has not closed its own yet, so that it will see
-            // somebody who goes on.
-            for passed in self.passed.iter().filter(|_| self.keeper.is_some()) {
+            // By way of the owner again, before the pumps go: one whose program has closed the
+            // session, or a keeper, sees somebody who goes on. Nothing is read.
+            for passed in &self.passed {
                 let _later = posix::recv(passed.number, &mut [], libc::MSG_DONTWAIT);
+            }
+            // What has come meanwhile lies in the pumps, and is to be read first.
+            let lines = self.held.drain(..).filter_map(|(_, line)| line).collect();
+            if let Err(error) = exec::give_back(lines) {
+                log::warn!("a session's owner does not take back what it gave: {error}");
             }
         }
         edge::set_errno(after);
