@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod common;
+#[path = "../../../tests/common/port.rs"]
+mod port;
 
 use std::env;
 use std::ffi::OsStr;
@@ -472,7 +474,7 @@ fn start_server(bench: &Bench, options: &[&str], port: &str) -> common::Running 
 
 /// A conversation between two programs through a proxy that cuts it; gives the server's port.
 fn survives_a_cut(bench: &Bench, at_server: &[&str], at_client: &[&str]) -> u16 {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port::free_port();
     let _server = start_server(bench, at_server, &port.to_string());
     let config = Config::new("127.0.0.1:0".parse().unwrap(), ([127, 0, 0, 1], port).into());
     let proxy = Proxy::spawn(config).unwrap();
@@ -499,7 +501,7 @@ fn a_program_under_run_refuses_sessions_beyond_its_limit_until_one_has_ended() {
         return;
     }
     let bench = Bench::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port::free_port();
     let port = port.to_string();
     let _server = start_server(&bench, &["--mode", "require", "--sessions-max", "1"], &port);
     let options = ["--mode", "require"];

@@ -201,11 +201,13 @@ impl Sender {
         (taken > 0 || n == 0).then_some(taken)
     }
 
-    /// The same for bytes that cannot be given back: without memory for them the process ends.
-    pub fn write_all(&mut self, bytes: &[u8]) -> usize {
-        let n = bytes.len().min(self.room());
-        self.log.append(&bytes[..n]);
-        n
+    /// Takes bytes that cannot be given back, no more of them than [`Self::room`] has said since
+    /// the last call: the cap may leave less by now, as others use it too. Nothing is taken where
+    /// the peer reads no more. Without memory the process ends.
+    pub fn write_all(&mut self, bytes: &[u8]) {
+        if !self.finished && !self.stopped {
+            self.log.append(bytes);
+        }
     }
 
     /// No more bytes: the FIN goes out behind what was written.

@@ -11,9 +11,10 @@ use common::{
 };
 use eversock_proto::control::Role;
 use eversock_proto::limits::{
-    ADDRS_BODY_MAX_BYTES, ADDRS_MAX, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES,
+    ADDRS_BODY_MAX_BYTES, ADDRS_MAX, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES, LOG_GUARANTEED_BYTES,
     WINDOW_MAX_DEFAULT_BYTES, WINDOW_MIN_BYTES, WINDOW_UNIT_BYTES, WINDOW_WIRE_MAX_BYTES,
 };
+use eversock_proto::log::Pool;
 use eversock_proto::recv::{Receiver, Violation};
 use eversock_proto::send::{ClaimError, Sender};
 use eversock_proto::session::Fault;
@@ -427,4 +428,20 @@ fn a_reset_is_the_last_that_is_sent_in_an_epoch() {
     a.begin_epoch(0).unwrap();
     assert_eq!(a.transmit(usize::MAX).len(), 2 * (HEADER_BYTES + 8));
     assert!(!a.tx.has_output());
+}
+
+/// The program's end of a pump was read for as much as there was room, the cap was used up by
+/// others, and what it left no room for was lost (review).
+#[test]
+fn bytes_that_cannot_be_given_back_are_taken_although_the_cap_has_shrunk_meanwhile() {
+    let pool = Arc::new(Pool::default());
+    let mut sender = Sender::new(Arc::clone(&pool), 0, u64::MAX);
+    let guaranteed = vec![1; LOG_GUARANTEED_BYTES as usize];
+    sender.write_all(&guaranteed);
+    let room = sender.room().min(16 * 1024);
+    assert_eq!(room, 16 * 1024);
+    pool.set_cap(1000);
+    sender.write_all(&vec![2; room]);
+    assert_eq!(sender.written(), LOG_GUARANTEED_BYTES + room as u64);
+    assert_eq!(sender.room(), 0);
 }

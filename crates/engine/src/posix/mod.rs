@@ -11,6 +11,7 @@ mod guest;
 mod handle;
 mod number;
 mod option;
+mod wait;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
@@ -34,8 +35,8 @@ use crate::socket::send::SendMode;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, fd, io::timespec, process::Uncancelled, tcp};
 use crate::table::{self, Entry};
+use crate::wait::epoll;
 use crate::wait::kick::Bell;
-use crate::wait::{epoll, poll as wait_poll};
 
 pub use crate::inspect::control_dir;
 pub use adopt::{
@@ -45,6 +46,7 @@ pub use adopt::{
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
+pub use wait::{epoll_ctl, epoll_wait, forget_epoll, poll, select};
 
 /// True when the number is a virtual socket or listener. One load.
 #[inline]
@@ -682,56 +684,6 @@ pub fn getpeername(number: RawFd) -> io::Result<Option<SocketAddr>> {
     Ok(Socket::lock(&socket.meta)?.peer)
 }
 
-/// ppoll(2) over virtual and other descriptors; `None` waits without limit; `mask` may be null.
-pub fn poll(
-    fds: &mut [libc::pollfd],
-    timeout: Option<Duration>,
-    mask: *const libc::sigset_t,
-) -> io::Result<usize> {
-    wait_poll::poll(fds, timeout, mask)
-}
-
-/// pselect(2) over the first `count` numbers; the sets are words of the kernel's `fd_set`.
-pub fn select(
-    count: usize,
-    sets: [Option<&mut [u64]>; 3],
-    timeout: Option<Duration>,
-    mask: *const libc::sigset_t,
-) -> io::Result<usize> {
-    let [read, write, except] = sets;
-    // As the kernel does with numbers that no process of its can have.
-    let words = [&read, &write, &except].map(|set| set.as_ref().map_or(0, |words| words.len()));
-    let count = count.min(words.iter().max().map_or(0, |words| words.saturating_mul(64)));
-    let (mut read, mut write, mut except) =
-        (wait_poll::FdSet(read), wait_poll::FdSet(write), wait_poll::FdSet(except));
-    wait_poll::select(count, &mut read, &mut write, &mut except, timeout, mask)
-}
-
-/// epoll_ctl(2).
-pub fn epoll_ctl(
-    epfd: RawFd,
-    op: i32,
-    number: RawFd,
-    event: Option<libc::epoll_event>,
-) -> io::Result<()> {
-    epoll::epoll_ctl(epfd, op, number, event)
-}
-
-/// epoll_pwait(2); `mask` may be null.
-pub fn epoll_wait(
-    epfd: RawFd,
-    out: &mut [libc::epoll_event],
-    timeout: Option<Duration>,
-    mask: *const libc::sigset_t,
-) -> io::Result<usize> {
-    epoll::epoll_wait(epfd, out, timeout, mask)
-}
-
-/// For the close of a number that is not virtual: it may have been an epoll set.
-pub fn forget_epoll(number: RawFd) {
-    epoll::forget(number);
-}
-
 /// The session behind a number.
 pub fn info(number: RawFd) -> io::Result<SessionInfo> {
     describe(&stream(number)?).ok_or_else(crate::error::poisoned)
@@ -763,7 +715,13 @@ pub fn pump(number: RawFd) -> io::Result<()> {
     socket.check_connected()?;
     socket.failure(None)?;
     process::claim(&socket)?;
-    if Socket::lock(&socket.place)?.numbers.len() != 1 {
+    if socket.has(bits::PUMPED) {
+        // A relative's, by way of a pump.
+        return Ok(());
+    }
+    // What guests have, or have left, is read by calls on the socket alone.
+    let is_shared = socket.has(bits::GUESTS | bits::RETURNED);
+    if is_shared || Socket::lock(&socket.place)?.numbers.len() != 1 {
         return fail(libc::EBUSY);
     }
     let engine = reactor::engine()?;

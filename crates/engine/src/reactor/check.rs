@@ -234,7 +234,7 @@ impl Reactor {
             return;
         }
         // A program that does not read leaves START in the kernel's queue.
-        let _ = socket.probe_input();
+        socket.eat_control_frames();
         let silent = {
             let Ok(rx) = socket.rx.lock() else { return };
             let Some(receiver) = rx.receiver.as_ref() else { return };

@@ -475,8 +475,8 @@ impl Reactor {
 
     fn drop_attempt(&mut self, token: usize) {
         let Some(attempt) = self.attempts.remove(&token) else { return };
-        if let Some(fd) = &attempt.fd {
-            self.deregister(fd.as_raw_fd());
+        if let Some(fd) = attempt.fd {
+            self.drop_connection(fd);
         }
         if let Some(dial) = self.dials.get_mut(&attempt.socket) {
             dial.running.retain(|&running| running != token);
@@ -487,9 +487,9 @@ impl Reactor {
         let Some(dial) = self.dials.remove(&id) else { return };
         for token in dial.running {
             if let Some(attempt) = self.attempts.remove(&token)
-                && let Some(fd) = &attempt.fd
+                && let Some(fd) = attempt.fd
             {
-                self.deregister(fd.as_raw_fd());
+                self.drop_connection(fd);
             }
         }
         // One that had to wait may go now.

@@ -377,8 +377,10 @@ impl Reactor {
                 // Ours still, so its peer has yet to be told.
                 socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
                 self.failed(Arc::clone(&socket), last_error(&socket));
+                // Or later, when the lock that was taken is free.
+                continue;
             }
-            if socket.has(bits::CONNECTING | bits::FAILED) {
+            if socket.has(bits::CONNECTING) {
                 self.owned.remove(&socket.id);
                 continue;
             }

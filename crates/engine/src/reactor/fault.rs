@@ -613,7 +613,7 @@ impl Reactor {
                 if socket.has(bits::EOF) {
                     socket.read_ahead()
                 } else {
-                    let _ = socket.probe_input();
+                    socket.eat_control_frames();
                 }
                 self.look_at_path(socket, number);
                 socket.list_for_sweep();

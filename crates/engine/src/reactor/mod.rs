@@ -532,6 +532,16 @@ impl Reactor {
         let _gone = self.poll.registry().deregister(&mut SourceFd(&number));
     }
 
+    /// Ends a connection that came to nothing. A child that was forked meanwhile has a copy, which
+    /// would keep it open: the peer must see its end all the same.
+    fn drop_connection(&self, fd: Fd) {
+        self.deregister(fd.as_raw_fd());
+        if process::has_relatives() {
+            sys::tcp::shut_both(fd.as_raw_fd());
+        }
+        drop(fd);
+    }
+
     fn run(&mut self) {
         let mut events = Events::with_capacity(256);
         loop {

@@ -271,7 +271,7 @@ impl Pump {
                 return Err(crate::error::errno(libc::EPIPE));
             }
             // A peer that reads no more gets nothing more.
-            let _taken = sender.write_all(&buf[..n]);
+            sender.write_all(&buf[..n]);
             let written = sender.written();
             socket.shared.written.store(written, std::sync::atomic::Ordering::SeqCst);
         }

@@ -568,9 +568,9 @@ impl Reactor {
     }
 
     fn drop_handshake(&mut self, token: usize) {
-        let Some(handshake) = self.handshakes.remove(&token) else { return };
-        if let Some(fd) = &handshake.fd {
-            self.deregister(fd.as_raw_fd());
+        let Some(mut handshake) = self.handshakes.remove(&token) else { return };
+        if let Some(fd) = handshake.fd.take() {
+            self.drop_connection(fd);
         }
         if let Some(served) = handshake.listener.and_then(|id| self.listeners.get_mut(&id)) {
             served.handshakes.retain(|&other| other != token);

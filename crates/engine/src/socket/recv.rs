@@ -401,9 +401,20 @@ impl Socket {
     }
 
     /// For poll on a blocking socket: eats queued control frames and says whether the program
-    /// would get something.
+    /// would get something. Waits for who has the lock, as a yes by guess would send a program to
+    /// sleep in a read.
     pub(crate) fn probe_input(self: &Arc<Self>) -> bool {
-        let Ok(mut rx) = self.rx.try_lock() else { return true };
+        self.rx.lock().map_or(true, |mut rx| self.probe(&mut rx))
+    }
+
+    /// Eats queued control frames, if nobody reads at this moment.
+    pub(crate) fn eat_control_frames(self: &Arc<Self>) {
+        if let Ok(mut rx) = self.rx.try_lock() {
+            let _payload = self.probe(&mut rx);
+        }
+    }
+
+    fn probe(self: &Arc<Self>, rx: &mut Rx) -> bool {
         if self.sleepers.has_leader() {
             return true;
         }
@@ -563,11 +574,17 @@ impl Socket {
         result.map(|()| leads)
     }
 
+    /// True when a reader must not sleep: what a relative has left unread is not the kernel's to
+    /// tell either.
+    pub(super) fn is_woken(&self) -> bool {
+        self.has(WAKING | bits::RETURNED) || self.has(bits::GUESTS) && self.is_left_unread()
+    }
+
     /// Sleeps in the kernel on the number itself. Nobody else consumes input meanwhile.
     fn lead(self: &Arc<Self>, number: RawFd) -> io::Result<()> {
         // Who reads at this moment has not seen that we lead: wait it out, then look.
         drop(self.lock_rx()?);
-        if self.has(WAKING) {
+        if self.is_woken() {
             return Ok(());
         }
         match sys::io::wait_readable(number) {
@@ -586,7 +603,7 @@ impl Socket {
         deadline: Option<Instant>,
         follows: bool,
     ) -> io::Result<()> {
-        if self.has(WAKING) {
+        if self.is_woken() {
             return Ok(());
         }
         // Who was to be followed may have gone before our bell could be rung.
@@ -702,6 +719,34 @@ impl Drop for Unwound<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever held the lock was taken for a reader who has something: poll said that a blocking
+    /// socket has input while the engine was about to read the START of a new connection.
+    #[test]
+    fn a_lock_that_is_taken_is_no_input() {
+        let engine = crate::reactor::engine().expect("an engine");
+        let socket = Arc::new(Socket::new(engine.next_id(), Arc::default(), Vec::new(), 0));
+        assert!(socket.owner.claim(engine.instance, true));
+        socket.shared.in_sweep.store(true, Ordering::SeqCst);
+        let receiver = Receiver::new(Arc::default(), 0, 256 * 1024);
+        socket.lock_rx().expect("the lock").receiver = Some(Box::new(receiver));
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0..50_000u64 {
+                    let held = socket.lock_rx().expect("the lock");
+                    (0..turn % 97).for_each(|_| std::hint::spin_loop());
+                    drop(held);
+                }
+                is_over.store(true, Ordering::SeqCst);
+            });
+            let mut guessed = false;
+            while !is_over.load(Ordering::SeqCst) {
+                guessed |= socket.probe_input();
+            }
+            assert!(!guessed, "there is nothing to read");
+        });
+    }
 
     /// Reads were counted instead of frames, and each may bring a buffer full of them.
     #[test]

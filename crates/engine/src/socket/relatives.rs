@@ -417,7 +417,7 @@ impl Socket {
                     self.change(bits::WRITE_SHUT, 0);
                 }
                 Ok(n) => {
-                    let _taken = sender.write_all(&buf[..n]);
+                    sender.write_all(&buf[..n]);
                     self.shared.written.store(sender.written(), Ordering::SeqCst);
                 }
                 Err(error) if would_block(&error) => return true,

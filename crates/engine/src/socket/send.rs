@@ -189,12 +189,13 @@ impl Socket {
         let took = write_from(sender, slices, done);
         let written = sender.written();
         self.shared.written.store(written, Ordering::Release);
-        if sender.is_out_of_room() {
+        let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() - done;
+        // Who is told that there was no room must be told of room, though it be there by now.
+        if sender.is_out_of_room() || took == Some(0) && wanted > 0 {
             self.change(bits::NO_ROOM, 0);
             // The peer may have raised its edge between our look and the bit.
             self.absorb(&mut tx);
         }
-        let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() - done;
         let taken = match took {
             Some(0) if wanted > 0 => {
                 self.finish_tx(tx);

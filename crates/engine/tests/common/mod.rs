@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use eversock_engine::{BackOff, Config, posix};
 use eversock_proto::control::Role;
-use eversock_proto::open::{Offer, OpenClient, OpenServer};
+use eversock_proto::open::{Offer, OpenClient, OpenServer, Opened};
 use eversock_proto::secret::SessionId;
 use eversock_proto::session::{Session, Start};
 use eversock_proto::wire::hello::HelloReader;
@@ -176,14 +176,20 @@ impl PlayedServer {
 
 /// A client that the test plays: it proves itself, and has said nothing behind its CONFIRM.
 pub(crate) fn played_client(addr: SocketAddr) -> (TcpStream, Session) {
+    let (mut stream, opened, confirm) = half_open(addr);
+    stream.write_all(&confirm).unwrap();
+    (stream, Session::new(Role::Client, opened, &start(), Arc::default()))
+}
+
+/// Its open as far as the server's answer, and the CONFIRM that is still to be said.
+pub(crate) fn half_open(addr: SocketAddr) -> (TcpStream, Opened, Vec<u8>) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (client, open) = OpenClient::start(&offer(), [4; 32]).unwrap();
     stream.write_all(&open).unwrap();
     let answer = message(&mut stream).expect("an answer");
     let (opened, confirm) = client.answered(&answer).unwrap();
-    stream.write_all(&confirm).unwrap();
-    (stream, Session::new(Role::Client, opened, &start(), Arc::default()))
+    (stream, opened, confirm.to_vec())
 }
 
 /// A new connection for the session of a played client: it proves itself, and the old one stays.

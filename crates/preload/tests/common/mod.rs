@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 #![allow(dead_code, reason = "each test target uses its own part")]
 
+#[path = "../../../../tests/common/port.rs"]
+mod port;
 pub(crate) mod servers;
 
 use std::env;
@@ -12,11 +14,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use eversock_chaos::{Config, Fault, Plan, Proxy, Target};
+
+pub(crate) use port::free_port;
 
 /// How long one program may run.
 const RUN_MAX: Duration = Duration::from_secs(90);
@@ -291,17 +295,6 @@ pub(crate) fn does_with(program: &Path, what: &str, prepare: impl FnOnce(&mut Co
         }
     }
     client.succeed(what);
-}
-
-/// A port that is free now, for a program that must be told one. Below those that the kernel gives
-/// to whoever asks for any: a connection of another test may not come to have it in between.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = std::process::id() as u16 % 10_000;
-    (0..1000)
-        .map(|_| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed) * 7) % 12_000)
-        .find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
-        .expect("a free port")
 }
 
 /// Waits until something listens there, without connecting: these servers take one client.

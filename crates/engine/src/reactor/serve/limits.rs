@@ -103,7 +103,9 @@ impl Reactor {
     pub(super) fn hung_up(&mut self, token: usize) {
         let Some(handshake) = self.handshakes.get(&token) else { return };
         let peer = handshake.peer;
-        if handshake.listener.is_some_and(|id| self.accept_again.contains(&id)) {
+        let served = handshake.listener.and_then(|id| self.listeners.get(&id));
+        // Others wait for a place, and not because of the program, which accepts too late.
+        if served.is_some_and(|served| served.held_until.is_some()) && !handshake.is_parked() {
             self.note_stall(peer);
         }
         self.drop_handshake(token);
@@ -294,9 +296,9 @@ mod tests {
             for _ in 0..STALLED_MIN {
                 let (token, far) = come(&mut reactor, id, n, Stage::First);
                 drop(far);
-                if others_wait {
-                    reactor.accept_again.insert(id);
-                }
+                let later = clock::now() + Duration::from_secs(60);
+                let served = reactor.listeners.get_mut(&id).expect("it listens");
+                served.held_until = others_wait.then_some(later);
                 reactor.handshake_ready(token);
                 assert!(!reactor.handshakes.contains_key(&token), "its end was not seen");
             }

@@ -178,7 +178,14 @@ impl Reactor {
         }
         let Some(fd) = handshake.fd.as_ref() else { return };
         match channel::pass(owner, handshake.hops + 1, message, fd.as_fd()) {
-            Ok(()) => return self.drop_handshake(token),
+            Ok(()) => {
+                // It lives on there.
+                self.deregister(raw);
+                if let Some(handshake) = self.handshakes.get_mut(&token) {
+                    handshake.fd = None;
+                }
+                return self.drop_handshake(token);
+            }
             Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
                 self.foreign.remove(&id);
             }
