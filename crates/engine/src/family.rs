@@ -250,17 +250,26 @@ pub(crate) fn heir(to: u64) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Link {
     line: Fd,
+    /// When it has asked last, in the clock's milliseconds.
+    asked: AtomicU64,
 }
 
 impl Link {
-    /// Tells the owner that this program reads, and has nothing to read.
-    pub(crate) fn want_input(&self) {
+    /// Tells the owner that this program reads, and has nothing to read. Who does not sleep now asks
+    /// once in a millisecond: it may come again at once, for ever.
+    pub(crate) fn want_input(&self, sleeps: bool) {
+        let now = clock::millis();
+        if self.asked.swap(now, Ordering::Relaxed) == now && !sleeps {
+            return;
+        }
         // A line that is gone says so to the next read or write; one that is full has said it.
         let _gone = pass::send(self.line.as_raw_fd(), READ, &[]);
     }
 
     /// The program that this process becomes goes on as the guest.
     pub(crate) fn keep_through_exec(&self) -> io::Result<()> {
+        // It cannot ask there.
+        self.want_input(true);
         Ok(rustix::io::fcntl_setfd(&self.line, rustix::io::FdFlags::empty())?)
     }
 
@@ -347,7 +356,7 @@ fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::R
                 return Ok(());
             }
             Brought::Pump(near, line) => {
-                let link = Link { line };
+                let link = Link { line, asked: AtomicU64::new(0) };
                 return socket.become_guest(near, link);
             }
             Brought::Ended(number) => return end(socket, number),

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{fail, number as number_of, would_block};
 use crate::family::Link;
@@ -58,13 +59,14 @@ pub(super) fn recv(
 ) -> io::Result<usize> {
     let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
     let came = if flags & libc::MSG_WAITALL != 0 {
-        link.want_input();
+        link.want_input(true);
         sys::io::recv_as_is(number, slices, flags)
     } else {
         // The owner is asked only where nothing is there: others may be who reads.
         match sys::io::recv_as_is(number, slices, flags | libc::MSG_DONTWAIT) {
             Err(error) if would_block(&error) && wanted > 0 => {
-                link.want_input();
+                let sleeps = flags & libc::MSG_DONTWAIT == 0;
+                link.want_input(sleeps && !socket.nonblocking.load(Ordering::Relaxed));
                 sys::io::recv_as_is(number, slices, flags)
             }
             at_once => at_once,

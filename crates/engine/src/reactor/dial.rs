@@ -397,6 +397,10 @@ impl Reactor {
                     super::serve::send_reset(self.engine, 0, fd.as_raw_fd(), keys);
                 }
                 self.end_dial(id);
+                if socket.has(bits::FAILED) {
+                    // The dial was to tell that.
+                    return self.end(&socket, Reason::Reset);
+                }
                 self.give_up(&socket, libc::ECONNRESET, &error.to_string());
             }
         }
@@ -586,6 +590,9 @@ impl Reactor {
         let cause = format!("the peer refused: {reject}");
         if reject.reason == Reason::Closed && self.all_delivered(&socket, reject.offset) {
             return self.over(&socket);
+        }
+        if socket.has(bits::FAILED) {
+            return self.end(&socket, Reason::Reset);
         }
         if !socket.has(bits::DETACHED) {
             // Dialled beside a connection that still stands: that one will tell.

@@ -20,8 +20,8 @@ use crate::socket::guests::{End, guest_pair};
 use crate::socket::{Socket, bits};
 use crate::sys::{Fd, pass};
 
-/// How long a guest may leave untouched what another may be waiting for.
-const LOOK_AFTER: Duration = Duration::from_millis(100);
+/// How often it is looked at who reads, while one guest has what another may be waiting for.
+const LOOK_AFTER: Duration = Duration::from_millis(5);
 
 /// A relative that uses one of our sessions by way of a pump.
 #[derive(Debug)]

@@ -6,12 +6,13 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::recv::Got;
 use super::{Rx, Socket, Tx, bits};
+use crate::clock;
 use crate::error::would_block;
 use crate::family;
 use crate::sys::{self, Fd};
@@ -23,8 +24,13 @@ const TURNS: usize = 16;
 /// Turns are numbered from here upwards as guests ask or come, and downwards as they give way.
 const FIRST_TURN: u64 = 1 << 32;
 static NEXT_TURN: AtomicU64 = AtomicU64::new(FIRST_TURN);
-/// How long bytes may take from one end of a pair to the other, in ten milliseconds.
+/// How long bytes may take from one end of a pair to the other, in milliseconds.
 const IN_FLIGHT_LOOKS: usize = 20;
+/// Who has read nothing for so long of what it has gives way to others.
+const UNTOUCHED: Duration = Duration::from_millis(100);
+/// A guest that may have to give back what it has is not given more at a time, so that all of it
+/// can be taken at once.
+const SHARED_MAX_BYTES: usize = 64 * 1024;
 
 /// The owner's end of one guest's pump.
 #[derive(Debug)]
@@ -43,8 +49,8 @@ pub(crate) struct End {
     pending: Mutex<Vec<u8>>,
     /// Bytes that were put into the pair.
     pushed: AtomicU64,
-    /// What was unread at the last look.
-    seen: AtomicUsize,
+    /// What it had read in all when it was looked at, and since when it has read no more.
+    seen: Mutex<Option<(u64, Instant)>>,
     shut: AtomicBool,
     told: AtomicBool,
 }
@@ -61,7 +67,7 @@ impl End {
             asks: AtomicBool::new(false),
             pending: Mutex::default(),
             pushed: AtomicU64::new(0),
-            seen: AtomicUsize::new(0),
+            seen: Mutex::default(),
             shut: AtomicBool::new(false),
             told: AtomicBool::new(false),
         })
@@ -80,7 +86,8 @@ impl End {
     /// The guest wants to read and has nothing there.
     pub(crate) fn ask(&self) {
         self.turn.store(NEXT_TURN.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-        self.asks.store(true, Ordering::SeqCst);
+        // It may have been answered while it asked.
+        self.asks.store(self.unread() == 0, Ordering::SeqCst);
     }
 
     /// The guest has gone.
@@ -122,10 +129,35 @@ impl End {
         pending + self.in_flight() + self.in_pair()
     }
 
-    /// True if nothing was read since this was asked last.
+    /// True if it has read nothing of what it has for a while.
     fn is_untouched(&self) -> bool {
-        let unread = self.unread();
-        self.seen.swap(unread, Ordering::SeqCst) == unread
+        let in_pair = (self.in_flight() + self.in_pair()) as u64;
+        let consumed = self.pushed.load(Ordering::SeqCst).saturating_sub(in_pair);
+        let now = clock::now();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match *seen {
+            Some((before, since)) if before == consumed && in_pair > 0 => {
+                now.saturating_duration_since(since) >= UNTOUCHED
+            }
+            _ => {
+                *seen = (in_pair > 0).then_some((consumed, now));
+                false
+            }
+        }
+    }
+
+    /// Moves all that is unread behind `back`, of a guest that lives: in one piece, as it would get
+    /// what lies behind one that is on its way back. False where it is not all in one place.
+    fn take_whole(&self, back: &mut Vec<u8>) -> bool {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pending.is_empty() || self.in_flight() > 0 {
+            return false;
+        }
+        let mut all = vec![0; self.in_pair()];
+        if let Ok(n) = sys::io::recv_one(self.near.as_raw_fd(), &mut all) {
+            back.extend_from_slice(&all[..n]);
+        }
+        true
     }
 
     /// Moves all that is unread behind `back`.
@@ -141,7 +173,7 @@ impl End {
                 Err(_) if self.in_flight() > 0 && looks < IN_FLIGHT_LOOKS => {
                     looks += 1;
                     let mut fds = [libc::pollfd { fd: number, events: libc::POLLIN, revents: 0 }];
-                    let _late = sys::io::poll(&mut fds, Some(Duration::from_millis(10)));
+                    let _late = sys::io::poll(&mut fds, Some(Duration::from_millis(1)));
                 }
                 Err(_) => break,
             }
@@ -365,9 +397,13 @@ impl Socket {
         let asker =
             ends.iter().filter(|end| end.wants() && end.asks()).min_by_key(|end| end.turn());
         if let Some(asker) = asker {
-            let others: Vec<_> = ends.iter().filter(|end| !Arc::ptr_eq(end, asker)).collect();
-            self.take_back_from(&others);
-            return Some(asker);
+            let holder = ends.iter().find(|end| !Arc::ptr_eq(end, asker) && end.unread() > 0);
+            return match holder {
+                Some(holder) if !self.take_from_live(holder) => {
+                    Some(holder).filter(|holder| holder.wants())
+                }
+                _ => Some(asker),
+            };
         }
         if let Some(holder) = ends.iter().find(|end| end.unread() > 0) {
             return Some(holder).filter(|holder| holder.wants());
@@ -379,8 +415,10 @@ impl Socket {
     /// untouched what it got since the last look gives way to the next.
     fn pass_turn(&self, ends: &[Arc<End>]) {
         let Some(holder) = ends.iter().find(|end| end.unread() > 0) else { return };
-        if holder.is_untouched() && holder.wants() && others_want(ends, holder) {
-            self.take_back_from(&[holder]);
+        if !holder.is_untouched() || !others_want(ends, holder) || !self.take_from_live(holder) {
+            return;
+        }
+        if holder.wants() {
             let last = ends.iter().filter(|end| end.wants()).map(|end| end.turn()).min();
             holder.turn.store(last.unwrap_or(FIRST_TURN) - 1, Ordering::SeqCst);
         }
@@ -398,6 +436,9 @@ impl Socket {
             if !end.push(&mut pending) {
                 // The pair's room is an event.
                 return Left::default();
+            }
+            if end.in_pair() >= SHARED_MAX_BYTES && others_want(ends, end) {
+                return Left { look: true, ..Left::default() };
             }
             let mut buf = [0; CHUNK_BYTES];
             // What another guest has left unread is older than what comes.
@@ -419,7 +460,7 @@ impl Socket {
                 Got::End => {
                     // While it may be another who is to read what lies here, that one must not
                     // find the end before it, and this one keeps his place.
-                    let look = end.in_pair() > 0 && others_want(ends, end);
+                    let look = end.in_flight() + end.in_pair() > 0 && others_want(ends, end);
                     if !look {
                         self.end_guest(end, 0);
                     }
@@ -454,6 +495,18 @@ impl Socket {
         for end in ends {
             end.take_unread(&mut back);
         }
+        self.put_back(back);
+    }
+
+    /// Takes back what a guest that lives has not read; false where that is not possible now.
+    fn take_from_live(&self, end: &End) -> bool {
+        let mut back = Vec::new();
+        let whole = end.take_whole(&mut back);
+        self.put_back(back);
+        whole
+    }
+
+    fn put_back(&self, mut back: Vec<u8>) {
         if !back.is_empty() {
             self.with_relatives(|relatives| {
                 // What lay in a pair had come before what is still here.
@@ -467,7 +520,7 @@ impl Socket {
 
     /// True when guests have left bytes unread.
     pub(crate) fn is_left_unread(&self) -> bool {
-        self.ends().iter().any(|end| end.in_pair() > 0)
+        self.ends().iter().any(|end| end.unread() > 0)
     }
 
     /// Reads what was taken back from guests; `None` when there is nothing.
@@ -535,7 +588,6 @@ pub(crate) fn guest_pair() -> io::Result<(Fd, Fd)> {
 mod tests {
     use super::*;
     use crate::Config;
-    use crate::clock;
     use crate::sys::fd;
     use eversock_proto::send::{GATHER_SLICES, Sender};
     use eversock_proto::wire::frame::Acks;
@@ -605,7 +657,7 @@ mod tests {
         _real: Fd,
         peer: Fd,
         sender: Sender,
-        until: std::time::Instant,
+        until: Instant,
     }
 
     impl Shared {
@@ -742,11 +794,9 @@ mod tests {
         let idle = guest(&shared.socket, false);
         shared.say("to whom?");
         shared.fill(&idle, 8);
-        let mut looks = 0;
         while reader.in_pair() == 0 {
             assert!(shared.socket.serve_guests(true).look, "no further look is wanted");
-            looks += 1;
-            assert!(looks < 10, "it keeps what it does not read");
+            assert!(clock::now() < shared.until, "it keeps what it does not read");
         }
         assert_eq!(shared.read(&reader, 8), "to whom?");
     }

@@ -45,6 +45,7 @@ impl Relatives {
                 fd::close(number);
             }
         }
+        self.look_planned = false;
         // The parent's engine had them too, and its copy of them lives on in this process: nothing
         // may close those numbers again.
         Box::leak(Box::new(ends));
@@ -149,7 +150,10 @@ impl Socket {
         held.tx.sender = None;
         held.rx.receiver = None;
         held.place.private = None;
-        self.with_relatives(|relatives| relatives.returned.clear());
+        self.with_relatives(|relatives| {
+            relatives.returned.clear();
+            relatives.look_planned = false;
+        });
         drop((held, meta));
         // What was true of the session here is so elsewhere; whoever sleeps here looks again.
         let gone = CARRIED | bits::STASH | bits::DETACHED | bits::WANTS_CREDIT | bits::RETURNED;
@@ -242,7 +246,10 @@ impl Socket {
             }
         }
         let has_returned = if returned.is_empty() { 0 } else { bits::RETURNED };
-        self.with_relatives(|relatives| relatives.returned = returned);
+        self.with_relatives(|relatives| {
+            relatives.returned = returned;
+            relatives.look_planned = false;
+        });
         drop((tx, rx, place, meta));
         let detached = if attached { 0 } else { bits::DETACHED };
         let raise = carried | stash | detached | has_returned;

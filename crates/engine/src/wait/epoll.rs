@@ -200,7 +200,7 @@ pub(crate) fn epoll_ctl(
     }
     if socket.has(bits::PUMPED) {
         if let Some(link) = socket.link().filter(|_| events & libc::EPOLLIN as u32 != 0) {
-            link.want_input();
+            link.want_input(true);
         }
         return control_plain(epfd, op, number, events, data);
     }

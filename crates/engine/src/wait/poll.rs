@@ -43,7 +43,7 @@ fn poll_held(
                     && let Some(link) = socket.link()
                     && sys::io::queued(entry.fd) == 0
                 {
-                    link.want_input();
+                    link.want_input(timeout != Some(Duration::ZERO));
                 }
                 Some(socket).filter(|socket| !socket.has(bits::PUMPED))
             }
