@@ -233,6 +233,8 @@ impl Worker {
         if *fault == Fault::Heal {
             self.standing.clear();
             self.gate.heal();
+            // Before the answer: who hears it may connect at once.
+            self.tend_gate();
             return;
         }
         let Some(lasting) = fault.lasting() else { return };

@@ -304,6 +304,19 @@ fn refusals_reset_or_do_not_listen() {
     assert_eq!((summary.refused, summary.cuts, summary.accepted), (2, 0, 4));
 }
 
+/// The answer came before the listener was open: a client that dialled then, and would not again
+/// for an hour, was refused (one in five runs of `a_change_of_the_network_ends_the_wait...`).
+#[test]
+fn who_hears_that_the_listener_is_healed_can_connect_at_once() {
+    let rig = rig("");
+    for _ in 0..100 {
+        rig.proxy.inject("refuse closed".parse().unwrap(), Target::All).unwrap();
+        TcpStream::connect(rig.proxy.local_addr()).unwrap_err();
+        rig.proxy.inject(Fault::Heal, Target::All).unwrap();
+        TcpStream::connect(rig.proxy.local_addr()).unwrap();
+    }
+}
+
 #[test]
 fn a_refusal_by_bytes_comes_also_when_the_connection_is_cut_at_the_same_byte() {
     let mut rig = rig("after 10 up reset; after 10 up refuse closed for 50ms");
