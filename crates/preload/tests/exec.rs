@@ -57,6 +57,19 @@ fn an_exec_that_fails_leaves_the_session_as_it_was() {
     served_by_cat("fails", "greeted");
 }
 
+/// Each failure takes back what has come meanwhile; the program that does come gets all of it.
+#[test]
+fn execs_that_fail_over_and_over_while_bytes_come_leave_them_to_the_one_that_succeeds() {
+    served_by_cat("retries", "echoes");
+}
+
+/// Both are guests, and none can say that it reads: what lay with the one that does not was lost to
+/// the other for ever.
+#[test]
+fn a_program_that_has_the_session_too_and_never_reads_does_not_keep_input_from_the_one_that_does() {
+    served_by_cat("beside", "echoes");
+}
+
 #[test]
 fn a_child_of_vfork_passes_a_session_on_under_numbers_of_its_own() {
     served_by_cat("vfork", "echoes");
