@@ -9,7 +9,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ const NOW_AT: &[u8; 4] = b"EVSN";
 const PASSED: &[u8; 4] = b"EVSP";
 /// A guest wants to read.
 pub(crate) const READ: &[u8; 4] = b"EVSR";
+/// A guest becomes a program that may read and cannot say when.
+const MAY_READ: &[u8; 4] = b"EVSM";
 /// A process says that it waits for the end of the one it tells.
 const HEIR: &[u8; 4] = b"EVSH";
 /// The owner tells a guest that its session has ended: an errno follows, 0 for the peer's end.
@@ -92,6 +94,8 @@ pub(crate) enum Message {
     Passed { hops: u8, hello: Vec<u8> },
     /// A guest wants to read.
     Read,
+    /// It may read from now on, and cannot say when.
+    MayRead,
     /// Somebody waits for our end, as it may have to take our place at a listener.
     Heir,
 }
@@ -193,6 +197,7 @@ impl Message {
                 Some(Self::Passed { hops, hello: hello.to_vec() })
             }
             READ if rest.is_empty() => Some(Self::Read),
+            MAY_READ if rest.is_empty() => Some(Self::MayRead),
             ASK | NOW_AT | HEIR => {
                 let (fields, mac) = message.split_last_chunk::<KEY_BYTES>()?;
                 let label = match kind {
@@ -252,24 +257,37 @@ pub(crate) struct Link {
     line: Fd,
     /// When it has asked last, in the clock's milliseconds.
     asked: AtomicU64,
+    /// It has read something since.
+    answered: AtomicBool,
 }
 
 impl Link {
-    /// Tells the owner that this program reads, and has nothing to read. Who does not sleep now asks
-    /// once in a millisecond: it may come again at once, for ever.
+    fn new(line: Fd) -> Self {
+        Self { line, asked: AtomicU64::new(0), answered: AtomicBool::new(false) }
+    }
+
+    /// Tells the owner that this program reads, and has nothing to read: once in a millisecond, as
+    /// it may come again at once, for ever; but who has got what it asked for and sleeps for the
+    /// next asks at once.
     pub(crate) fn want_input(&self, sleeps: bool) {
         let now = clock::millis();
-        if self.asked.swap(now, Ordering::Relaxed) == now && !sleeps {
+        let is_again = self.asked.swap(now, Ordering::Relaxed) == now;
+        let answered = self.answered.swap(false, Ordering::Relaxed);
+        if is_again && !(sleeps && answered) {
             return;
         }
         // A line that is gone says so to the next read or write; one that is full has said it.
         let _gone = pass::send(self.line.as_raw_fd(), READ, &[]);
     }
 
+    /// This program has read something.
+    pub(crate) fn note_input(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
     /// The program that this process becomes goes on as the guest.
     pub(crate) fn keep_through_exec(&self) -> io::Result<()> {
-        // It cannot ask there.
-        self.want_input(true);
+        let _gone = pass::send(self.line.as_raw_fd(), MAY_READ, &[]);
         Ok(rustix::io::fcntl_setfd(&self.line, rustix::io::FdFlags::empty())?)
     }
 
@@ -356,8 +374,7 @@ fn ask_until(socket: &Arc<Socket>, engine: &'static Engine, owner: u64) -> io::R
                 return Ok(());
             }
             Brought::Pump(near, line) => {
-                let link = Link { line, asked: AtomicU64::new(0) };
-                return socket.become_guest(near, link);
+                return socket.become_guest(near, Link::new(line));
             }
             Brought::Ended(number) => return end(socket, number),
             Brought::Ask(other) => owner = other,
@@ -406,7 +423,9 @@ pub(crate) fn end_pumps(lines: &[Fd]) -> io::Result<()> {
         let _gone = rustix::net::shutdown(line, rustix::net::Shutdown::Write);
     }
     let until = clock::now() + PATIENCE;
-    lines.iter().try_for_each(|line| wait_gone(line, until))
+    // Of each, though one does not answer.
+    let results: Vec<_> = lines.iter().map(|line| wait_gone(line, until)).collect();
+    results.into_iter().collect()
 }
 
 fn wait_gone(line: &Fd, until: Instant) -> io::Result<()> {

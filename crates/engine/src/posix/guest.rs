@@ -58,7 +58,8 @@ pub(super) fn recv(
     flags: i32,
 ) -> io::Result<usize> {
     let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-    let came = if flags & libc::MSG_WAITALL != 0 {
+    let waits_for_more = flags & libc::MSG_WAITALL != 0 || socket.low_water.load(Ordering::Relaxed);
+    let came = if waits_for_more {
         link.want_input(true);
         sys::io::recv_as_is(number, slices, flags)
     } else {
@@ -73,7 +74,10 @@ pub(super) fn recv(
         }
     };
     match came {
-        Ok(n) if n > 0 || wanted == 0 => Ok(n),
+        Ok(n) if n > 0 || wanted == 0 => {
+            link.note_input();
+            Ok(n)
+        }
         Err(error) if number_of(&error) != libc::ECONNRESET => Err(error),
         _ => ended(socket, link, None),
     }

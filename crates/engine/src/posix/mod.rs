@@ -458,7 +458,7 @@ fn recv_on(
             }
         }
         if socket.has(bits::RETURNED)
-            && let Some(n) = socket.read_returned(slices, mode.peek)
+            && let Some(n) = socket.recv_returned(slices, mode.peek)?
         {
             return Ok(n);
         }

@@ -38,6 +38,10 @@ pub fn setsockopt(number: RawFd, level: i32, name: i32, value: &[u8]) -> io::Res
         Effect::RecvTimeout(d) => socket.recv_timeout_us.store(micros(d), Ordering::Relaxed),
         Effect::SendTimeout(d) => socket.send_timeout_us.store(micros(d), Ordering::Relaxed),
     }
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_RCVLOWAT) {
+        let least = value.first_chunk::<4>().map_or(1, |bytes| i32::from_ne_bytes(*bytes));
+        socket.low_water.store(least > 1, Ordering::Relaxed);
+    }
     if socket.has(bits::PUMPED) && level == libc::SOL_SOCKET {
         // The program's end of the pair is where a time-out or a low-water mark works.
         let _cosmetic = tcp::set_option(number, level, name, value);

@@ -14,7 +14,7 @@ use mio::Interest;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::timer::Timer;
-use super::{Reactor, family::Guest};
+use super::{Command, Reactor, family::Guest};
 use crate::clock;
 use crate::error::{is_shortage, would_block};
 use crate::family::{self, MESSAGE_MAX_BYTES, Message};
@@ -25,6 +25,8 @@ const BACKLOG: i32 = 64;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 /// Lines on which nothing was said yet, at most; the oldest goes when one more comes.
 const LINES_MAX: usize = 256;
+/// Messages of one line that one turn of the engine takes: others wait too.
+const MESSAGES_PER_TURN: usize = 64;
 /// How long a line may be silent before it has said anything.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How often a connection is passed on, at most: two processes could do so for ever.
@@ -185,7 +187,8 @@ impl Reactor {
 
     /// A line has a message, or its other end is gone.
     pub(super) fn line_ready(&mut self, token: usize) {
-        loop {
+        let mut wants_input = false;
+        for _ in 0..MESSAGES_PER_TURN {
             let raw = match self.lines.get(&token) {
                 Some(Line::Silent(line) | Line::Heir(line)) => line.as_raw_fd(),
                 Some(Line::Guest(guest)) => guest.end.line.as_raw_fd(),
@@ -193,7 +196,12 @@ impl Reactor {
             };
             let mut message = [0; MESSAGE_MAX_BYTES];
             let (n, passed) = match pass::recv(raw, &mut message, true) {
-                Err(error) if would_block(&error) => return,
+                Err(error) if would_block(&error) => {
+                    if wants_input {
+                        self.guest_reads(token);
+                    }
+                    return;
+                }
                 Ok((n, passed)) if n > 0 => (n, passed),
                 _ => return self.line_ended(token),
             };
@@ -211,7 +219,9 @@ impl Reactor {
                     self.drop_line(token);
                     self.now_at(session, instance);
                 }
-                (Some(Message::Read), None) => self.guest_reads(token),
+                // It may say so more often than it can be answered.
+                (Some(Message::Read), None) => wants_input = true,
+                (Some(Message::MayRead), None) => self.guest_may_read(token),
                 (Some(Message::Heir), None) => {
                     if let Some(line) = self.take_line(token) {
                         self.lines.insert(token, Line::Heir(line));
@@ -220,6 +230,10 @@ impl Reactor {
                 _ => return self.line_ended(token),
             }
         }
+        if wants_input {
+            self.guest_reads(token);
+        }
+        self.again.push(Command::Line { token });
     }
 
     fn line_ended(&mut self, token: usize) {

@@ -324,11 +324,14 @@ impl Reactor {
         let Some(owned) = self.owned.remove(&socket.id) else { return };
         self.end_dial(socket.id);
         self.end_pump(socket, reason);
-        socket.end_guests(match (socket.failure_number(), reason) {
-            (0, Reason::Closed) => 0,
-            (0, _) => libc::ECONNRESET,
-            (number, _) => number,
-        });
+        match (socket.failure_number(), reason) {
+            (0, Reason::Closed) => {
+                socket.guests_are_over();
+                self.again.push(Command::Orphaned { socket: Arc::clone(socket) });
+            }
+            (0, _) => socket.end_guests(libc::ECONNRESET),
+            (number, _) => socket.end_guests(number),
+        }
         if let Ok(mut meta) = socket.meta.lock() {
             let consumed = socket.acks().ack;
             meta.ended = Some(reason);

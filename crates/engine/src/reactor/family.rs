@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use eversock_proto::resume::Reason;
 use eversock_proto::secret::SessionId;
@@ -20,9 +19,6 @@ use crate::socket::guests::{End, guest_pair};
 use crate::socket::{Socket, bits};
 use crate::sys::{Fd, pass};
 
-/// How often it is looked at who reads, while one guest has what another may be waiting for.
-const LOOK_AFTER: Duration = Duration::from_millis(5);
-
 /// A relative that uses one of our sessions by way of a pump.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -34,12 +30,16 @@ pub(super) struct Guest {
 }
 
 impl Line {
-    /// The guest of this session, if the line is one's.
-    fn guest_of(&self, socket: &Arc<Socket>) -> Option<&Guest> {
+    fn guest(&self) -> Option<&Guest> {
         match self {
-            Self::Guest(guest) if Arc::ptr_eq(&guest.socket, socket) => Some(guest),
+            Self::Guest(guest) => Some(guest),
             _ => None,
         }
+    }
+
+    /// The guest of this session, if the line is one's.
+    fn guest_of(&self, socket: &Arc<Socket>) -> Option<&Guest> {
+        self.guest().filter(|guest| Arc::ptr_eq(&guest.socket, socket))
     }
 }
 
@@ -207,6 +207,17 @@ impl Reactor {
         };
         guest.end.ask();
         let socket = Arc::clone(&guest.socket);
+        socket.look_soon();
+        self.serve_guests(&socket);
+    }
+
+    /// A guest becomes another program, which cannot say when it reads.
+    pub(super) fn guest_may_read(&mut self, token: usize) {
+        let Some(Line::Guest(guest)) = self.lines.get(&token) else {
+            return self.drop_line(token);
+        };
+        guest.end.may_read();
+        let socket = Arc::clone(&guest.socket);
         self.serve_guests(&socket);
     }
 
@@ -234,9 +245,11 @@ impl Reactor {
 
     /// What lay in one guest's pump at the last look may be another's to read.
     pub(super) fn look_at_guests(&mut self, id: u64) {
-        let Some(socket) = self.owned.get(&id).map(|owned| Arc::clone(&owned.socket)) else {
-            return;
-        };
+        // One that is over is no longer ours, and has guests all the same.
+        let guests = || self.lines.values().filter_map(Line::guest);
+        let owned = self.owned.get(&id).map(|owned| &owned.socket);
+        let of_guest = || guests().map(|guest| &guest.socket).find(|socket| socket.id == id);
+        let Some(socket) = owned.or_else(of_guest).map(Arc::clone) else { return };
         socket.look_has_come();
         self.serve_guests_and(&socket, true);
     }
@@ -267,8 +280,11 @@ impl Reactor {
         let mut left = socket.serve_guests(look);
         // Those for whose bytes there was no room perhaps; what comes back is no event.
         left.again |= self.remove_gone(socket);
-        if left.look && socket.plan_look() {
-            self.timers.set(clock::now() + LOOK_AFTER, Timer::Guests(socket.id));
+        if left.look
+            && socket.has(bits::GUESTS)
+            && let Some(wait) = socket.plan_look()
+        {
+            self.timers.set(clock::now() + wait, Timer::Guests(socket.id));
         }
         if left.input && socket.has(bits::GUESTS) {
             socket.watch_in(true);

@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Look { socket: Arc<Socket> },
     /// The program closed its last number while relatives go on, or guests are due for a turn.
     Orphaned { socket: Arc<Socket> },
+    /// A line has more messages than one turn takes.
+    Line { token: usize },
     /// The program listens.
     Listen { listener: Arc<Listener> },
     /// The program waits at a listener that another process serves.
@@ -641,6 +643,7 @@ impl Reactor {
             Command::Goaway { socket } => self.goaway(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),
             Command::Orphaned { socket } => self.serve_guests(&socket),
+            Command::Line { token } => self.line_ready(token),
             Command::Look { socket } => self.look_at(&socket),
             Command::Listen { listener } => self.listen(listener),
             Command::Heir { listener } => self.become_heir(listener),

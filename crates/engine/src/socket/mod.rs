@@ -206,6 +206,8 @@ pub(crate) struct Socket {
     pub(crate) config: Arc<Config>,
     bits: Word,
     pub(crate) nonblocking: AtomicBool,
+    /// The program wants more than a byte at a time (SO_RCVLOWAT).
+    pub(crate) low_water: AtomicBool,
     pub(crate) recv_timeout_us: AtomicU64,
     pub(crate) send_timeout_us: AtomicU64,
     failure: AtomicI32,
@@ -234,6 +236,7 @@ impl Socket {
             config,
             bits: Word::new(first_bits),
             nonblocking: AtomicBool::new(false),
+            low_water: AtomicBool::new(false),
             recv_timeout_us: AtomicU64::new(0),
             send_timeout_us: AtomicU64::new(0),
             failure: AtomicI32::new(0),

@@ -233,8 +233,8 @@ impl Socket {
         if bits & (bits::FRESH | bits::FAILED | bits::CLOSED) == 0 && !process::is_ours(self) {
             return fail(libc::ERESTART);
         }
-        if bits & bits::GUESTS != 0 {
-            self.take_back();
+        if bits & bits::GUESTS != 0 && !self.take_back() {
+            return fail(libc::ERESTART);
         }
         if self.has(bits::RETURNED) { fail(libc::ERESTART) } else { Ok(()) }
     }

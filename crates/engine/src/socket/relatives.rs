@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use eversock_proto::recv::Receiver;
 use eversock_proto::send::Sender;
@@ -33,6 +34,10 @@ pub(crate) struct Relatives {
     pub(super) returned: Vec<u8>,
     /// A look at who reads is planned.
     pub(super) look_planned: bool,
+    /// How long the next look waits.
+    pub(super) look_after: Duration,
+    /// The session has ended in order; guests are told when they have read all.
+    pub(super) is_over: bool,
 }
 
 impl Relatives {

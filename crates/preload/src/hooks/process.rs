@@ -8,6 +8,7 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
 
 use eversock_engine::exec::{self, Engine, Inherited};
 use eversock_engine::posix;
@@ -25,6 +26,9 @@ use crate::next::hook;
 const NUMBERS_MAX: usize = 256;
 /// Below this a child of vfork is looked at for numbers that it has made itself.
 const VFORK_NUMBERS: c_int = 256;
+
+/// For so long it is asked for sessions whose program did not come, before others are asked for.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 fn borrow<'a>(number: c_int) -> BorrowedFd<'a> {
     // SAFETY: callers pass numbers that are not -1; one that is closed makes the call fail.
@@ -170,8 +174,12 @@ impl Legacy {
             }
             // By way of the owner again, before the pumps go: one whose program has closed the
             // session, or a keeper, sees somebody who goes on. Nothing is read.
+            let until = Instant::now() + GIVE_BACK_WITHIN;
             for passed in &self.passed {
-                let _later = posix::recv(passed.number, &mut [], libc::MSG_DONTWAIT);
+                // Of an owner that does not answer each of its sessions would wait.
+                if Instant::now() < until {
+                    let _later = posix::recv(passed.number, &mut [], libc::MSG_DONTWAIT);
+                }
             }
             // What has come meanwhile lies in the pumps, and is to be read first.
             let lines = self.held.drain(..).filter_map(|(_, line)| line).collect();
