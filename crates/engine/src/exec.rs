@@ -170,6 +170,7 @@ pub fn keep(numbers: &[RawFd], claimed: impl FnOnce()) -> io::Result<()> {
         !socket.owner.is(us)
             || socket.has(bits::FAILED)
             || socket.meta.lock().map_or(true, |meta| meta.ended.is_some())
+                && !socket.has_untold_guests()
     };
     while !kept.iter().all(|socket| is_over(socket)) {
         let mut fds = [libc::pollfd { fd: bell.number(), events: libc::POLLIN, revents: 0 }];

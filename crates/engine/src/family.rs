@@ -272,10 +272,10 @@ impl Link {
     pub(crate) fn want_input(&self, sleeps: bool) {
         let now = clock::millis();
         let is_again = self.asked.swap(now, Ordering::Relaxed) == now;
-        let answered = self.answered.swap(false, Ordering::Relaxed);
-        if is_again && !(sleeps && answered) {
+        if is_again && !(sleeps && self.answered.load(Ordering::Relaxed)) {
             return;
         }
+        self.answered.store(false, Ordering::Relaxed);
         // A line that is gone says so to the next read or write; one that is full has said it.
         let _gone = pass::send(self.line.as_raw_fd(), READ, &[]);
     }

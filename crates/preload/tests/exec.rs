@@ -70,6 +70,19 @@ fn a_program_that_has_the_session_too_and_never_reads_does_not_keep_input_from_t
     served_by_cat("beside", "echoes");
 }
 
+/// The session was over long before the program had read all; the rest was cut off behind a clean
+/// end, as the process that kept the session for it had ended with that (review).
+#[test]
+fn a_program_that_reads_slowly_gets_all_of_a_session_that_is_over() {
+    let mut server = Program::start(preload(Command::new(inetd()).arg("slowly"), ALL));
+    let port = server.port().to_string();
+    let mut command = Command::new(client());
+    let mut client = Program::start(preload(command.args(["pours", &port]), ALL));
+    let said = client.succeed("pours");
+    let bytes = said.strip_suffix("\ndone\n").expect("a number of bytes");
+    assert_eq!(server.line(), format!("0 {bytes}"));
+}
+
 #[test]
 fn a_child_of_vfork_passes_a_session_on_under_numbers_of_its_own() {
     served_by_cat("vfork", "echoes");

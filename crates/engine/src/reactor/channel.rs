@@ -126,7 +126,7 @@ impl Reactor {
                 self.drop_line(oldest);
             }
             // What was sent before we accepted gives no event of its own.
-            self.line_ready(token);
+            self.read_line(token);
         }
         // Edge-triggered: what still waits gives no event of its own.
         if self.channel.is_some() {
@@ -186,13 +186,20 @@ impl Reactor {
     }
 
     /// A line has a message, or its other end is gone.
-    pub(super) fn line_ready(&mut self, token: usize) {
+    pub(super) fn read_line(&mut self, token: usize) {
+        if self.line_ready(token) {
+            self.again.push(Command::Line { token });
+        }
+    }
+
+    /// Reads what a line has; true if there may be more.
+    pub(super) fn line_ready(&mut self, token: usize) -> bool {
         let mut wants_input = false;
         for _ in 0..MESSAGES_PER_TURN {
             let raw = match self.lines.get(&token) {
                 Some(Line::Silent(line) | Line::Heir(line)) => line.as_raw_fd(),
                 Some(Line::Guest(guest)) => guest.end.line.as_raw_fd(),
-                None => return,
+                None => return false,
             };
             let mut message = [0; MESSAGE_MAX_BYTES];
             let (n, passed) = match pass::recv(raw, &mut message, true) {
@@ -200,10 +207,13 @@ impl Reactor {
                     if wants_input {
                         self.guest_reads(token);
                     }
-                    return;
+                    return false;
                 }
                 Ok((n, passed)) if n > 0 => (n, passed),
-                _ => return self.line_ended(token),
+                _ => {
+                    self.line_ended(token);
+                    return false;
+                }
             };
             let said = Message::decode(&message[..n], self.engine.instance);
             match (said, passed) {
@@ -227,13 +237,16 @@ impl Reactor {
                         self.lines.insert(token, Line::Heir(line));
                     }
                 }
-                _ => return self.line_ended(token),
+                _ => {
+                    self.line_ended(token);
+                    return false;
+                }
             }
         }
         if wants_input {
             self.guest_reads(token);
         }
-        self.again.push(Command::Line { token });
+        true
     }
 
     fn line_ended(&mut self, token: usize) {

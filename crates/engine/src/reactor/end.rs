@@ -325,10 +325,13 @@ impl Reactor {
         self.end_dial(socket.id);
         self.end_pump(socket, reason);
         match (socket.failure_number(), reason) {
-            (0, Reason::Closed) => {
+            (0, Reason::Closed) if socket.has(bits::GUESTS) => {
                 socket.guests_are_over();
+                // Those that have read all are told before anybody looks whether they are.
+                socket.serve_guests(false);
                 self.again.push(Command::Orphaned { socket: Arc::clone(socket) });
             }
+            (0, Reason::Closed) => {}
             (0, _) => socket.end_guests(libc::ECONNRESET),
             (number, _) => socket.end_guests(number),
         }
@@ -429,6 +432,7 @@ impl Reactor {
             socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
             self.closed(socket, false);
         }
+        self.linger_for_guests();
         self.draining = Some(done);
         self.timers.set(clock::now() + EXIT_LOOK, Timer::Exit);
         if exits {
@@ -478,6 +482,7 @@ impl Reactor {
     pub(super) fn is_drained(&self) -> bool {
         self.draining.is_some()
             && !self.is_giving_birth()
+            && !self.guests_read_on()
             && self.owned.values().all(|owned| {
                 let socket = &owned.socket;
                 !socket.owner.is(self.engine.instance)

@@ -10,14 +10,18 @@ use eversock_proto::secret::SessionId;
 use mio::Interest;
 
 use super::channel::Line;
+use super::end::FOREVER;
 use super::timer::Timer;
 use super::{Command, Reactor};
 use crate::clock;
 use crate::family::{Answer, Ask};
 use crate::process::Holder;
-use crate::socket::guests::{End, guest_pair};
+use crate::socket::guests::{End, Removal, guest_pair};
 use crate::socket::{Socket, bits};
 use crate::sys::{Fd, pass};
+
+/// How often a guest's line is read, at most, before our process ends.
+const LINE_TURNS_MAX: usize = 16;
 
 /// A relative that uses one of our sessions by way of a pump.
 #[derive(Debug)]
@@ -53,7 +57,11 @@ impl Reactor {
         };
         // Their ends may not have been looked at yet.
         for token in guests(&self.lines) {
-            self.line_ready(token);
+            // All that it has said, within reason.
+            let mut turns = 0;
+            while self.line_ready(token) && turns < LINE_TURNS_MAX {
+                turns += 1;
+            }
         }
         self.serve_guests(socket);
         let left = guests(&self.lines);
@@ -184,19 +192,16 @@ impl Reactor {
         let line = self.take_line(token)?;
         // A program that knows nothing of us cannot say when it reads.
         let end = End::new(far, near, line, !ask.only_pump);
-        let guest = Guest { socket: Arc::clone(socket), end, far_token, gone: false };
-        // Before it knows: what it writes at once must be seen by whoever writes after it.
-        socket.add_guest(Arc::clone(&guest.end));
-        let sent = guest.end.send_to_guest(&ask.answer(Answer::Pumped));
-        if sent.is_err() {
-            socket.remove_guest(&guest.end);
-            self.lines.insert(token, Line::Guest(guest));
-            self.drop_line(token);
-            return None;
-        }
+        let guest =
+            Guest { socket: Arc::clone(socket), end: Arc::clone(&end), far_token, gone: false };
         self.far_ends.insert(far_token, token);
         self.lines.insert(token, Line::Guest(guest));
-        self.serve_guests(socket);
+        // Before it knows: what it writes at once must be seen by whoever writes after it.
+        socket.add_guest(Arc::clone(&end));
+        match end.send_to_guest(&ask.answer(Answer::Pumped)) {
+            Ok(()) => self.serve_guests(socket),
+            Err(_) => self.guest_gone(token),
+        }
         None
     }
 
@@ -254,21 +259,43 @@ impl Reactor {
         self.serve_guests_and(&socket, true);
     }
 
-    /// Forgets the guests that have gone; true if there was one.
-    fn remove_gone(&mut self, socket: &Arc<Socket>) -> bool {
+    /// True while guests have yet to read what came before the end of their session, as long as our
+    /// process stays for that.
+    pub(super) fn guests_read_on(&self) -> bool {
+        let guests = || self.lines.values().filter_map(Line::guest);
+        self.guests_until.is_some_and(|until| clock::now() < until)
+            && guests().any(|guest| guest.socket.has_untold_guests())
+    }
+
+    /// Our process ends: guests of sessions that are over get time to read.
+    pub(super) fn linger_for_guests(&mut self) {
+        let over = self.lines.values().filter_map(Line::guest).map(|guest| &guest.socket);
+        let over = over.filter(|socket| socket.has_untold_guests());
+        let Some(linger) = over.map(|socket| socket.config.linger).max() else { return };
+        let until = clock::now() + linger.min(FOREVER);
+        self.guests_until = Some(until);
+        self.timers.set(until, Timer::Exit);
+    }
+
+    /// Forgets the guests that have gone; the first is true if there was one, the second if one is
+    /// to be tried again.
+    fn remove_gone(&mut self, socket: &Arc<Socket>) -> (bool, bool) {
         let of_session = |line: &Line| line.guest_of(socket).is_some_and(|guest| guest.gone);
         let gone = self.lines.iter().filter(|(_, line)| of_session(line));
         let gone: Vec<usize> = gone.map(|(&token, _)| token).collect();
-        let mut any = false;
+        let (mut any, mut stays) = (false, false);
         for token in gone {
             let Some(Line::Guest(guest)) = self.lines.get(&token) else { continue };
-            if socket.remove_guest(&Arc::clone(&guest.end)) || !self.owned.contains_key(&socket.id)
-            {
+            let removal = socket.remove_guest(&Arc::clone(&guest.end));
+            let is_over = !self.owned.contains_key(&socket.id);
+            if removal == Removal::Done || removal == Removal::NoRoom && is_over {
                 self.drop_line(token);
                 any = true;
+            } else {
+                stays = true;
             }
         }
-        any
+        (any, stays)
     }
 
     fn serve_guests_and(&mut self, socket: &Arc<Socket>, look: bool) {
@@ -279,7 +306,13 @@ impl Reactor {
         self.remove_gone(socket);
         let mut left = socket.serve_guests(look);
         // Those for whose bytes there was no room perhaps; what comes back is no event.
-        left.again |= self.remove_gone(socket);
+        let (any, stays) = self.remove_gone(socket);
+        left.again |= any;
+        left.look |= stays;
+        if !self.owned.contains_key(&socket.id) {
+            // A keeper waits for the last of them.
+            socket.sleepers.ring();
+        }
         if left.look
             && socket.has(bits::GUESTS)
             && let Some(wait) = socket.plan_look()

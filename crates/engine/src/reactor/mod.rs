@@ -435,6 +435,8 @@ pub(crate) struct Reactor {
     next_token: usize,
     suspended: Duration,
     draining: Option<ChannelSender<()>>,
+    /// Until when a process that ends waits for guests that read what came before an end.
+    guests_until: Option<Instant>,
     /// Until when a process that ends sees to those who have come to its listeners.
     births_until: Option<Instant>,
     resolving: usize,
@@ -484,6 +486,7 @@ impl Reactor {
             next_token: FIRST,
             suspended: clock::suspended(),
             draining: None,
+            guests_until: None,
             births_until: None,
             resolving: 0,
             swept: false,
@@ -608,7 +611,7 @@ impl Reactor {
                 self.pump_ready(token, readable, writable);
             }
             Token(token) if self.connections.contains_key(&token) => self.connection_ready(token),
-            Token(token) if self.lines.contains_key(&token) => self.line_ready(token),
+            Token(token) if self.lines.contains_key(&token) => self.read_line(token),
             Token(token) if self.masters.contains_key(&token) => self.master_ready(token),
             Token(token) if self.far_ends.contains_key(&token) => self.far_ready(token),
             Token(token) => {
@@ -643,7 +646,7 @@ impl Reactor {
             Command::Goaway { socket } => self.goaway(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),
             Command::Orphaned { socket } => self.serve_guests(&socket),
-            Command::Line { token } => self.line_ready(token),
+            Command::Line { token } => self.read_line(token),
             Command::Look { socket } => self.look_at(&socket),
             Command::Listen { listener } => self.listen(listener),
             Command::Heir { listener } => self.become_heir(listener),

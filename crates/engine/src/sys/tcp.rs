@@ -266,9 +266,11 @@ fn counts(number: RawFd) -> Option<Counts> {
     (n == info.len()).then_some(Counts { state: info[0], acked, received })
 }
 
-/// Bytes that have come over this connection so far, if it is one of TCP's.
+/// Bytes that have come over this connection so far, if it is one of TCP's and not closed.
 pub(crate) fn bytes_received(number: RawFd) -> Option<u64> {
-    counts(number).map(|counts| counts.received)
+    /// TCP_CLOSE of linux/net/tcp_states.h.
+    const CLOSED: u8 = 7;
+    counts(number).filter(|counts| counts.state != CLOSED).map(|counts| counts.received)
 }
 
 /// Bytes that the peer's kernel has not confirmed (SIOCOUTQ).

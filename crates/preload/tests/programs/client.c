@@ -589,6 +589,15 @@ static void echoes(void) {
     exchange();
 }
 
+/* Megabytes to one who has nothing to say; returns when all were written and both ends said so. */
+static void pours(void) {
+    char none;
+    fd = connected(port);
+    write_all(NULL);
+    CHECK(read(fd, &none, 1) == 0);
+    printf("%d\n", ECHO_BYTES);
+}
+
 /* The same behind a greeting that is said back. */
 static void greeted(void) {
     fd = connected(port);
@@ -870,7 +879,7 @@ int main(int argc, char **argv) {
         {"options", options},   {"refused", refused}, {"handler", handler}, {"eintr", eintr},
         {"close_all", close_all}, {"stream", stream}, {"files", files},     {"early", early},
         {"high", high},         {"foreign", foreign}, {"spawned", spawned},
-        {"quick_end", quick_end}, {"echoes", echoes}, {"greeted", greeted},
+        {"quick_end", quick_end}, {"echoes", echoes}, {"greeted", greeted}, {"pours", pours},
         {"cancel_waits", cancel_waits}, {"sets", sets}, {"blocked", blocked},
         {"early_stream", early_stream}, {"closed_unseen", closed_unseen}, {"sent", sent},
         {"discards", discards}, {"commands", commands},

@@ -2,7 +2,8 @@
  * input and output; prints its port. It runs until it is killed.
  * HOW: execl, execve, execlp, execle, fexecve, execveat, spawn (posix_spawn), fails (tries programs that are not there or cannot be run,
  * first), retries (fails over and over while bytes come), beside (cat beside a program that has the
- * connection too and never reads), spoke (the child has used the connection before), vfork. */
+ * connection too and never reads), slowly (a program that ends its output at once, reads slowly and
+ * prints how many bytes came), spoke (the child has used the connection before), vfork. */
 #define _GNU_SOURCE
 #include "waits.h"
 #include <fcntl.h>
@@ -39,10 +40,15 @@ static void run(int fd) {
             expect(0, "hello\n");
         }
     }
+    if (is("slowly")) {
+        CHECK(dup2(1, 9) == 9);
+    }
     CHECK(dup2(fd, 0) == 0 && dup2(fd, 1) == 1);
     close(fd);
     if (is("execl") || is("spoke") || is("fails") || is("retries")) {
         execl("/bin/cat", "cat", "-", (char *)NULL);
+    } else if (is("slowly")) {
+        execl("/proc/self/exe", "inetd", "reads", (char *)NULL);
     } else if (is("beside")) {
         if (fork() == 0) {
             execl("/bin/sleep", "sleep", "4", (char *)NULL);
@@ -91,9 +97,25 @@ static void by_spawn(int fd) {
     CHECK(is("careless") || posix_spawn_file_actions_destroy(&actions) == 0);
 }
 
+static void read_slowly(void) {
+    char buf[4096];
+    size_t got = 0;
+    ssize_t n;
+    CHECK(shutdown(0, SHUT_WR) == 0);
+    while ((n = read(0, buf, sizeof buf)) > 0) {
+        got += (size_t)n;
+        usleep(200);
+    }
+    dprintf(9, "%zd %zu\n", n, got);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     how = argv[1];
+    if (is("reads")) {
+        read_slowly();
+        return 0;
+    }
     int listener = listening();
     fcntl(listener, F_SETFD, FD_CLOEXEC);
     signal(SIGCHLD, SIG_IGN);
