@@ -70,8 +70,7 @@ fn a_program_that_has_the_session_too_and_never_reads_does_not_keep_input_from_t
     served_by_cat("beside", "echoes");
 }
 
-/// The session was over long before the program had read all; the rest was cut off behind a clean
-/// end, as the process that kept the session for it had ended with that (review).
+/// The client has gone, and the session ends, before the program has read all.
 #[test]
 fn a_program_that_reads_slowly_gets_all_of_a_session_that_is_over() {
     let mut server = Program::start(preload(Command::new(inetd()).arg("slowly"), ALL));
