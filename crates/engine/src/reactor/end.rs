@@ -329,6 +329,9 @@ impl Reactor {
                 socket.guests_are_over();
                 // Those that have read all are told before anybody looks whether they are.
                 socket.serve_guests(false);
+                if self.births_until.is_some() {
+                    self.linger_for_guests();
+                }
                 self.again.push(Command::Orphaned { socket: Arc::clone(socket) });
             }
             (0, Reason::Closed) => {}
@@ -432,10 +435,10 @@ impl Reactor {
             socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);
             self.closed(socket, false);
         }
-        self.linger_for_guests();
         self.draining = Some(done);
         self.timers.set(clock::now() + EXIT_LOOK, Timer::Exit);
         if exits {
+            self.linger_for_guests();
             let until = clock::now() + BIRTHS_MAX;
             self.births_until = Some(until);
             // Only to look again then.

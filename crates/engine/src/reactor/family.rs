@@ -255,8 +255,9 @@ impl Reactor {
         let owned = self.owned.get(&id).map(|owned| &owned.socket);
         let of_guest = || guests().map(|guest| &guest.socket).find(|socket| socket.id == id);
         let Some(socket) = owned.or_else(of_guest).map(Arc::clone) else { return };
-        socket.look_has_come();
-        self.serve_guests_and(&socket, true);
+        if socket.look_has_come() {
+            self.serve_guests_and(&socket, true);
+        }
     }
 
     /// True while guests have yet to read what came before the end of their session, as long as our
@@ -267,8 +268,11 @@ impl Reactor {
             && guests().any(|guest| guest.socket.has_untold_guests())
     }
 
-    /// Our process ends: guests of sessions that are over get time to read.
+    /// Our process ends: guests of sessions that are over get time to read, once for all.
     pub(super) fn linger_for_guests(&mut self) {
+        if self.guests_until.is_some() {
+            return;
+        }
         let over = self.lines.values().filter_map(Line::guest).map(|guest| &guest.socket);
         let over = over.filter(|socket| socket.has_untold_guests());
         let Some(linger) = over.map(|socket| socket.config.linger).max() else { return };
@@ -286,14 +290,17 @@ impl Reactor {
         let (mut any, mut stays) = (false, false);
         for token in gone {
             let Some(Line::Guest(guest)) = self.lines.get(&token) else { continue };
-            let removal = socket.remove_guest(&Arc::clone(&guest.end));
-            let is_over = !self.owned.contains_key(&socket.id);
-            if removal == Removal::Done || removal == Removal::NoRoom && is_over {
-                self.drop_line(token);
-                any = true;
-            } else {
-                stays = true;
+            let end = Arc::clone(&guest.end);
+            let removal = socket.remove_guest(&end);
+            if removal == Removal::NoRoom && !self.owned.contains_key(&socket.id) {
+                socket.forget_guest(&end);
+            } else if removal != Removal::Done {
+                // Room is told by the peer.
+                stays |= removal == Removal::Later;
+                continue;
             }
+            self.drop_line(token);
+            any = true;
         }
         (any, stays)
     }
@@ -315,9 +322,9 @@ impl Reactor {
         }
         if left.look
             && socket.has(bits::GUESTS)
-            && let Some(wait) = socket.plan_look()
+            && let Some(at) = socket.plan_look()
         {
-            self.timers.set(clock::now() + wait, Timer::Guests(socket.id));
+            self.timers.set(at, Timer::Guests(socket.id));
         }
         if left.input && socket.has(bits::GUESTS) {
             socket.watch_in(true);

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eversock_proto::recv::Receiver;
 use eversock_proto::send::Sender;
@@ -32,8 +32,8 @@ pub(crate) struct Relatives {
     link: Option<Arc<Link>>,
     /// Bytes that were taken back from guests: what is read next.
     pub(super) returned: Vec<u8>,
-    /// A look at who reads is planned.
-    pub(super) look_planned: bool,
+    /// When a look at who reads is planned.
+    pub(super) look_at: Option<Instant>,
     /// How long the next look waits.
     pub(super) look_after: Duration,
     /// The session has ended in order; guests are told when they have read all.
@@ -50,7 +50,7 @@ impl Relatives {
                 fd::close(number);
             }
         }
-        self.look_planned = false;
+        self.look_at = None;
         // The parent's engine had them too, and its copy of them lives on in this process: nothing
         // may close those numbers again.
         Box::leak(Box::new(ends));
@@ -157,7 +157,7 @@ impl Socket {
         held.place.private = None;
         self.with_relatives(|relatives| {
             relatives.returned.clear();
-            relatives.look_planned = false;
+            relatives.look_at = None;
         });
         drop((held, meta));
         // What was true of the session here is so elsewhere; whoever sleeps here looks again.
@@ -253,7 +253,7 @@ impl Socket {
         let has_returned = if returned.is_empty() { 0 } else { bits::RETURNED };
         self.with_relatives(|relatives| {
             relatives.returned = returned;
-            relatives.look_planned = false;
+            relatives.look_at = None;
         });
         drop((tx, rx, place, meta));
         let detached = if attached { 0 } else { bits::DETACHED };

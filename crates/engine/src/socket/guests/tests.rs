@@ -1,5 +1,7 @@
 //! Sessions of this process with guests, of whom the test reads and writes the ends.
 
+use std::io::IoSlice;
+
 use super::*;
 use crate::Config;
 use crate::sys::fd;
@@ -398,4 +400,55 @@ fn a_guest_that_shuts_its_pair_and_gets_bytes_all_the_same_keeps_nobody() {
         assert!(clock::now() < shared.until, "it is never rid of");
     }
     assert!(shared.socket.take_back());
+}
+
+/// Each timer of a look that had given way to an earlier one planned the next: hundreds a second
+/// after a while (review).
+#[test]
+fn a_look_that_gives_way_to_an_earlier_one_comes_no_more() {
+    let shared = Shared::new();
+    let _guest = guest(&shared.socket, false);
+    let mut planned = Vec::new();
+    for _ in 0..6 {
+        planned.push(shared.socket.plan_look().expect("none is planned"));
+        assert!(shared.socket.plan_look().is_none(), "one is planned");
+        while !shared.socket.look_has_come() {
+            assert!(clock::now() < shared.until, "it is never due");
+            std::thread::yield_now();
+        }
+        assert!(!shared.socket.look_has_come(), "it has come");
+    }
+    let late = shared.socket.plan_look().expect("none is planned");
+    shared.socket.look_soon();
+    let soon = shared.socket.plan_look().expect("none is planned");
+    assert!(soon < late, "somebody reads now");
+    while clock::now() < late {
+        std::thread::yield_now();
+    }
+    assert!(shared.socket.look_has_come() && !shared.socket.look_has_come(), "one of both");
+}
+
+/// Who had shut its pair was waited for until its end (review).
+#[test]
+fn the_end_is_told_although_one_guest_has_shut_its_pair_with_bytes_unread() {
+    let mut shared = Shared::new();
+    let shuts = guest(&shared.socket, false);
+    rustix::net::shutdown(&shuts.near, rustix::net::Shutdown::Both).expect("shut");
+    while !shuts.is_broken() {
+        assert!(clock::now() < shared.until, "nobody notices");
+        shared.say("again ");
+        shared.socket.serve_guests(true);
+    }
+    let silent = guest(&shared.socket, true);
+    shared.end();
+    shared.socket.guests_are_over();
+    while !silent.told.load(Ordering::SeqCst) {
+        assert!(clock::now() < shared.until, "the other is not told");
+        shared.socket.read_ahead();
+        shared.socket.serve_guests(true);
+        shared.socket.take_back();
+        let mut buf = [0; 4096];
+        let _rest = shared.socket.recv_returned(&mut [IoSliceMut::new(&mut buf)], false);
+    }
+    assert!(!shared.socket.has_untold_guests());
 }
