@@ -4,8 +4,9 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use common::{half_open, listen, quick};
+use common::{half_open, listen, quick, wait_until};
 
 /// A child with copies of this process's descriptors, which does nothing until it is killed.
 struct Child(libc::pid_t);
@@ -52,4 +53,55 @@ fn a_connection_that_comes_to_nothing_ends_although_a_child_has_a_copy_of_it() {
         Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
     };
     assert!(is_end, "{end:?}");
+}
+
+/// Ends a child: with 0 if its engine's thread listens, and answers.
+fn end_after_a_listen() -> ! {
+    // SAFETY: a child whose engine is stuck ends by this signal.
+    unsafe { libc::alarm(20) };
+    listen(quick());
+    eversock_engine::shutdown();
+    // SAFETY: ends the process; nothing is left to be run.
+    unsafe { libc::_exit(0) }
+}
+
+/// A server forked its workers while its engine's thread was still beginning. On a busy machine a
+/// few workers of ten thousand got an engine that never began: std begins and ends each thread
+/// under a lock, which they had inherited locked. Their sessions died with their connections.
+#[test]
+fn a_child_that_is_forked_while_threads_begin_and_end_has_an_engine_that_answers() {
+    const CHILDREN: usize = 400;
+    const CHURNERS: usize = 32;
+    listen(quick());
+    let (begun, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let failed: Vec<i32> = std::thread::scope(|scope| {
+        for _ in 0..CHURNERS {
+            scope.spawn(|| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                while !done.load(Ordering::Relaxed) {
+                    std::thread::spawn(|| ()).join().unwrap();
+                }
+            });
+        }
+        wait_until("threads begin and end", || begun.load(Ordering::Relaxed) == CHURNERS);
+        let children: Vec<_> = (0..CHILDREN)
+            .map(|_| {
+                // SAFETY: the child uses nothing of other threads but what eversock cares for.
+                match unsafe { libc::fork() } {
+                    0 => end_after_a_listen(),
+                    pid => pid,
+                }
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        let statuses = children.into_iter().map(|pid| {
+            let mut status = 0;
+            assert!(pid > 0, "a fork has failed");
+            // SAFETY: a child of ours that was not reaped; `status` is writable.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            status
+        });
+        statuses.filter(|&status| status != 0).collect()
+    });
+    assert!(failed.is_empty(), "{} of {CHILDREN} have failed: {failed:?}", failed.len());
 }

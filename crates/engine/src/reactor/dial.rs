@@ -30,6 +30,7 @@ use crate::error::{errno, number, told, would_block};
 use crate::event::EventKind;
 use crate::socket::link::{Busy, Keys};
 use crate::socket::{Socket, bits};
+use crate::sys::thread::ROOMY;
 use crate::sys::{self, Fd, fd, tcp};
 
 /// The next address is tried this long after the one before (RFC 8305, section 5).
@@ -130,8 +131,8 @@ impl Reactor {
                 (name.as_str(), port).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
             engine.command(Command::Resolved { socket: resolved, addrs: found });
         };
-        let thread = std::thread::Builder::new().name("eversock-names".to_owned());
-        if self.resolving >= RESOLVERS_MAX || thread.spawn(resolve).is_err() {
+        let spawn = || sys::thread::spawn(c"eversock-names", ROOMY, resolve);
+        if self.resolving >= RESOLVERS_MAX || spawn().is_err() {
             // In a storm the addresses known will have to do.
             return self.dial(socket, addrs, false);
         }

@@ -22,6 +22,7 @@ use crate::process::Holder;
 use crate::socket::link::{Busy, TakenDown};
 use crate::socket::send::Flushed;
 use crate::socket::{Socket, bits};
+use crate::sys::thread::ROOMY;
 use crate::sys::{self, tcp};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -358,8 +359,7 @@ impl Reactor {
                     let answer = std::panic::catch_unwind(call).unwrap_or(Answer::GiveUp);
                     engine.command(Command::Answered { socket: asked, answer });
                 };
-                let thread = std::thread::Builder::new().name("eversock-ask".to_owned());
-                if thread.spawn(ask).is_err() {
+                if sys::thread::spawn(c"eversock-ask", ROOMY, ask).is_err() {
                     self.give_up(socket, libc::EAGAIN, "no thread to ask the program on");
                 }
             }
@@ -457,8 +457,7 @@ impl Reactor {
             };
             engine.command(Command::LineUp { socket, up });
         };
-        let thread = std::thread::Builder::new().name("eversock-line".to_owned());
-        if thread.spawn(run).is_err() {
+        if sys::thread::spawn(c"eversock-line", ROOMY, run).is_err() {
             self.plan_redial(&again);
         }
     }

@@ -268,16 +268,14 @@ fn start() -> io::Result<&'static Engine> {
     let engine: &'static Engine = engine;
     let mut reactor = Reactor::new(engine, poll, inbox);
     reactor.open_channels();
-    std::thread::Builder::new().name("eversock".to_owned()).stack_size(STACK_BYTES).spawn(
-        move || {
-            ON_ENGINE.set(true);
-            sys::process::block_signals();
-            let run = std::panic::AssertUnwindSafe(|| reactor.run());
-            if std::panic::catch_unwind(run).is_err() {
-                engine.poison();
-            }
-        },
-    )?;
+    sys::thread::spawn(c"eversock", STACK_BYTES, move || {
+        ON_ENGINE.set(true);
+        sys::process::block_signals();
+        let run = std::panic::AssertUnwindSafe(|| reactor.run());
+        if std::panic::catch_unwind(run).is_err() {
+            engine.poison();
+        }
+    })?;
     ENGINE.store(std::ptr::from_ref(engine).cast_mut(), Ordering::Release);
     Ok(engine)
 }

@@ -9,5 +9,6 @@ pub(crate) mod io;
 pub(crate) mod pass;
 pub(crate) mod process;
 pub(crate) mod tcp;
+pub(crate) mod thread;
 
 pub(crate) use fd::{Fd, borrow, open};
