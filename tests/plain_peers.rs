@@ -167,8 +167,12 @@ fn a_connect_falls_back_to_a_plain_connection_whatever_the_peer_makes_of_ours() 
         },
         |peer| peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap(),
     ];
+    // All are kept: a port that comes again would be known for a plain peer's. Other tests' are at
+    // other addresses.
+    let mut peers = Vec::new();
     for (at, answer) in answers.into_iter().enumerate() {
-        let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+        peers.push(TcpListener::bind("127.0.0.5:0").unwrap());
+        let peer = peers.last().unwrap();
         let addr = peer.local_addr().unwrap();
         let hangs_up = matches!(at, 1 | 2);
         std::thread::scope(|scope| {
