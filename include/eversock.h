@@ -599,7 +599,7 @@ EVS_API int evs_config_set_key(struct evs_config *config, const uint8_t *key, si
 
 /**
  * Sets the credit given to the peer at first and at most, in bytes; 16 KiB to 256 MiB. It bounds
- * the memory of a session in either direction. Default: 256 KiB and 4 MiB.
+ * the memory of a session in either direction. Default: 256 KiB and 8 MiB.
  *
  * Returns:       0, or -errno.
  * Errors:        EFAULT (NULL); EINVAL (out of range, or `most` below `first`).

@@ -23,7 +23,8 @@ use eversock_proto::wire::frame::{Acks, Header, Kind};
 const SMALL: usize = 64;
 const LARGE: usize = 16 << 10;
 const SOME: Times = Times { before: 20, counted: 200, each: 1 };
-/// The window grows to 4 MiB within 8 MiB, and the reader confirms a part of it at a time.
+/// Enough for windows to grow, and for some rounds of acks: the reader confirms a part of its
+/// window at a time, and the writer looks for that once in a while.
 const MANY: Times = Times { before: 600, counted: 1024, each: 1 };
 
 #[test]

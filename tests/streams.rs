@@ -518,3 +518,19 @@ fn many_threads_that_write_one_session_lose_nothing() {
         });
     });
 }
+
+/// Acks were looked at when the window was exhausted: the log went round through 8 MiB of memory,
+/// which no processor's cache near a core holds.
+#[test]
+fn a_program_that_only_writes_keeps_a_short_log_while_its_peer_keeps_pace() {
+    let ends = pair();
+    let piece = data(7, 64 << 10);
+    let lengths = (0..2048).map(|_| {
+        (&ends.client).write_all(&piece).unwrap();
+        assert!(read_exactly(&ends.server, piece.len()) == piece);
+        ends.client.info().unwrap().log_used
+    });
+    let longest = lengths.max().unwrap();
+    // What the reader confirms at a time, and what is written between two looks.
+    assert!(longest <= MIB as u64, "{longest}");
+}

@@ -475,7 +475,7 @@ pub unsafe extern "C" fn evs_config_set_key(
 }
 
 /// Sets the credit given to the peer at first and at most, in bytes; 16 KiB to 256 MiB. It bounds
-/// the memory of a session in either direction. Default: 256 KiB and 4 MiB.
+/// the memory of a session in either direction. Default: 256 KiB and 8 MiB.
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EFAULT (NULL); EINVAL (out of range, or `most` below `first`).

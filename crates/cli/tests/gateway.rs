@@ -290,7 +290,7 @@ fn what_was_sent_before_a_reset_still_arrives_before_it() {
 #[test]
 fn a_reader_that_pauses_holds_its_sender_back_and_nobody_else() {
     const SIZE: usize = 96 * MIB;
-    // Two windows of 4 MiB, what four kernel buffers take, and some; far below SIZE.
+    // Two windows of 8 MiB, what four kernel buffers take, and some; far below SIZE.
     const HELD_MAX: usize = 48 * MIB;
     let chain = Chain::new();
     let (client, server) = chain.pair();

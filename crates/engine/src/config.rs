@@ -193,7 +193,7 @@ pub struct Config {
     pub allowed_clients: Option<Vec<PublicKey>>,
     /// Credit given at first, in bytes; 16 KiB to 256 MiB. Default: 256 KiB.
     pub window: u64,
-    /// Credit given at most, in bytes. Also bounds the log. Default: 4 MiB.
+    /// Credit given at most, in bytes. Also bounds the log. Default: 8 MiB.
     pub window_max: u64,
     /// How long a closed socket goes on delivering what was written; extended while the peer
     /// confirms. When the process exits, a peer that cannot be reached gets a sixth of it, and at

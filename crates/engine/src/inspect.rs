@@ -110,7 +110,7 @@ pub(crate) fn describe(socket: &Arc<Socket>) -> Option<SessionInfo> {
             s if s & bits::OVER != 0 => State::Closed,
             s if s & bits::FRESH != 0 => State::Fresh,
             s if s & bits::CONNECTING != 0 => State::Connecting,
-            s if s & bits::DETACHED != 0 && meta.asking => State::Asking,
+            s if s & bits::DETACHED != 0 && meta.rare().asking => State::Asking,
             s if s & bits::DETACHED != 0 => State::Detached,
             s if s & bits::CLOSED != 0 => State::Lingering,
             _ => State::Attached,
@@ -127,9 +127,9 @@ pub(crate) fn describe(socket: &Arc<Socket>) -> Option<SessionInfo> {
         window: 0,
         resumes: control.map_or(0, |control| control.resumes()),
         replayed: 0,
-        last_error: meta.last_error.clone(),
-        next_try_ms: meta.next_try.map(|at| millis(at.saturating_duration_since(now))),
-        detached_ms: meta.detached_since.map(|since| millis(now - since)),
+        last_error: meta.rare().last_error.clone(),
+        next_try_ms: meta.rare().next_try.map(|at| millis(at.saturating_duration_since(now))),
+        detached_ms: meta.rare().detached_since.map(|since| millis(now - since)),
     };
     drop(meta);
     {

@@ -92,7 +92,7 @@ pub struct Receiver {
     /// Bytes of the current connection that were given to the parser.
     taken: u64,
     frames: u64,
-    news: News,
+    news: Option<Box<News>>,
     /// Only of a sealed session: records that are not whole yet, and what opens them.
     records: Option<Box<Records>>,
 }
@@ -148,7 +148,7 @@ impl Receiver {
             parser: Parser::default(),
             taken: 0,
             frames: 0,
-            news: News::default(),
+            news: None,
             records: None,
         }
     }
@@ -240,12 +240,12 @@ impl Receiver {
 
     /// Takes what the peer has told besides payload.
     pub fn take_news(&mut self) -> News {
-        std::mem::take(&mut self.news)
+        self.news.take().map(|news| *news).unwrap_or_default()
     }
 
     /// True when there is something to take.
     pub fn has_news(&self) -> bool {
-        let news = &self.news;
+        let Some(news) = &self.news else { return false };
         news.stop || news.goaway || news.blocked || news.reset.is_some() || news.addrs.is_some()
     }
 
@@ -512,18 +512,18 @@ impl Receiver {
         // Whatever is told from here on gives at least this much.
         self.edge = self.edge.max(self.acks().edge());
         if header.flags & FLAG_BLOCKED != 0 {
-            self.news.blocked = true;
+            self.news.get_or_insert_default().blocked = true;
         }
         let length = header.length as usize;
         self.parser.state = match header.kind {
             Kind::Data => State::Payload { left: length },
             Kind::Ack => State::Header,
             Kind::Goaway => {
-                self.news.goaway = true;
+                self.news.get_or_insert_default().goaway = true;
                 State::Header
             }
             Kind::Addrs if length == 0 => {
-                self.news.addrs = Some(Vec::new());
+                self.news.get_or_insert_default().addrs = Some(Vec::new());
                 State::Header
             }
             kind => State::Body { kind, length },
@@ -533,7 +533,8 @@ impl Receiver {
 
     fn on_body(&mut self, kind: Kind, body: &[u8]) -> Result<(), Violation> {
         if kind == Kind::Addrs {
-            self.news.addrs = Some(decode_addrs(body).map_err(|_| Violation::BadAddrs)?);
+            self.news.get_or_insert_default().addrs =
+                Some(decode_addrs(body).map_err(|_| Violation::BadAddrs)?);
             return Ok(());
         }
         let mut value = [0; CONTROL_BODY_BYTES];
@@ -552,8 +553,8 @@ impl Receiver {
                 }
                 self.fin = Some(value);
             }
-            Kind::Reset => self.news.reset = Some(value),
-            Kind::Stop => self.news.stop = true,
+            Kind::Reset => self.news.get_or_insert_default().reset = Some(value),
+            Kind::Stop => self.news.get_or_insert_default().stop = true,
             Kind::Data | Kind::Ack | Kind::Addrs | Kind::Goaway => {}
         }
         Ok(())

@@ -17,13 +17,19 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::limits::{
-    CONTROL_BODY_BYTES, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES, SEALED_PAYLOAD_FIRST_BYTES,
-    SEALED_PAYLOAD_MAX_BYTES,
+    ACK_STEP_MAX_BYTES, CONTROL_BODY_BYTES, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES,
+    SEALED_PAYLOAD_FIRST_BYTES, SEALED_PAYLOAD_MAX_BYTES,
 };
 use crate::log::{Log, Pool};
 use crate::seal::{Sealer, record_len};
 use crate::wire::frame::{Acks, FLAG_BLOCKED, Header, Kind};
 use crate::wire::hello::encode_addrs;
+
+/// How far the credit edge of a receiver that gives `window` moves before its peer is told without
+/// another frame to carry it, in bytes (PROTOCOL 4.4).
+pub fn ack_step(window: u64) -> u64 {
+    (window / 4).clamp(1, ACK_STEP_MAX_BYTES)
+}
 
 /// Slices that [`Sender::gather`] fills at most: a header and every chunk of a largest frame.
 pub const GATHER_SLICES: usize = 2 + FRAME_PAYLOAD_MAX_BYTES / crate::limits::CHUNK_BYTES + 1;
@@ -358,11 +364,11 @@ impl Sender {
         self.due.goaway = true;
     }
 
-    /// True when the credit edge has moved by a quarter window since the peer was last told, or the
+    /// True when the credit edge has moved by [`ack_step`] since the peer was last told, or the
     /// peer's FIN is unconfirmed.
     pub fn ack_is_due(&self, now: Acks, fin_seen: bool) -> bool {
         let window = now.edge() - now.ack;
-        now.edge().saturating_sub(self.told.edge()) >= (window / 4).max(1)
+        now.edge().saturating_sub(self.told.edge()) >= ack_step(window)
             || (fin_seen && now.ack > self.told.ack)
     }
 

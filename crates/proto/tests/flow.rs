@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use common::{
@@ -11,12 +12,13 @@ use common::{
 };
 use eversock_proto::control::Role;
 use eversock_proto::limits::{
-    ADDRS_BODY_MAX_BYTES, ADDRS_MAX, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES, LOG_GUARANTEED_BYTES,
-    WINDOW_MAX_DEFAULT_BYTES, WINDOW_MIN_BYTES, WINDOW_UNIT_BYTES, WINDOW_WIRE_MAX_BYTES,
+    ACK_STEP_MAX_BYTES, ADDRS_BODY_MAX_BYTES, ADDRS_MAX, FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES,
+    LOG_GUARANTEED_BYTES, WINDOW_MAX_DEFAULT_BYTES, WINDOW_MIN_BYTES, WINDOW_UNIT_BYTES,
+    WINDOW_WIRE_MAX_BYTES,
 };
 use eversock_proto::log::Pool;
 use eversock_proto::recv::{Receiver, Violation};
-use eversock_proto::send::{ClaimError, Sender};
+use eversock_proto::send::{ClaimError, GATHER_SLICES, Sender, ack_step};
 use eversock_proto::session::Fault;
 use eversock_proto::testing::{Cut, Pair, PairConfig, Side};
 use eversock_proto::wire::frame::{Acks, Header, Kind};
@@ -103,7 +105,7 @@ fn no_frame_exceeds_the_payload_limit_and_one_may_reach_it() {
     sender.write(&vec![7; most + 1]);
     let mut lengths = Vec::new();
     while sender.prepare(Acks::default()) {
-        let mut slices = [std::io::IoSlice::new(&[]); eversock_proto::send::GATHER_SLICES];
+        let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
         let (count, bytes) = sender.gather(&mut slices);
         let whole: usize = slices[..count].iter().map(|slice| slice.len()).sum();
         assert_eq!(whole, bytes);
@@ -210,6 +212,22 @@ fn an_ack_goes_out_when_the_edge_has_moved_by_a_quarter_window_and_not_before() 
     assert!(!b.tx.has_output());
     b.read(&mut [0; 1]);
     assert!(b.tx.has_output());
+}
+
+/// A quarter of a large window is too much on a long path: the sender ran dry while it waited.
+#[test]
+fn an_ack_waits_for_no_more_than_a_step_however_large_the_window() {
+    assert!(ack_step(WINDOW_MAX_DEFAULT_BYTES) < WINDOW_MAX_DEFAULT_BYTES / 4);
+    let mut sender = Sender::new(Arc::default(), 0, WINDOW);
+    sender.begin_epoch(0).unwrap();
+    let consumed = |ack| Acks { ack, window: u16::MAX };
+    assert!(sender.prepare(consumed(0)));
+    let mut slices = [IoSlice::new(&[]); GATHER_SLICES];
+    let (count, _) = sender.gather(&mut slices);
+    let told = slices[..count].iter().map(|slice| slice.len()).sum();
+    sender.sent(told);
+    assert!(!sender.ack_is_due(consumed(ACK_STEP_MAX_BYTES - 1), false));
+    assert!(sender.ack_is_due(consumed(ACK_STEP_MAX_BYTES), false));
 }
 
 #[test]

@@ -40,7 +40,9 @@ pub fn adopt(number: RawFd, config: Arc<Config>) -> io::Result<()> {
         meta.options = options;
         let local = tcp::local_addr(number);
         let bound = local.filter(|addr| addr.port() != 0 || !addr.ip().is_unspecified());
-        meta.bound = bound.map(Box::new);
+        if bound.is_some() {
+            meta.rare_mut().bound = bound;
+        }
     }
     socket.place.lock().map_err(|_| poisoned())?.identity = identity;
     match table::set(number, Entry::Stream(Arc::new(socket))) {

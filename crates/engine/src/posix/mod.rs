@@ -121,7 +121,7 @@ pub fn bind(number: RawFd, addr: SocketAddr) -> io::Result<()> {
         return fail(libc::EINVAL);
     }
     rustix::net::bind(sys::borrow(number), &addr)?;
-    Socket::lock(&socket.meta)?.bound = tcp::local_addr(number).map(Box::new);
+    Socket::lock(&socket.meta)?.rare_mut().bound = tcp::local_addr(number);
     Ok(())
 }
 
@@ -162,7 +162,9 @@ pub fn connect_any(
         let mut meta = Socket::lock(&socket.meta)?;
         meta.candidates = addrs.to_vec();
         meta.candidates.extend(&socket.config.peer_addrs);
-        meta.host = host.map(Box::new);
+        if host.is_some() {
+            meta.rare_mut().host = host;
+        }
         meta.peer = Some(first);
     }
     socket.change(bits::CONNECTING, bits::FRESH);
@@ -197,7 +199,7 @@ fn prepare_connect(
     engine: &reactor::Engine,
 ) -> io::Result<()> {
     if !socket.has(bits::PUMPED) {
-        let bound = Socket::lock(&socket.meta)?.bound.is_some();
+        let bound = Socket::lock(&socket.meta)?.rare().bound.is_some();
         let watched = socket.epolls.lock().is_ok_and(|epolls| !epolls.is_empty());
         if !bound && !watched && !socket.nonblocking.load(Ordering::Relaxed) {
             // Nobody but the caller waits, and not on the number: the fresh socket may stay there.
@@ -665,7 +667,7 @@ pub fn getsockname(number: RawFd) -> io::Result<Option<SocketAddr>> {
                 return Ok(tcp::local_addr(number));
             }
             let meta = Socket::lock(&socket.meta)?;
-            Ok(meta.local.or_else(|| meta.bound.as_deref().copied()))
+            Ok(meta.local.or_else(|| meta.rare().bound))
         }
         None => tcp::name(plain(number)?),
     }
@@ -694,7 +696,7 @@ pub fn info(number: RawFd) -> io::Result<SessionInfo> {
 pub fn subscribe(number: RawFd) -> io::Result<Receiver<Event>> {
     let socket = stream(number)?;
     let (sender, receiver) = bounded(256);
-    Socket::lock(&socket.meta)?.subscribers.push(sender);
+    Socket::lock(&socket.meta)?.rare_mut().subscribers.push(sender);
     Ok(receiver)
 }
 

@@ -85,10 +85,7 @@ pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::R
         }
         (libc::SOL_SOCKET, libc::SO_DOMAIN) => {
             let meta = Socket::lock(&socket.meta)?;
-            let addr = meta
-                .peer
-                .or_else(|| meta.bound.as_deref().copied())
-                .or_else(|| tcp::local_addr(number));
+            let addr = meta.peer.or_else(|| meta.rare().bound).or_else(|| tcp::local_addr(number));
             let v6 = addr.is_some_and(|addr| addr.is_ipv6());
             return int(if v6 { libc::AF_INET6 } else { libc::AF_INET }, out);
         }
@@ -102,7 +99,7 @@ pub fn getsockopt(number: RawFd, level: i32, name: i32, out: &mut [u8]) -> io::R
     let meta = Socket::lock(&socket.meta)?;
     let family = meta
         .peer
-        .or_else(|| meta.bound.as_deref().copied())
+        .or_else(|| meta.rare().bound)
         .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let fresh = tcp::new_socket(&family)?;
     meta.options.get(fresh.as_raw_fd(), level, name, out)
@@ -119,6 +116,9 @@ pub fn fcntl(number: RawFd, command: i32, argument: i64) -> Option<io::Result<i3
         libc::F_SETFL => {
             let on = argument & i64::from(libc::O_NONBLOCK) != 0;
             if let Some(Entry::Stream(socket)) = table::get(number) {
+                // As for FIONBIO. The kernel's own call comes after it: on the old file if that
+                // stands, and the new one is made as the flag says by then.
+                let _place = Socket::lock(&socket.place);
                 socket.nonblocking.store(on, Ordering::Relaxed);
             }
             None

@@ -18,7 +18,7 @@ use super::{Command, Reactor, family::Guest};
 use crate::clock;
 use crate::error::{is_shortage, would_block};
 use crate::family::{self, MESSAGE_MAX_BYTES, Message};
-use crate::sys::{self, Fd, fd, pass};
+use crate::sys::{self, Fd, fd, pass, tcp};
 
 const BACKLOG: i32 = 64;
 /// When to look again at lines that could not be accepted.
@@ -259,7 +259,8 @@ impl Reactor {
     fn take_passed(&mut self, passed: Fd, hops: u8, message: &[u8]) {
         let _blocking = fd::set_nonblocking(passed.as_raw_fd(), true);
         if let Ok(passed) = fd::internal(passed) {
-            self.begin_handshake(passed, None, Some((hops, message)));
+            let peer = tcp::peer_addr(passed.as_raw_fd());
+            self.begin_handshake(passed, peer, None, Some((hops, message)));
         }
     }
 

@@ -7,17 +7,13 @@ use eversock_proto::control::Role;
 use eversock_proto::limits::{HANDSHAKE_DEADLINE, RECORD_DEADLINE};
 use eversock_proto::redial::Redial;
 
-use super::Reactor;
 use super::timer::Timer;
+use super::{Owned, Reactor};
 use crate::clock;
 use crate::config::RecoveryPolicy;
 use crate::event::EventKind;
 use crate::socket::{Socket, bits};
 use crate::sys;
-
-/// How often some sockets are looked at for numbers that were closed past us, and how many.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-const LOOKS_MAX: usize = 128;
 
 /// The redials that a peer's GOAWAYs ask for.
 ///
@@ -30,6 +26,11 @@ pub(super) struct Away {
 }
 
 impl Away {
+    /// True when there is something to remember.
+    pub(super) fn is_known(&self) -> bool {
+        self.due.is_some() || self.redial.attempts() > 0
+    }
+
     /// Another connection stands: what was asked on the one before is done.
     pub(super) fn forget(&mut self) {
         self.due = None;
@@ -45,37 +46,6 @@ pub(super) struct Halted {
 }
 
 impl Reactor {
-    /// There are sockets whose numbers may be closed past us.
-    pub(super) fn arm_look(&mut self) {
-        if self.looks_from.is_none() {
-            self.looks_from = Some(0);
-            self.timers.set(clock::now() + LOOK_EVERY, Timer::Numbers);
-        }
-    }
-
-    /// Looks at some sockets, those after the ones that were looked at last: whose numbers the
-    /// program has closed past us is closed.
-    pub(super) fn look_at_numbers(&mut self) {
-        let Some(from) = self.looks_from.take() else { return };
-        if self.owned.is_empty() {
-            return;
-        }
-        let some: Vec<_> = self
-            .owned
-            .range(from..)
-            .take(LOOKS_MAX)
-            .map(|(&id, o)| (id, o.socket.clone()))
-            .collect();
-        self.looks_from = Some(match some.last() {
-            Some((id, _)) if some.len() == LOOKS_MAX => id + 1,
-            _ => 0,
-        });
-        self.timers.set(clock::now() + LOOK_EVERY, Timer::Numbers);
-        for (_, socket) in some {
-            self.look_at(&socket);
-        }
-    }
-
     /// Ends the session of a socket whose numbers are gone as a close would.
     pub(super) fn look_at(&mut self, socket: &Arc<Socket>) {
         if !socket.owner.is(self.engine.instance) {
@@ -105,28 +75,30 @@ impl Reactor {
         });
         let Some(since) = since else { return };
         let Some(owned) = self.owned.get_mut(&socket.id) else { return };
-        if owned.away.due.is_some() {
+        let away = &mut owned.trouble_mut().away;
+        if away.due.is_some() {
             return;
         }
         let now = clock::now();
         let back_off = socket.config.back_off;
         if now - since > back_off.cap {
             // It was content with us for long enough.
-            owned.away.redial.progress();
+            away.redial.progress();
         }
-        let random = u32::from_ne_bytes(sys::fd::random());
-        let at = now + owned.away.redial.next(back_off, random);
-        owned.away.due = Some(at);
+        let random = sys::fd::jitter() as u32;
+        let at = now + away.redial.next(back_off, random);
+        away.due = Some(at);
         self.timers.set(at, Timer::Away(socket.id));
     }
 
     /// The time for the redial that a GOAWAY asked for has come.
     pub(super) fn away_due(&mut self, id: u64) {
         let Some(owned) = self.owned.get_mut(&id) else { return };
-        if owned.away.due.is_none_or(|at| at > clock::now()) {
+        let Some(trouble) = owned.trouble.as_mut() else { return };
+        if trouble.away.due.is_none_or(|at| at > clock::now()) {
             return;
         }
-        owned.away.due = None;
+        trouble.away.due = None;
         let socket = Arc::clone(&owned.socket);
         if socket.has(bits::DETACHED | bits::FAILED | bits::OVER | bits::CLOSED) {
             // A fault came first, and has a redial of its own; or nobody needs a better place.
@@ -191,19 +163,22 @@ impl Reactor {
         };
         let Some(owned) = self.owned.get_mut(&socket.id) else { return };
         let Some(now) = halted else {
-            owned.halted = None;
+            if let Some(trouble) = owned.trouble.as_mut() {
+                trouble.halted = None;
+            }
             return;
         };
-        match &owned.halted {
+        let halted = &mut owned.trouble_mut().halted;
+        match halted {
             Some(was) if (was.epoch, was.taken) == (now.epoch, now.taken) => {
                 let within = socket.config.connect_timeout.min(RECORD_DEADLINE);
                 if now.since - was.since >= within {
-                    owned.halted = None;
+                    *halted = None;
                     let cause = "a record has begun and does not go on".to_owned();
                     self.fault(Arc::clone(socket), now.epoch, cause);
                 }
             }
-            _ => owned.halted = Some(Box::new(now)),
+            _ => *halted = Some(now),
         }
     }
 
@@ -225,16 +200,29 @@ impl Reactor {
         }
     }
 
-    /// The peer has had its time to say START.
-    pub(super) fn start_due(&mut self, id: u64, epoch: u64) {
-        let Some(owned) = self.owned.get(&id) else { return };
-        let socket = Arc::clone(&owned.socket);
+    /// False once START has come, or nobody waits for it any more.
+    pub(super) fn owes_start(&self, id: u64, epoch: u64) -> bool {
+        let Some(Owned { socket, .. }) = self.owned.get(&id).map(|owned| &**owned) else {
+            return false;
+        };
         let gone = bits::DETACHED | bits::FAILED | bits::OVER | bits::CONNECTING;
         if !socket.owner.is(self.engine.instance) || socket.has(gone) {
-            return;
+            return false;
         }
         // A program that does not read leaves START in the kernel's queue.
         socket.eat_control_frames();
+        let Ok(rx) = socket.rx.try_lock() else { return true };
+        let silent = rx.receiver.as_ref().is_some_and(|receiver| !receiver.has_started());
+        silent && rx.epoch == epoch && rx.number >= 0
+    }
+
+    /// The peer has had its time to say START.
+    pub(super) fn start_due(&mut self, id: u64, epoch: u64) {
+        if !self.owes_start(id, epoch) {
+            return;
+        }
+        let Some(owned) = self.owned.get(&id) else { return };
+        let socket = Arc::clone(&owned.socket);
         let silent = {
             let Ok(rx) = socket.rx.lock() else { return };
             let Some(receiver) = rx.receiver.as_ref() else { return };

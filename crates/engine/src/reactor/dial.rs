@@ -91,6 +91,8 @@ pub(super) struct Attempt {
     fd: Option<Fd>,
     addr: SocketAddr,
     stage: Stage,
+    /// TCP has shaken hands.
+    stands: bool,
     reader: HelloReader,
     since: Instant,
 }
@@ -119,11 +121,11 @@ impl Reactor {
     /// Looks the peer's name up again, if it has one, and dials.
     pub(super) fn resolve_and_dial(&mut self, socket: &Arc<Socket>) {
         let (host, addrs) = match socket.meta.lock() {
-            Ok(meta) => (meta.host.clone(), meta.candidates.clone()),
+            Ok(meta) => (meta.rare().host.clone(), meta.candidates.clone()),
             Err(_) => return,
         };
         let Some(host) = host else { return self.dial(socket, addrs, false) };
-        let (name, port) = *host;
+        let (name, port) = host;
         // Resolving may block for long: not in this thread.
         let (engine, resolved) = (self.engine, Arc::clone(socket));
         let resolve = move || {
@@ -170,7 +172,8 @@ impl Reactor {
             self.waiting_dials.push_back(socket.id);
             return;
         }
-        let serial = fd::random_u64();
+        self.dialled += 1;
+        let serial = self.dialled;
         let dial = Dial {
             socket: Arc::clone(socket),
             again: if is_open { VecDeque::new() } else { addrs.clone().into() },
@@ -193,10 +196,14 @@ impl Reactor {
     fn plan_again(&mut self, id: u64, serial: u64) {
         if self.dials.get(&id).is_some_and(|dial| !dial.again.is_empty()) {
             // Jittered, so that sessions cut together do not come back together.
-            let part = f64::from(u16::from_ne_bytes(fd::random())) / f64::from(u16::MAX);
+            let part = f64::from(fd::jitter() as u16) / f64::from(u16::MAX);
             let after = AGAIN.mul_f64(0.75 + part / 2.0);
             self.timers.set(clock::now() + after, Timer::DialAgain(id, serial));
         }
+    }
+
+    pub(super) fn is_dialling(&self, id: u64, serial: u64) -> bool {
+        self.dials.get(&id).is_some_and(|dial| dial.serial == serial)
     }
 
     /// Nobody has answered for a while: a SYN may have been lost, or the line is back.
@@ -222,6 +229,8 @@ impl Reactor {
                             dial.running.push(token);
                         }
                         oldest.into_iter().for_each(|token| self.drop_attempt(token));
+                        // One that stands already is told of nothing more.
+                        self.attempt_ready(token);
                     }
                     // The others go on.
                     Err(error) => log::debug!("session {id}: not tried anew: {error}"),
@@ -266,7 +275,7 @@ impl Reactor {
                     if more {
                         self.timers.set(clock::now() + STAGGER, Timer::Stagger(id));
                     }
-                    // Over loopback it stands already.
+                    // It may stand already.
                     return self.attempt_ready(token);
                 }
                 Err(error) => self.note_failure(id, &error),
@@ -293,18 +302,22 @@ impl Reactor {
             }
             // After ours: what the program set counts.
             meta.options.apply(raw);
-            if let Some(bound) = meta.bound.as_deref().copied() {
+            if let Some(bound) = meta.rare().bound {
                 bind_again(raw, bound, self.dials.get(&socket.id).is_some_and(|d| d.is_open))?;
             }
         }
         tcp::connect(raw, &addr)?;
+        // Over loopback it stands already, and that it is writable would be no news.
+        let stands = tcp::peer_addr(raw).is_some();
         let token = self.token();
-        self.register(raw, token, Interest::READABLE | Interest::WRITABLE)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.register(raw, token, if stands { Interest::READABLE } else { both })?;
         let attempt = Attempt {
             socket: socket.id,
             fd: Some(fd),
             addr,
             stage,
+            stands,
             reader: HelloReader::default(),
             since: clock::now(),
         };
@@ -335,24 +348,25 @@ impl Reactor {
         loop {
             let Some(attempt) = self.attempts.get_mut(&token) else { return Ok(()) };
             let Some(raw) = attempt.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
-            if matches!(attempt.stage, Stage::Plain) {
+            let stood = attempt.stands;
+            if matches!(attempt.stage, Stage::Connecting | Stage::Plain) && !stood {
                 if let Some(error) = tcp::take_error(raw) {
                     return Err(error.into());
                 }
-                return if tcp::peer_addr(raw).is_some() {
-                    self.plain_stands(token)
-                } else {
-                    Ok(())
-                };
-            }
-            if matches!(attempt.stage, Stage::Connecting) {
-                if let Some(error) = tcp::take_error(raw) {
-                    return Err(error.into());
-                }
-                if tcp::peer_addr(raw).is_none() {
+                attempt.stands = tcp::peer_addr(raw).is_some();
+                if !attempt.stands {
                     return Ok(());
                 }
+            }
+            if matches!(attempt.stage, Stage::Plain) {
+                return self.plain_stands(token);
+            }
+            if matches!(attempt.stage, Stage::Connecting) {
                 self.say_hello(token, raw)?;
+                if stood {
+                    // What comes is an event, as nobody has been told of anything yet.
+                    return Ok(());
+                }
                 continue;
             }
             let mut buf = [0; eversock_proto::limits::HELLO_MAX_BYTES];
@@ -412,9 +426,12 @@ impl Reactor {
         let offsets = offsets(socket);
         let mut stale = None;
         if let Ok(mut meta) = socket.meta.lock() {
-            let since = meta.detached_since.take();
+            let rare = meta.rare_if_any();
+            let since = rare.and_then(|rare| {
+                rare.next_try = None;
+                rare.detached_since.take()
+            });
             let stalled = since.map_or(Duration::ZERO, |since| clock::now() - since);
-            meta.next_try = None;
             meta.attached_since = Some(clock::now());
             if let Some(control) = meta.control.as_mut() {
                 if control.role == Role::Client && epoch > 1 {
@@ -431,11 +448,12 @@ impl Reactor {
                 socket.tell(&mut meta, kind);
             }
         }
-        if let Some(owned) = self.owned.get_mut(&socket.id) {
-            owned.expires = None;
-            owned.refused_since = None;
-            owned.quiet.stands_anew(clock::now());
-            owned.away.forget();
+        let owned = self.owned.get_mut(&socket.id);
+        if let Some(trouble) = owned.and_then(|owned| owned.trouble.as_mut()) {
+            trouble.expires = None;
+            trouble.refused_since = None;
+            trouble.quiet.stands_anew(clock::now());
+            trouble.away.forget();
         }
         self.expect_start(socket, epoch);
         let is_stale = socket
@@ -544,20 +562,22 @@ impl Reactor {
         let now = clock::now();
         let mut short = None;
         if let Some(owned) = self.owned.get_mut(&id) {
-            owned.refused_since = if refused { owned.refused_since.or(Some(now)) } else { None };
-            short = owned
+            let trouble = owned.trouble_mut();
+            trouble.refused_since = trouble.refused_since.or(Some(now)).filter(|_| refused);
+            short = trouble
                 .refused_since
                 .map(|since| since + socket.config.grace_after_close.min(super::end::FOREVER));
         }
         if let Ok(mut meta) = socket.meta.lock() {
-            meta.last_error = Some(cause.clone());
+            meta.rare_mut().last_error = Some(cause.clone());
         }
         if socket.has(bits::CLOSED)
             && let Some(at) = short.as_mut()
         {
             // The program has closed, and the peer's process is gone: there is nobody on either
             // side for whom to wait.
-            let since = self.owned.get(&id).and_then(|owned| owned.refused_since).unwrap_or(now);
+            let since = self.owned.get(&id).and_then(|owned| owned.trouble.as_ref()?.refused_since);
+            let since = since.unwrap_or(now);
             *at = (*at).min(since + GONE_AFTER_CLOSE);
         }
         // The host answers and says that nobody is there: the peer's process has ended.
@@ -566,7 +586,8 @@ impl Reactor {
         }
         if let Some(at) = short {
             if let Some(owned) = self.owned.get_mut(&id) {
-                owned.expires = Some(owned.expires.map_or(at, |expires| expires.min(at)));
+                let expires = owned.expires().map_or(at, |expires| expires.min(at));
+                owned.trouble_mut().expires = Some(expires);
             }
             self.timers.set(at, Timer::Grace(id));
         }

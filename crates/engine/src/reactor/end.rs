@@ -157,8 +157,8 @@ impl Reactor {
         if detached {
             let planned = socket.meta.lock().is_ok_and(|mut meta| {
                 // A program that has closed cannot be asked.
-                meta.asking = false;
-                meta.next_try.is_some()
+                meta.rare_mut().asking = false;
+                meta.rare().next_try.is_some()
             });
             if !planned {
                 self.plan_redial(socket);
@@ -312,7 +312,7 @@ impl Reactor {
         }
         log::warn!("session {} has failed: {cause}", socket.id);
         if let Ok(mut meta) = socket.meta.lock() {
-            meta.last_error = Some(cause.to_owned());
+            meta.rare_mut().last_error = Some(cause.to_owned());
             let errno = socket.failure_number();
             socket.tell(&mut meta, EventKind::Failed { cause: cause.to_owned(), errno });
         }
@@ -499,7 +499,7 @@ impl Reactor {
 }
 
 fn last_error(socket: &Socket) -> String {
-    let known = socket.meta.lock().ok().and_then(|meta| meta.last_error.clone());
+    let known = socket.meta.lock().ok().and_then(|meta| meta.rare().last_error.clone());
     known.unwrap_or_default()
 }
 
@@ -526,7 +526,7 @@ mod tests {
             let mut reactor = Reactor::for_test();
             let (socket, far) = reactor.session_for_test(Config::default());
             let (subscriber, events) = crossbeam_channel::bounded(8);
-            socket.meta.lock().expect("a lock").subscribers.push(subscriber);
+            socket.meta.lock().expect("a lock").rare_mut().subscribers.push(subscriber);
             assert!(socket.set_failure(libc::ECONNABORTED));
             if first != "drain" {
                 socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);

@@ -25,6 +25,8 @@ use crate::socket::{Socket, bits};
 use crate::sys::thread::ROOMY;
 use crate::sys::{self, tcp};
 
+/// Sockets of the fault watch that are looked at in one turn of the engine.
+const WATCHED_PER_TURN: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Retransmission time-outs in a row before the path is probed beside.
 const BACKOFF_SUSPICIOUS: u8 = 2;
@@ -68,24 +70,21 @@ impl Quiet {
 }
 
 impl Reactor {
-    /// The fault watch has something.
+    /// The fault watch has something. A part is taken in one turn, so that of ten thousand
+    /// connections which die together the first are replaced before the last are looked at: one
+    /// whose resume comes before that needs nothing in its place meanwhile.
     pub(super) fn watched(&mut self) {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 128];
-        loop {
-            // SAFETY: `events` is writable for its length.
-            let n = unsafe {
-                libc::epoll_wait(self.engine.watch.as_raw_fd(), events.as_mut_ptr(), 128, 0)
-            };
-            let Ok(n) = usize::try_from(n) else { return };
-            for event in &events[..n] {
-                let (id, seen) = (event.u64, event.events.cast_signed());
-                if let Some(owned) = self.owned.get(&id) {
-                    let socket = Arc::clone(&owned.socket);
-                    self.watched_one(&socket, seen);
-                }
-            }
-            if n < events.len() {
-                return;
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; WATCHED_PER_TURN];
+        let (watch, most) = (self.engine.watch.as_raw_fd(), WATCHED_PER_TURN as i32);
+        // SAFETY: `events` is writable for its length.
+        let n = unsafe { libc::epoll_wait(watch, events.as_mut_ptr(), most, 0) };
+        let Ok(n) = usize::try_from(n) else { return };
+        self.watch_again = n == WATCHED_PER_TURN;
+        for event in &events[..n] {
+            let (id, seen) = (event.u64, event.events.cast_signed());
+            if let Some(owned) = self.owned.get(&id) {
+                let socket = Arc::clone(&owned.socket);
+                self.watched_one(&socket, seen);
             }
         }
     }
@@ -237,8 +236,9 @@ impl Reactor {
                 }
             }
         }
-        if let Some(owned) = self.owned.get_mut(&socket.id) {
-            owned.put_off = None;
+        let owned = self.owned.get_mut(&socket.id);
+        if let Some(trouble) = owned.and_then(|owned| owned.trouble.as_mut()) {
+            trouble.put_off = None;
         }
     }
 
@@ -290,7 +290,7 @@ impl Reactor {
         log::info!("session {}: {cause}", socket.id);
         let now = clock::now();
         let Ok(mut meta) = socket.meta.lock() else { return };
-        meta.detached_since = Some(now);
+        meta.rare_mut().detached_since = Some(now);
         // A connection that stood for a while was worth its dial, even if nothing was said on it.
         let stood = meta.attached_since.take().map_or(Duration::ZERO, |since| now - since);
         if stood >= STOOD_WELL
@@ -298,8 +298,7 @@ impl Reactor {
         {
             control.redial.progress();
         }
-        meta.last_error = Some(cause.clone());
-        meta.resumed_beside = false;
+        meta.rare_mut().last_error = Some(cause.clone());
         socket.tell(&mut meta, EventKind::Fault { cause: cause.clone() });
         let Some(control) = meta.control.as_ref() else { return };
         let role = control.role;
@@ -317,8 +316,8 @@ impl Reactor {
         };
         if let Some(owned) = self.owned.get_mut(&socket.id) {
             let until = now + grace.min(super::end::FOREVER);
-            owned.expires = Some(until);
-            owned.refused_since = None;
+            owned.trouble_mut().expires = Some(until);
+            owned.trouble_mut().refused_since = None;
             self.timers.set(until, Timer::Grace(socket.id));
         }
         self.recover(socket, report);
@@ -328,7 +327,7 @@ impl Reactor {
     pub(super) fn adopted_detached(&mut self, socket: &Arc<Socket>, role: Role) {
         let until = clock::now() + socket.config.grace.min(super::end::FOREVER);
         if let Some(owned) = self.owned.get_mut(&socket.id) {
-            owned.expires = Some(until);
+            owned.trouble_mut().expires = Some(until);
             self.timers.set(until, Timer::Grace(socket.id));
         }
         if role == Role::Client {
@@ -345,12 +344,12 @@ impl Reactor {
             RecoveryPolicy::Automatic => self.plan_redial(socket),
             RecoveryPolicy::AskOutside => {
                 if let Ok(mut meta) = socket.meta.lock() {
-                    meta.asking = true;
+                    meta.rare_mut().asking = true;
                 }
             }
             RecoveryPolicy::Ask(callback) => {
                 if let Ok(mut meta) = socket.meta.lock() {
-                    meta.asking = true;
+                    meta.rare_mut().asking = true;
                 }
                 let (callback, asked) = (Arc::clone(callback), Arc::clone(socket));
                 let engine = self.engine;
@@ -369,7 +368,8 @@ impl Reactor {
     /// The answer to a question.
     pub(super) fn answered(&mut self, socket: &Arc<Socket>, answer: Answer) {
         // Someone may have dialled without waiting for the answer.
-        let asked = socket.meta.lock().is_ok_and(|mut meta| std::mem::take(&mut meta.asking));
+        let asked =
+            socket.meta.lock().is_ok_and(|mut meta| std::mem::take(&mut meta.rare_mut().asking));
         if !asked || !socket.has(bits::DETACHED) || socket.has(bits::FAILED) {
             return;
         }
@@ -383,22 +383,23 @@ impl Reactor {
     pub(super) fn plan_redial(&mut self, socket: &Arc<Socket>) {
         let Ok(mut guard) = socket.meta.lock() else { return };
         let meta = &mut *guard;
+        let asking = meta.rare().asking;
         let Some(control) = meta.control.as_mut() else { return };
         // A dial from before the fault may fail while someone is still being asked.
-        if control.role == Role::Server || meta.asking || self.dials.contains_key(&socket.id) {
+        if control.role == Role::Server || asking || self.dials.contains_key(&socket.id) {
             return;
         }
         let limit = socket.config.redial_limit;
         if limit > 0 && control.redial.attempts() >= limit {
             let cause = format!("{limit} redials brought nothing");
-            meta.last_error = Some(cause.clone());
+            meta.rare_mut().last_error = Some(cause.clone());
             return self.give_up_later(socket, libc::ETIMEDOUT, cause);
         }
-        let random = u32::from_ne_bytes(sys::fd::random());
+        let random = sys::fd::jitter() as u32;
         let after = control.redial.next(socket.config.back_off, random);
         let attempt = control.redial.attempts();
         let at = clock::now() + after;
-        meta.next_try = Some(at);
+        meta.rare_mut().next_try = Some(at);
         // The last call of a session that is over is nobody's affair.
         if !socket.has(bits::OVER) {
             socket.tell(meta, EventKind::Redialling { attempt, after });
@@ -427,9 +428,9 @@ impl Reactor {
         }
         // A timer left from an earlier outage is not this one's.
         let is_due = socket.meta.lock().is_ok_and(|mut meta| {
-            let due = meta.next_try.is_some_and(|at| at <= clock::now());
+            let due = meta.rare().next_try.is_some_and(|at| at <= clock::now());
             if due {
-                meta.next_try = None;
+                meta.rare_mut().next_try = None;
             }
             due
         });
@@ -442,7 +443,7 @@ impl Reactor {
         let report = {
             let Ok(meta) = socket.meta.lock() else { return };
             let Some(control) = meta.control.as_ref() else { return };
-            let cause = meta.last_error.clone().unwrap_or_default();
+            let cause = meta.rare().last_error.clone().unwrap_or_default();
             report(&socket, control.id.to_string(), meta.peer, control.epoch(), &cause)
         };
         let engine = self.engine;
@@ -479,7 +480,7 @@ impl Reactor {
             && let Ok(mut meta) = socket.meta.lock()
         {
             // First, so that who sees the failure sees why.
-            meta.last_error = Some(cause.to_owned());
+            meta.rare_mut().last_error = Some(cause.to_owned());
         }
         if socket.set_failure(number) {
             self.failed(Arc::clone(socket), cause.to_owned());
@@ -490,14 +491,14 @@ impl Reactor {
     pub(super) fn grace_over(&mut self, id: u64) {
         let Some(owned) = self.owned.get(&id) else { return };
         let now = clock::now();
-        if owned.expires.is_none_or(|at| at > now) || !owned.socket.has(bits::DETACHED) {
+        if owned.expires().is_none_or(|at| at > now) || !owned.socket.has(bits::DETACHED) {
             return;
         }
         let socket = Arc::clone(&owned.socket);
         if !socket.owner.is(self.engine.instance) {
             return;
         }
-        let cause = socket.meta.lock().ok().and_then(|meta| meta.last_error.clone());
+        let cause = socket.meta.lock().ok().and_then(|meta| meta.rare().last_error.clone());
         let cause = cause.unwrap_or_default();
         let number = if cause_is_silence(&cause) { libc::ETIMEDOUT } else { libc::ECONNRESET };
         self.give_up(&socket, number, &format!("not resumed within the grace: {cause}"));
@@ -521,7 +522,7 @@ impl Reactor {
             return log::info!("session {}: its policy is never to dial again", socket.id);
         }
         if let Ok(mut meta) = socket.meta.lock() {
-            meta.asking = false;
+            meta.rare_mut().asking = false;
         }
         self.redial_now(socket);
     }
@@ -531,7 +532,7 @@ impl Reactor {
     /// "never" nothing is dialled. A session that waits for its answer goes on waiting.
     fn redial_for_path(&mut self, socket: &Arc<Socket>) {
         let is_automatic = matches!(socket.config.policy, RecoveryPolicy::Automatic);
-        let waits = socket.meta.lock().is_ok_and(|meta| meta.asking);
+        let waits = socket.meta.lock().is_ok_and(|meta| meta.rare().asking);
         if is_automatic || socket.has(bits::DETACHED) && !waits {
             self.redial_now(socket);
         }
@@ -619,7 +620,7 @@ impl Reactor {
                 self.look_at_path(socket, number);
                 socket.list_for_sweep();
             } else if let Some(owned) = self.owned.get_mut(&socket.id) {
-                owned.quiet = Quiet::default();
+                owned.calm();
             }
         }
     }
@@ -636,7 +637,8 @@ impl Reactor {
             .wrapping_add(socket.shared.ack.load(Ordering::Relaxed));
         let now = clock::now();
         let Some(owned) = self.owned.get_mut(&socket.id) else { return };
-        if owned.quiet.look(progress, now, socket.config.probe_after, || is_backing_off(number)) {
+        let quiet = &mut owned.trouble_mut().quiet;
+        if quiet.look(progress, now, socket.config.probe_after, || is_backing_off(number)) {
             self.redial_for_path(socket);
         }
     }

@@ -9,6 +9,8 @@ mod family;
 mod fault;
 mod foreign;
 mod heir;
+mod idle;
+mod owned;
 mod pump;
 mod put_off;
 mod serve;
@@ -36,6 +38,7 @@ use crate::listener::Listener;
 use crate::process;
 use crate::socket::{Socket, Watch};
 use crate::sys::{self, Fd, fd};
+use owned::Owned;
 use timer::{Timer, Timers};
 
 /// What other threads tell the engine.
@@ -235,6 +238,7 @@ const STACK_BYTES: usize = 512 * 1024;
 
 fn start() -> io::Result<&'static Engine> {
     let _kept = crate::mark::address();
+    fd::seed_jitter();
     // Under the preload its number is moved up: what this thread makes now is not the program's.
     let before = ON_ENGINE.replace(true);
     let poll = Poll::new();
@@ -361,49 +365,6 @@ fn watch_events(watch: &Watch) -> i32 {
     events
 }
 
-/// A session that this process answers for.
-#[derive(Debug)]
-struct Owned {
-    socket: Arc<Socket>,
-    id: SessionId,
-    /// Set once the program has closed it.
-    linger: Option<Box<end::Linger>>,
-    /// When a detached server session is given up, or a client's redialling ends.
-    expires: Option<Instant>,
-    /// Since when the peer's host says that nobody is there.
-    refused_since: Option<Instant>,
-    /// All is done on our side; one more dial tells the server that its FIN has come.
-    last_call: bool,
-    /// It has failed; one more dial tells the server so.
-    tells: bool,
-    /// For the end-to-end check.
-    quiet: fault::Quiet,
-    /// Back-off of the redials that the peer's GOAWAY asks for.
-    away: check::Away,
-    /// A record that has begun and does not go on.
-    halted: Option<Box<check::Halted>>,
-    /// A fault that cannot be dealt with yet.
-    put_off: Option<Box<put_off::PutOff>>,
-}
-
-impl Owned {
-    fn new(socket: Arc<Socket>, id: SessionId) -> Box<Self> {
-        Box::new(Self {
-            socket,
-            id,
-            linger: None,
-            expires: None,
-            refused_since: None,
-            last_call: false,
-            tells: false,
-            quiet: fault::Quiet::default(),
-            away: check::Away::default(),
-            halted: None,
-            put_off: None,
-        })
-    }
-}
-
 /// What the thread itself holds.
 pub(crate) struct Reactor {
     engine: &'static Engine,
@@ -440,6 +401,10 @@ pub(crate) struct Reactor {
     resolving: usize,
     swept: bool,
     waiting_dials: VecDeque<u64>,
+    /// Dials so far, to tell one from the next.
+    dialled: u64,
+    /// The fault watch may have more than was taken from it.
+    watch_again: bool,
     /// Peers that do not speak eversock, and since when that is known.
     plain_peers: HashMap<SocketAddr, Instant>,
     /// What was said of connections that were refused.
@@ -448,8 +413,8 @@ pub(crate) struct Reactor {
     suspects: serve::Suspects,
     /// Listeners with more to accept than one turn takes.
     accept_again: HashSet<u64>,
-    /// Where the next look for lost numbers begins; `None` while none is planned.
-    looks_from: Option<u64>,
+    /// The looks for lost numbers; `None` while none is planned.
+    looks: Option<idle::Looks>,
     /// Lines from other processes.
     lines: HashMap<usize, channel::Line>,
     /// The far ends of guests' pumps, and which line each belongs to.
@@ -489,11 +454,13 @@ impl Reactor {
             resolving: 0,
             swept: false,
             waiting_dials: VecDeque::new(),
+            dialled: 0,
+            watch_again: false,
             plain_peers: HashMap::new(),
             refusals: serve::Refusals::default(),
             suspects: serve::Suspects::default(),
             accept_again: HashSet::new(),
-            looks_from: None,
+            looks: None,
             lines: HashMap::new(),
             far_ends: HashMap::new(),
             masters: HashMap::new(),
@@ -563,6 +530,12 @@ impl Reactor {
             }
             self.engine.sleeping.store(false, Ordering::SeqCst);
             self.notice_suspend();
+            if !events.is_empty() {
+                self.note_stir();
+            }
+            if std::mem::take(&mut self.watch_again) {
+                self.watched();
+            }
             for event in &events {
                 self.dispatch(
                     event.token(),
@@ -588,10 +561,14 @@ impl Reactor {
         }
     }
 
-    fn time_to_sleep(&self) -> Option<Duration> {
+    fn time_to_sleep(&mut self) -> Option<Duration> {
+        if self.watch_again {
+            return Some(Duration::ZERO);
+        }
         if !self.again.is_empty() {
             return Some(Duration::from_micros(200));
         }
+        self.weed_timers();
         let now = clock::now();
         self.timers.next().map(|at| at.saturating_duration_since(now))
     }
@@ -733,7 +710,7 @@ mod tests {
     fn the_parts_of_a_session_leave_room_below_two_kibibytes() {
         let state = size_of::<Socket>() + size_of::<Owned>();
         let proto = size_of::<Sender>() + size_of::<Receiver>() + size_of::<Control>();
-        assert!(state + proto <= 1600, "{state} B in the engine, {proto} B in the protocol");
+        assert!(state + proto <= 1376, "{state} B in the engine, {proto} B in the protocol");
     }
 
     impl Reactor {
@@ -751,8 +728,12 @@ mod tests {
             assert!(socket.owner.claim(self.engine.instance, true));
             let mut sender = Sender::new(Arc::default(), 0, 0);
             sender.begin_epoch(0).expect("nothing was sent");
-            *socket.lock_tx().expect("a lock") =
-                Tx { sender: Some(Box::new(sender)), number: near.as_raw_fd(), epoch: 6 };
+            *socket.lock_tx().expect("a lock") = Tx {
+                sender: Some(Box::new(sender)),
+                number: near.as_raw_fd(),
+                epoch: 6,
+                looked: 0,
+            };
             socket.place.lock().expect("a lock").private = Some(near);
             let id = SessionId::new(self.engine.instance, local);
             self.owned.insert(local, Owned::new(Arc::clone(&socket), id));

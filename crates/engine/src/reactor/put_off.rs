@@ -23,7 +23,7 @@ pub(super) struct PutOff {
 
 impl Reactor {
     fn waiting_fault(&self, socket: &Socket) -> Option<&PutOff> {
-        self.owned.get(&socket.id)?.put_off.as_deref()
+        self.owned.get(&socket.id)?.trouble.as_ref()?.put_off.as_ref()
     }
 
     /// True for the fault of a connection before the one whose own fault waits: a late word that
@@ -40,12 +40,13 @@ impl Reactor {
 
     pub(super) fn put_off(&mut self, socket: &Socket, epoch: u64, seen: Instant, cause: &str) {
         let Some(owned) = self.owned.get_mut(&socket.id) else { return };
-        match owned.put_off.as_deref_mut() {
+        let put_off = &mut owned.trouble_mut().put_off;
+        match put_off.as_mut() {
             Some(it) if it.epoch == epoch && it.cause == cause => {}
             Some(it) if it.epoch == epoch => cause.clone_into(&mut it.cause),
             _ => {
                 let cause = cause.to_owned();
-                owned.put_off = Some(Box::new(PutOff { epoch, seen, cause, look_at: None }));
+                *put_off = Some(PutOff { epoch, seen, cause, look_at: None });
             }
         }
     }
@@ -59,7 +60,8 @@ impl Reactor {
     /// There was nothing to put in the place of a dead connection: perhaps there is now.
     pub(super) fn fault_again(&mut self, id: u64) {
         let Some(owned) = self.owned.get(&id) else { return };
-        let Some(PutOff { epoch, cause, look_at, .. }) = owned.put_off.as_deref() else { return };
+        let put_off = owned.trouble.as_ref().and_then(|trouble| trouble.put_off.as_ref());
+        let Some(PutOff { epoch, cause, look_at, .. }) = put_off else { return };
         if look_at.is_none_or(|at| at > clock::now()) {
             // The timer of an earlier one.
             return;
@@ -72,7 +74,8 @@ impl Reactor {
     pub(super) fn look_again(&mut self, socket: &Socket) {
         let now = clock::now();
         let Some(owned) = self.owned.get_mut(&socket.id) else { return };
-        let Some(it) = owned.put_off.as_deref_mut() else { return };
+        let put_off = owned.trouble.as_mut().and_then(|trouble| trouble.put_off.as_mut());
+        let Some(it) = put_off else { return };
         if it.look_at.is_none_or(|at| at <= now) {
             let at = now + SHORTAGE_PAUSE;
             it.look_at = Some(at);

@@ -212,7 +212,7 @@ impl Reactor {
                 Ok(fd) => match fd::internal(fd) {
                     Ok(fd) => {
                         let peer = tcp::peer_addr(fd.as_raw_fd());
-                        self.begin_handshake(fd, Some(id), None);
+                        self.begin_handshake(fd, peer, Some(id), None);
                         self.keep_to_share(id, peer);
                     }
                     Err(error) => log::warn!("no descriptor for a new connection: {error}"),
@@ -237,6 +237,7 @@ impl Reactor {
     pub(super) fn begin_handshake(
         &mut self,
         fd: Fd,
+        peer: Option<SocketAddr>,
         listener: Option<u64>,
         first: Option<(u8, &[u8])>,
     ) {
@@ -247,7 +248,7 @@ impl Reactor {
         }
         let now = clock::now();
         let handshake = Handshake {
-            peer: tcp::peer_addr(raw),
+            peer,
             fd: Some(fd),
             listener,
             hops: first.map_or(0, |(hops, _)| hops),

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 
 use core::net::SocketAddr;
 use eversock_proto::seal::{Opener, Sealer};
-use rustix::net::SocketType;
 
 use super::{Counted, Place, Rx, Socket, Tx, bits};
 use crate::error::poisoned;
@@ -33,6 +32,17 @@ pub(super) struct Held<'a> {
     pub(super) place: MutexGuard<'a, Place>,
     pub(super) tx: MutexGuard<'a, Tx>,
     pub(super) rx: MutexGuard<'a, Rx>,
+}
+
+/// What becomes of the file that stood under a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Old {
+    /// It is shut, so that whoever sleeps on it wakes, and goes.
+    Shut,
+    /// It lives on elsewhere.
+    Kept,
+    /// The kernel has ended it, and woken all who slept on it.
+    Dead,
 }
 
 /// What became of an attempt to take a connection away.
@@ -64,7 +74,7 @@ impl Socket {
         if !self.has(bits::FAILED)
             && let Ok(mut meta) = self.meta.try_lock()
         {
-            meta.last_error = Some(cause.to_owned());
+            meta.rare_mut().last_error = Some(cause.to_owned());
         }
         if self.set_failure(number) {
             self.command(Command::Failed { socket: Arc::clone(self), cause: cause.to_owned() });
@@ -148,12 +158,17 @@ impl Socket {
             && !self.has(bits::PUMPED)
             && !held.place.numbers.is_empty();
         // Before anything is changed: where there are no descriptors the fault has to wait.
-        let stand_in = needs_placeholder.then(|| fd::unix_pair(SocketType::STREAM)).transpose()?;
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        let stand_in = needs_placeholder.then(|| fd::stand_in(nonblocking)).transpose()?;
+        let mut old = Old::Shut;
         if let Some(real) = connection {
-            if let Some(cause) = self.spoiled(&held, real) {
-                held.tx.number = -1;
-                held.rx.number = -1;
-                return Ok(Ok(TakenDown::Spoiled(cause)));
+            match self.spoiled(&held, real) {
+                Ok(found) => old = found,
+                Err(cause) => {
+                    held.tx.number = -1;
+                    held.rx.number = -1;
+                    return Ok(Ok(TakenDown::Spoiled(cause)));
+                }
             }
             self.drain_old(&mut held.rx, real);
         }
@@ -167,7 +182,12 @@ impl Socket {
                 tcp::discard(private);
             }
         } else if let Some(pair) = stand_in.filter(|_| !is_over) {
-            self.put_in_place(&mut held.place, pair, false)?;
+            let now = self.nonblocking.load(Ordering::Relaxed);
+            if now != nonblocking {
+                // The program has changed it while the queue was emptied.
+                fd::set_nonblocking(pair.0.as_raw_fd(), now)?;
+            }
+            self.put_in_place(&mut held.place, pair, old)?;
             if self.sleepers.has_leader() {
                 // A leader that was on its way to sleep would sleep on the placeholder.
                 held.place.nudge();
@@ -199,27 +219,26 @@ impl Socket {
         place: &mut Place,
         full: bool,
     ) -> io::Result<()> {
-        self.put_in_place(place, fd::unix_pair(SocketType::STREAM)?, full)
+        let pair = fd::stand_in(self.nonblocking.load(Ordering::Relaxed))?;
+        if full {
+            fill(pair.0.as_raw_fd());
+        }
+        self.put_in_place(place, pair, Old::Shut)
     }
 
     fn put_in_place(
         self: &Arc<Self>,
         place: &mut Place,
         (program_end, ours): (Fd, Fd),
-        full: bool,
+        old: Old,
     ) -> io::Result<()> {
-        if full {
-            fill(program_end.as_raw_fd());
-        }
-        fd::set_nonblocking(program_end.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
-        self.put(place, program_end, true)?;
+        self.put(place, program_end, old)?;
         place.placeholder = Some(ours);
         Ok(())
     }
 
-    /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one;
-    /// unless `shut`, the old one lives on elsewhere and is left alone.
-    pub(super) fn put(self: &Arc<Self>, place: &mut Place, new: Fd, shut: bool) -> io::Result<()> {
+    /// Puts a new file under all the socket's numbers and wakes whoever sleeps on the old one.
+    pub(super) fn put(self: &Arc<Self>, place: &mut Place, new: Fd, old: Old) -> io::Result<()> {
         let identity = fd::identity(new.as_raw_fd())?;
         self.drop_stale_numbers(place);
         let sets: Vec<_> = self
@@ -236,14 +255,14 @@ impl Socket {
         if let Some(&first) = place.numbers.first() {
             // A fresh socket has no sleepers, and an old placeholder only needs a nudge.
             let is_fresh = self.has(bits::CONNECTING) && place.placeholder.is_none();
-            let is_real = !is_fresh && place.placeholder.is_none();
-            let old = is_real.then(|| fd::dup_internal(first)).transpose();
-            match (&place.placeholder, &old) {
-                (Some(_), _) => place.nudge(),
-                _ if !shut => {}
-                (None, Ok(Some(old))) => tcp::shut_both(old.as_raw_fd()),
-                (None, Ok(None)) => {}
-                (None, Err(_)) => tcp::shut_both(first),
+            let shuts = !is_fresh && place.placeholder.is_none() && old == Old::Shut;
+            let kept = shuts.then(|| fd::dup_internal(first)).transpose();
+            match &kept {
+                // Others have bells, and one that comes now is woken by the end of its pair.
+                Ok(None) if self.sleepers.has_leader() => place.nudge(),
+                Ok(None) => {}
+                Ok(Some(kept)) => tcp::shut_both(kept.as_raw_fd()),
+                Err(_) => tcp::shut_both(first),
             }
             for &number in &place.numbers {
                 let cloexec = fd::is_cloexec(number).unwrap_or(false);
@@ -251,10 +270,8 @@ impl Socket {
                     result = Err(error);
                 }
             }
-            if let Ok(Some(old)) = old
-                && shut
-            {
-                tcp::discard(old);
+            if let Ok(Some(kept)) = kept {
+                tcp::discard(kept);
             }
         }
         place.placeholder = None;
@@ -349,12 +366,11 @@ impl Socket {
         if self.reader_must_leave(&held) {
             return Ok(Err(Busy));
         }
+        let mut old = Old::Shut;
         if !self.has(bits::DETACHED | bits::CONNECTING)
             && let Some(real) = self.connection(&held.place)
         {
-            if let Some(cause) = self.spoiled(&held, real) {
-                return Err(io::Error::other(cause));
-            }
+            old = self.spoiled(&held, real).map_err(io::Error::other)?;
             self.drain_old(&mut held.rx, real);
         }
         let Some(fd) = new.take() else { return Err(poisoned()) };
@@ -380,7 +396,7 @@ impl Socket {
             number
         } else {
             fd::set_nonblocking(fd.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
-            self.put(&mut held.place, fd, true)?;
+            self.put(&mut held.place, fd, old)?;
             let Some(&number) = held.place.numbers.first() else {
                 return Err(crate::error::errno(libc::EBADF));
             };
@@ -416,7 +432,7 @@ impl Socket {
             return Err(crate::error::errno(libc::ECANCELED));
         }
         fd::set_nonblocking(fd.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
-        self.put(&mut held.place, fd, true)?;
+        self.put(&mut held.place, fd, Old::Shut)?;
         let numbers = std::mem::take(&mut held.place.numbers);
         // Before the bits, as a connect that sleeps returns with them.
         for &number in &numbers {
@@ -480,28 +496,32 @@ impl Socket {
 
     /// Says so if somebody has read from a direct connection, or written to it, past our calls: a
     /// plain read(2) takes bytes that a resume would never bring again, and what a plain write(2)
-    /// has put between our frames is lost with the connection (DESIGN 6).
-    fn spoiled(&self, held: &Held<'_>, real: RawFd) -> Option<&'static str> {
-        let counted = held.rx.counted.filter(|_| !self.has(bits::PUMPED))?;
-        if engine_if_running()?.instance != counted.by {
-            return None;
-        }
-        let now = tcp::traffic(real)?;
-        let (sender, receiver) = (held.tx.sender.as_ref()?, held.rx.receiver.as_ref()?);
+    /// has put between our frames is lost with the connection (DESIGN 6). Otherwise what is to
+    /// become of the connection.
+    fn spoiled(&self, held: &Held<'_>, real: RawFd) -> Result<Old, &'static str> {
+        let us = engine_if_running().map(|engine| engine.instance);
+        let counted = held.rx.counted.filter(|_| !self.has(bits::PUMPED));
+        let Some(counted) = counted.filter(|counted| us == Some(counted.by)) else {
+            return Ok(Old::Shut);
+        };
+        let Some(now) = tcp::traffic(real) else { return Ok(Old::Shut) };
+        let (Some(sender), Some(receiver)) = (&held.tx.sender, &held.rx.receiver) else {
+            return Ok(Old::Shut);
+        };
         let fin = u64::from(!now.is_open);
         let read = now.read.wrapping_sub(counted.from.read);
         let written = now.written.wrapping_sub(counted.from.written);
         if read > receiver.taken() + fin {
             let (id, ours) = (self.id, receiver.taken());
             log::error!("session {id}: {read} bytes were read, {ours} of them by eversock");
-            return Some("something else has read from the descriptor; use the evs_ calls only");
+            return Err("something else has read from the descriptor; use the evs_ calls only");
         }
         if written > sender.given() + fin {
             let (id, ours) = (self.id, sender.given());
             log::error!("session {id}: {written} bytes were written, {ours} of them by eversock");
-            return Some("something else has written to the descriptor; use the evs_ calls only");
+            return Err("something else has written to the descriptor; use the evs_ calls only");
         }
-        None
+        Ok(if now.is_dead { Old::Dead } else { Old::Shut })
     }
 
     /// Takes the byte that woke a leader from the placeholder, which would be readable for ever.

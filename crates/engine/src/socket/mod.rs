@@ -128,6 +128,8 @@ pub(crate) struct Tx {
     /// Where to write; -1 when no connection stands.
     pub(crate) number: RawFd,
     pub(crate) epoch: u64,
+    /// How much had been written when the program's thread last looked for acks.
+    pub(crate) looked: u64,
 }
 
 /// The receiving direction.
@@ -182,21 +184,52 @@ pub(crate) struct Meta {
     pub(crate) local: Option<SocketAddr>,
     /// Where the session may be found, best first.
     pub(crate) candidates: Vec<SocketAddr>,
-    /// A name to be resolved again at each redial.
-    pub(crate) host: Option<Box<(String, u16)>>,
-    /// The source address that the program bound.
-    pub(crate) bound: Option<Box<SocketAddr>>,
     pub(crate) peer_grace: Duration,
     pub(crate) attached_since: Option<Instant>,
-    pub(crate) detached_since: Option<Instant>,
-    pub(crate) next_try: Option<Instant>,
-    pub(crate) last_error: Option<String>,
-    pub(crate) resumed_beside: bool,
     /// The listener that a session was born of: it must go on listening for the resumes.
     pub(crate) born_of: Option<Arc<Listener>>,
     pub(crate) ended: Option<Reason>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few sessions have, or only those that were cut once: made at its first use.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// A name to be resolved again at each redial.
+    pub(crate) host: Option<(String, u16)>,
+    /// The source address that the program bound.
+    pub(crate) bound: Option<SocketAddr>,
+    pub(crate) detached_since: Option<Instant>,
+    pub(crate) next_try: Option<Instant>,
+    pub(crate) last_error: Option<String>,
     pub(crate) subscribers: Vec<ChannelSender<Event>>,
     pub(crate) asking: bool,
+}
+
+impl Meta {
+    /// To be read.
+    pub(crate) fn rare(&self) -> &Rare {
+        static NONE: Rare = Rare {
+            host: None,
+            bound: None,
+            detached_since: None,
+            next_try: None,
+            last_error: None,
+            subscribers: Vec::new(),
+            asking: false,
+        };
+        self.rare.as_deref().unwrap_or(&NONE)
+    }
+
+    /// To be changed, if there is anything yet.
+    pub(crate) fn rare_if_any(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut()
+    }
+
+    /// To be set.
+    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
 }
 
 /// One virtual socket.
@@ -227,7 +260,7 @@ pub(crate) struct Socket {
 // What every idle session costs. A field more is a decision: the sum is told by
 // `cargo bench -- --only memory`, and is to stay below 2 KiB for a client.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Socket>() <= 768);
+const _: () = assert!(size_of::<Socket>() <= 632);
 
 impl Socket {
     pub(crate) fn new(id: u64, config: Arc<Config>, numbers: Vec<RawFd>, first_bits: u32) -> Self {
@@ -397,8 +430,9 @@ impl Socket {
     /// Tells subscribers; those that are gone are forgotten, those that are full miss it.
     pub(crate) fn tell(&self, meta: &mut Meta, kind: EventKind) {
         let epoch = meta.control.as_ref().map_or(0, |control| control.epoch());
+        let Some(rare) = meta.rare_if_any() else { return };
         let event = Event { local_id: self.id, epoch, kind };
-        meta.subscribers.retain(|subscriber| {
+        rare.subscribers.retain(|subscriber| {
             !matches!(
                 subscriber.try_send(event.clone()),
                 Err(crossbeam_channel::TrySendError::Disconnected(_))

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use eversock_proto::limits::HEADER_BYTES;
 use eversock_proto::recv::Receiver;
+use eversock_proto::send::ack_step;
 
 use super::{Socket, bits};
 use crate::error::{caught, guarded, number, would_block};
@@ -68,6 +69,7 @@ impl Socket {
     #[inline]
     fn send_in(self: &Arc<Self>, bytes: &[u8], frame: &mut [u8]) -> io::Result<Small> {
         let shared = &self.shared;
+        let mut looks = false;
         let after = caught(|| {
             let Ok(mut tx) = self.tx.try_lock() else { return Ok(After::NotHere) };
             if self.bits() & !bits::STASH != 0 || !process::is_ours(self) || tx.number < 0 {
@@ -95,6 +97,7 @@ impl Socket {
                     let told = sender.told();
                     shared.told_edge.store(told.edge(), Ordering::Release);
                     shared.told_ack.store(told.ack, Ordering::Release);
+                    looks = tx.is_to_look();
                     Ok(if taken < n { After::Owed } else { After::Nothing })
                 }
                 Err(error) if would_block(&error) || number(&error) == libc::ENOBUFS => {
@@ -119,8 +122,11 @@ impl Socket {
             }
         };
         // As `finish_tx` does: whoever could not have the lock has set the flag.
-        if wish::is_left(&shared.ack_wanted) || !shared.in_sweep.load(Ordering::Relaxed) {
+        if wish::is_left(&shared.ack_wanted) || !shared.in_sweep.load(Ordering::Relaxed) || looks {
             guarded(|| {
+                if looks {
+                    self.eat_control_frames();
+                }
                 if wish::is_left(&shared.ack_wanted) {
                     self.send_ack();
                 }
@@ -137,7 +143,7 @@ impl Socket {
         let shared = &self.shared;
         let acks = receiver.acks();
         let told_edge = shared.told_edge.load(Ordering::Relaxed);
-        let due = acks.edge().saturating_sub(told_edge) * 4 >= receiver.window();
+        let due = acks.edge().saturating_sub(told_edge) >= ack_step(receiver.window());
         if due
             || receiver.has_news()
             || receiver.fin_seen()

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use eversock_proto::limits::{CONTROL_FRAMES_PER_CALL_MAX, HEADER_BYTES};
 use eversock_proto::recv::{Receiver, Violation};
+use eversock_proto::send::ack_step;
 use eversock_proto::wire::frame::Header;
 
 use super::lead::{Led, only_buffer};
@@ -516,7 +517,7 @@ impl Socket {
         shared.fin_seen.store(receiver.fin_seen(), Ordering::Release);
         let told_edge = shared.told_edge.load(Ordering::Relaxed);
         let told_ack = shared.told_ack.load(Ordering::Relaxed);
-        let due = acks.edge().saturating_sub(told_edge) * 4 >= receiver.window()
+        let due = acks.edge().saturating_sub(told_edge) >= ack_step(receiver.window())
             || (receiver.fin_seen() && acks.ack > told_ack);
         if due && !self.has(bits::DETACHED | bits::CONNECTING) {
             self.send_ack();

@@ -13,7 +13,7 @@ use eversock_proto::send::Sender;
 use eversock_proto::snapshot::{In, Out};
 
 use super::guests::End;
-use super::link::Busy;
+use super::link::{Busy, Old};
 use super::{Socket, bits};
 use crate::error::{errno, fail};
 use crate::family::{self, Link};
@@ -240,7 +240,7 @@ impl Socket {
                 place.identity = here.unwrap_or_default();
                 place.placeholder = None;
             } else {
-                self.put(&mut place, real, true)?;
+                self.put(&mut place, real, Old::Shut)?;
             }
             let number = first.unwrap_or(-1);
             (tx.number, rx.number) = (number, number);
@@ -274,7 +274,7 @@ impl Socket {
         fd::set_nonblocking(near.as_raw_fd(), self.nonblocking.load(Ordering::Relaxed))?;
         let identity = fd::identity(near.as_raw_fd())?;
         // What stands under the numbers may be the owner's live connection: it is let go as it is.
-        self.put(&mut place, near, false)?;
+        self.put(&mut place, near, Old::Kept)?;
         place.identity = identity;
         place.placeholder = None;
         drop(place);

@@ -200,9 +200,8 @@ pub(crate) fn is_nonblocking(number: RawFd) -> io::Result<bool> {
 
 /// Makes the file non-blocking or blocking.
 pub(crate) fn set_nonblocking(number: RawFd, on: bool) -> io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(borrow(number))?;
-    let wanted = if on { flags | OFlags::NONBLOCK } else { flags - OFlags::NONBLOCK };
-    if wanted == flags { Ok(()) } else { Ok(rustix::fs::fcntl_setfl(borrow(number), wanted)?) }
+    // One system call, where the flags would have to be read first.
+    Ok(rustix::io::ioctl_fionbio(borrow(number), on)?)
 }
 
 /// A counter that wakes those who poll it.
@@ -230,6 +229,18 @@ pub(crate) fn unix_pair(kind: SocketType) -> io::Result<(Fd, Fd)> {
     Ok((internal(a)?, internal(b)?))
 }
 
+/// A pair of which the first end is to stand under a number of the program's, and blocks as the
+/// program wants. The engine's end never makes it wait, as all calls on it say so.
+///
+/// Until it stands there it lies high as all that is internal: the lowest free number is the
+/// program's next, and a child of a fork would keep the mark of ours on a number that is not.
+pub(crate) fn stand_in(nonblocking: bool) -> io::Result<(Fd, Fd)> {
+    let flags = if nonblocking { SocketFlags::NONBLOCK } else { SocketFlags::empty() };
+    let flags = SocketFlags::CLOEXEC | flags;
+    let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok((internal(a)?, internal(b)?))
+}
+
 /// Fresh randomness from the kernel.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
@@ -248,4 +259,22 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 /// Fresh randomness as a number.
 pub(crate) fn random_u64() -> u64 {
     u64::from_ne_bytes(random())
+}
+
+static JITTER: AtomicU64 = AtomicU64::new(0);
+
+/// Gives [`jitter`] its seed: once for each process, as relatives that dial together are to come
+/// back at different times.
+pub(crate) fn seed_jitter() {
+    JITTER.store(random_u64(), Ordering::Relaxed);
+}
+
+/// A number for back-offs and lots, which no one needs to be unable to guess: without a system
+/// call for each (splitmix64 behind a seed from the kernel).
+pub(crate) fn jitter() -> u64 {
+    const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut mixed = JITTER.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
 }

@@ -221,6 +221,8 @@ pub(crate) struct Traffic {
     pub(crate) written: u64,
     /// Neither side has ended: no FIN was counted.
     pub(crate) is_open: bool,
+    /// Nothing comes or goes any more: the kernel has no connection left.
+    pub(crate) is_dead: bool,
 }
 
 /// Asks the kernel what has gone through a connection; `None` when it cannot say (before Linux 4.1)
@@ -232,12 +234,15 @@ pub(crate) fn traffic(number: RawFd) -> Option<Traffic> {
     for _ in 0..16 {
         let unread = super::io::queued(number) as u64;
         let unsent = u64::from(unconfirmed(number).ok()?);
-        let after = counts(number)?;
+        // On a dead one nothing moves but by our own reading.
+        let is_dead = before.state == TCP_CLOSE;
+        let after = if is_dead { before } else { counts(number)? };
         if after == before {
             return Some(Traffic {
                 read: after.received.wrapping_sub(unread),
                 written: after.acked.wrapping_add(unsent),
                 is_open: after.state == TCP_ESTABLISHED,
+                is_dead,
             });
         }
         before = after;
@@ -246,6 +251,7 @@ pub(crate) fn traffic(number: RawFd) -> Option<Traffic> {
 }
 
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE: u8 = 7;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counts {

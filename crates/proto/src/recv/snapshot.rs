@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{News, Parser, Receiver, State};
+use super::{Parser, Receiver, State};
 use crate::limits::{
     FRAME_PAYLOAD_MAX_BYTES, HEADER_BYTES, WINDOW_MIN_BYTES, WINDOW_WIRE_MAX_BYTES,
 };
@@ -108,7 +108,7 @@ impl Receiver {
             parser,
             frames,
             taken,
-            news: News::default(),
+            news: None,
             records,
         })
     }

@@ -12,6 +12,7 @@ use super::server::Server;
 use super::{Ledger, Tamper};
 use crate::control::Role;
 use crate::identity::{ServerKey, StaticKey};
+use crate::limits::WINDOW_MAX_DEFAULT_BYTES;
 use crate::log::Pool;
 use crate::open::{Offer, Opened, Sealing};
 use crate::redial::BackOff;
@@ -73,7 +74,7 @@ impl Default for PairConfig {
             identities: None,
             start: [0; 2],
             window: [256 * 1024; 2],
-            window_max: [4 * 1024 * 1024; 2],
+            window_max: [WINDOW_MAX_DEFAULT_BYTES; 2],
             direct: [false; 2],
             latency: Duration::from_millis(10),
             kernel_bytes: 64 * 1024,

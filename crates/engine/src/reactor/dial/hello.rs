@@ -63,7 +63,7 @@ fn unpinned(socket: &Socket, addr: SocketAddr) -> Option<(KnownServers, String, 
     if socket.config.server_key.is_some() {
         return None;
     }
-    let named = socket.meta.lock().ok().and_then(|meta| meta.host.as_deref().cloned());
+    let named = socket.meta.lock().ok().and_then(|meta| meta.rare().host.clone());
     let (host, port) = named.unwrap_or_else(|| (addr.ip().to_string(), addr.port()));
     Some((known, host, port))
 }

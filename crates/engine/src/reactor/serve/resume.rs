@@ -351,7 +351,7 @@ mod tests {
         reactor.fault(Arc::clone(&socket), 6, cause());
         assert!(!socket.has(bits::DETACHED), "the CONFIRM may be on its way");
         // That was a second ago by now.
-        reactor.owned.get_mut(&socket.id).expect("ours").put_off = None;
+        reactor.owned.get_mut(&socket.id).expect("ours").trouble_mut().put_off = None;
         reactor.put_off(&socket, 6, now - CONFIRM_WITHIN, "");
         reactor.fault(Arc::clone(&socket), 5, cause());
         reactor.fault(Arc::clone(&socket), 6, cause());
