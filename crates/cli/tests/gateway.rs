@@ -93,6 +93,21 @@ impl Chain {
         patient(TcpStream::connect(self.near.addr).unwrap())
     }
 
+    /// Both ends of a connection that a client asks for; none when it is reset instead.
+    fn is_served(&self) -> Option<(TcpStream, TcpStream)> {
+        let client = self.connect();
+        client.set_nonblocking(true).unwrap();
+        self.server.set_nonblocking(true).unwrap();
+        let served = wait_for("the client is served or reset", || {
+            let served = self.server.accept().ok();
+            let is_over = !matches!((&client).read(&mut [0]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock);
+            (served.is_some() || is_over).then_some(served)
+        });
+        self.server.set_nonblocking(false).unwrap();
+        Some((client, served?.0))
+    }
+
     /// A client's end and the server's end of one connection.
     fn pair(&self) -> (TcpStream, TcpStream) {
         let mut client = self.connect();
