@@ -490,6 +490,36 @@ fn many_threads_that_read_one_session_share_its_bytes_without_loss() {
     assert_eq!(total.load(Ordering::Relaxed), sum(&bytes));
 }
 
+/// Small writes right behind each other go out together: each of them once, in order, whatever
+/// becomes of the connection between two of them.
+#[test]
+fn bursts_of_writes_of_all_sizes_arrive_exactly_through_cuts() {
+    let ends = pair();
+    let (up, down) = (data(31, 8 * MIB), data(32, 8 * MIB));
+    let write = |mut stream: &VirtualStream, bytes: &[u8]| {
+        let mut rest = bytes;
+        for size in (1..).map(|n: usize| n.pow(4) % 307 * if n % 200 == 0 { 91 } else { 1 }) {
+            let (piece, left) = rest.split_at(size.min(rest.len()));
+            stream.write_all(piece).unwrap();
+            rest = left;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+    };
+    let hit = while_cutting(&ends.proxy, &Fault::Reset, MIB, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(&ends.client, &up));
+            scope.spawn(|| write(&ends.server, &down));
+            let at_server = scope.spawn(|| read_all(&ends.server));
+            assert!(read_all(&ends.client) == down, "the client's bytes differ");
+            assert!(at_server.join().unwrap() == up, "the server's bytes differ");
+        });
+    });
+    assert!(hit >= 5, "only {hit} cuts");
+}
+
 #[test]
 fn many_threads_that_write_one_session_lose_nothing() {
     let ends = pair();

@@ -13,6 +13,13 @@ pub(crate) fn millis() -> u64 {
     now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
+/// Nanoseconds of the monotonic clock, for what happens every few microseconds.
+#[inline]
+pub(crate) fn nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
 /// Time since boot, suspend included, less time since boot without it: grows by the length of each
 /// suspend.
 pub(crate) fn suspended() -> Duration {

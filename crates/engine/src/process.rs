@@ -327,6 +327,7 @@ struct Frozen {
     _pool: Option<MutexGuard<'static, eversock_proto::log::Free>>,
     _books: Option<MutexGuard<'static, std::collections::BTreeMap<u64, Weak<Socket>>>>,
     _sweep: MutexGuard<'static, Vec<Weak<Socket>>>,
+    _bursts: MutexGuard<'static, Vec<Weak<Socket>>>,
     /// Before the sets, under whose locks these are taken.
     relatives: Vec<MutexGuard<'static, Option<Box<Relatives>>>>,
     _sets: epoll::Held,
@@ -367,10 +368,14 @@ extern "C" fn prepare() {
     let sockets: Vec<_> = books.values().filter_map(Weak::upgrade).collect();
     let mut locks = Vec::with_capacity(sockets.len());
     for socket in &sockets {
+        let (meta, place) = (freeze(&socket.meta), freeze(&socket.place));
+        let mut tx = freeze(&socket.tx);
+        // While the session is still ours: who has it next may not look for a while.
+        socket.flush_before_fork(&mut tx);
         let held = Locks {
-            _meta: freeze(&socket.meta),
-            place: freeze(&socket.place),
-            _tx: freeze(&socket.tx),
+            _meta: meta,
+            place,
+            _tx: tx,
             _rx: freeze(&socket.rx),
             watch: freeze(&socket.watch),
             sleepers: freeze_guard(socket.sleepers.hold()),
@@ -407,6 +412,7 @@ extern "C" fn prepare() {
         _pool: Some(pool),
         _books: Some(books),
         _sweep: freeze(engine.sweep_list()),
+        _bursts: freeze(engine.bursts.list()),
         relatives,
         _sets: sets,
         free: FREE.lock().unwrap_or_else(PoisonError::into_inner),

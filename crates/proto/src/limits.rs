@@ -9,7 +9,7 @@ pub const WINDOW_INITIAL_BYTES: u64 = 256 * 1024;
 /// The credit that a receiver gives at most by default, in bytes.
 pub const WINDOW_MAX_DEFAULT_BYTES: u64 = 8 * 1024 * 1024;
 /// How far the credit edge moves, at most, before the peer is told, in bytes.
-pub const ACK_STEP_MAX_BYTES: u64 = 1024 * 1024;
+pub const ACK_STEP_MAX_BYTES: u64 = 128 * 1024;
 /// The least credit that a receiver may be configured to give, in bytes.
 pub const WINDOW_MIN_BYTES: u64 = 16 * 1024;
 /// The most credit that the header's 16-bit window can express, in bytes.

@@ -193,9 +193,9 @@ fn a_gateway_whose_sessions_hold_too_much_memory_refuses_more_until_they_hold_le
     let limits = ["--memory-max", "200KiB", "--handshakes-per-source", "8"];
     let chain = Chain::with(Plan::none(), &[], &limits);
     let (client, server) = chain.pair();
-    // The server writes for as long as anything takes it, and nobody reads: in the end the session's
-    // log at its gateway is full. Until then clients are served, whenever that is: a writer that is
-    // held up once may only have met busy programs.
+    // The server writes for as long as anything takes it, and nobody reads: in the end the log of
+    // the session at its gateway is full. Until then clients are served, whenever that is: a writer
+    // that is held up once may only have met busy programs.
     let sent = data(9, 32 * MIB);
     server.set_nonblocking(true).unwrap();
     let mut taken = 0;

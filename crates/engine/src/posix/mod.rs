@@ -29,6 +29,7 @@ use crate::inspect::{SessionInfo, describe};
 use crate::listener::{Listener, not_connected};
 use crate::process;
 use crate::reactor::{self, Command};
+use crate::socket::gather;
 use crate::socket::lead::Led;
 use crate::socket::recv::RecvMode;
 use crate::socket::send::SendMode;
@@ -305,7 +306,10 @@ pub fn listen(number: RawFd, backlog: i32) -> io::Result<()> {
 /// accept4(2): a new session, proven on both sides. Blocks as the number does.
 pub fn accept4(number: RawFd, flags: i32) -> io::Result<(RawFd, SocketAddr)> {
     match table::get(number) {
-        Some(Entry::Listener(listener)) => listener.accept(number, flags),
+        Some(Entry::Listener(listener)) => {
+            gather::flush_held();
+            listener.accept(number, flags)
+        }
         Some(Entry::Stream(_)) => fail(libc::EINVAL),
         None => not_virtual(number),
     }
@@ -414,6 +418,7 @@ fn recv_on(
     flags: i32,
     cancellation_point: bool,
 ) -> io::Result<usize> {
+    gather::flush_held();
     if flags == 0
         && socket.is_quiet()
         && socket.blocks()

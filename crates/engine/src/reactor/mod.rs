@@ -36,6 +36,7 @@ use crate::clock;
 use crate::config::Answer;
 use crate::listener::Listener;
 use crate::process;
+use crate::socket::gather::Bursts;
 use crate::socket::{Socket, Watch};
 use crate::sys::{self, Fd, fd};
 use owned::Owned;
@@ -109,6 +110,7 @@ pub(crate) struct Engine {
     poisoned: AtomicBool,
     sleeping: AtomicBool,
     exit: AtomicU32,
+    pub(crate) bursts: Bursts,
 }
 
 thread_local! {
@@ -158,7 +160,8 @@ pub(crate) fn after_fork() {
     if let Some(engine) = engine_if_running() {
         let channel = engine.channel_number.load(Ordering::SeqCst);
         let waker = engine.waker.as_raw_fd();
-        for number in [engine.watch.as_raw_fd(), engine.poll_number, waker, channel] {
+        let timer = engine.bursts.number().unwrap_or(-1);
+        for number in [engine.watch.as_raw_fd(), engine.poll_number, waker, channel, timer] {
             if number >= 0 {
                 fd::close(number);
             }
@@ -232,6 +235,7 @@ const WATCH: Token = Token(1);
 const NETLINK: Token = Token(2);
 const CHANNEL: Token = Token(3);
 const CONTROL: Token = Token(4);
+const BURSTS: Token = Token(5);
 const FIRST: usize = 16;
 
 const STACK_BYTES: usize = 512 * 1024;
@@ -253,6 +257,10 @@ fn start() -> io::Result<&'static Engine> {
         fd::internal(rustix::event::epoll::create(flags)?)?
     };
     poll.registry().register(&mut SourceFd(&watch.as_raw_fd()), WATCH, Interest::READABLE)?;
+    let bursts = Bursts::new();
+    if let Some(timer) = bursts.number() {
+        poll.registry().register(&mut SourceFd(&timer), BURSTS, Interest::READABLE)?;
+    }
     let (commands, inbox) = unbounded();
     let engine = Box::leak(Box::new(Engine {
         commands,
@@ -268,6 +276,7 @@ fn start() -> io::Result<&'static Engine> {
         poisoned: AtomicBool::new(false),
         sleeping: AtomicBool::new(false),
         exit: AtomicU32::new(0),
+        bursts,
     }));
     let engine: &'static Engine = engine;
     let mut reactor = Reactor::new(engine, poll, inbox);
@@ -580,6 +589,7 @@ impl Reactor {
             NETLINK => self.netlink_changed(),
             CHANNEL => self.channel_ready(),
             CONTROL => self.control_ready(),
+            BURSTS => self.engine.bursts.look(self.engine.instance),
             Token(token) if self.attempts.contains_key(&token) => self.attempt_ready(token),
             Token(token) if self.handshakes.contains_key(&token) => self.handshake_ready(token),
             Token(token) if self.pumps.contains_key(&token) => {
@@ -733,6 +743,7 @@ mod tests {
                 number: near.as_raw_fd(),
                 epoch: 6,
                 looked: 0,
+                burst: Default::default(),
             };
             socket.place.lock().expect("a lock").private = Some(near);
             let id = SessionId::new(self.engine.instance, local);

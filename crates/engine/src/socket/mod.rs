@@ -7,6 +7,7 @@
 //! Lock order: `meta`, `place`, `tx`, `rx`, `watch`, `sleepers`. A holder of `rx` only ever *tries*
 //! `tx`. The lock of `relatives` is taken last.
 
+pub(crate) mod gather;
 pub(crate) mod guests;
 pub(crate) mod lead;
 pub(crate) mod link;
@@ -111,6 +112,7 @@ pub(crate) struct Shared {
     pub(crate) peer_stopped: AtomicBool,
     /// On the list of the next sweep.
     pub(crate) in_sweep: AtomicBool,
+    pub(super) row: gather::Row,
 }
 
 impl Shared {
@@ -130,6 +132,7 @@ pub(crate) struct Tx {
     pub(crate) epoch: u64,
     /// How much had been written when the program's thread last looked for acks.
     pub(crate) looked: u64,
+    pub(crate) burst: gather::Burst,
 }
 
 /// The receiving direction.
@@ -260,7 +263,7 @@ pub(crate) struct Socket {
 // What every idle session costs. A field more is a decision: the sum is told by
 // `cargo bench -- --only memory`, and is to stay below 2 KiB for a client.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Socket>() <= 632);
+const _: () = assert!(size_of::<Socket>() <= 672);
 
 impl Socket {
     pub(crate) fn new(id: u64, config: Arc<Config>, numbers: Vec<RawFd>, first_bits: u32) -> Self {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use eversock_proto::send::{GATHER_SLICES, Sender};
 use eversock_proto::wire::frame::Acks;
 
+use super::gather::{GATHERED_MAX_BYTES, Gathered};
 use super::quick::{SMALL_MAX_BYTES, Small};
 use super::{Socket, Tx, bits};
 use crate::error::{errno, fail, guarded, number, would_block};
@@ -76,6 +77,23 @@ impl Socket {
         let mut looked = false;
         let mut quick = None;
         if let [bytes] = slices
+            && (1..=GATHERED_MAX_BYTES).contains(&bytes.len())
+            && !mode.more
+        {
+            match self.send_in_burst(bytes)? {
+                Gathered::Taken => return Ok(total),
+                Gathered::Part(n) => quick = Some(Step::Took { n, owed: false }),
+                Gathered::Owed => {
+                    if dont_wait {
+                        self.owe();
+                    }
+                    quick = Some(Step::Took { n: total, owed: true });
+                }
+                Gathered::NotHere => {}
+            }
+        }
+        if let [bytes] = slices
+            && quick.is_none()
             && (1..=SMALL_MAX_BYTES).contains(&bytes.len())
             && !mode.more
         {
@@ -306,6 +324,7 @@ impl Socket {
 
     /// Puts frames on the connection until there are none or the kernel is full.
     pub(crate) fn flush(self: &Arc<Self>, tx: &mut Tx, more: bool) -> Flushed {
+        tx.burst.holds_no_more();
         if !crate::process::is_ours(self) {
             return Flushed::All;
         }
@@ -451,7 +470,7 @@ impl Tx {
 }
 
 /// So much is written between two looks for acks: a system call for each of some ten writes.
-const LOOK_EVERY_BYTES: u64 = 256 * 1024;
+const LOOK_EVERY_BYTES: u64 = 128 * 1024;
 /// Up to this many bytes are sent in one piece, which costs less than a gathered write.
 const COPIED_MAX_BYTES: usize = 256;
 /// A frame so small lies in two chunks at most, behind its head.

@@ -11,6 +11,8 @@ use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::io::{DupFlags, FdFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use std::time::Duration;
 
 /// A descriptor of the engine's own. Its number is known to be that until it is closed or given
 /// away.
@@ -214,6 +216,21 @@ pub(crate) fn eventfd() -> io::Result<Fd> {
 pub(crate) fn notify(eventfd: RawFd) {
     // The counter can be full only if nobody has read 2^64 notices; they are awake then.
     let _full = rustix::io::write(borrow(eventfd), &1u64.to_ne_bytes());
+}
+
+/// A timer that is not set.
+pub(crate) fn timer() -> io::Result<Fd> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    internal(rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?)
+}
+
+/// Has a timer become readable again and again after this time; never, if it is none.
+pub(crate) fn set_timer(timer: RawFd, every: Duration) -> io::Result<()> {
+    let tv_nsec = every.subsec_nanos().into();
+    let every = Timespec { tv_sec: every.as_secs().cast_signed(), tv_nsec };
+    let times = Itimerspec { it_interval: every, it_value: every };
+    rustix::time::timerfd_settime(borrow(timer), TimerfdTimerFlags::empty(), &times)?;
+    Ok(())
 }
 
 /// Takes the notices of an eventfd.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::error::{fail, guarded};
 use crate::process;
-use crate::socket::{Socket, bits};
+use crate::socket::{Socket, bits, gather};
 use crate::sys::process::SignalsHeld;
 use crate::sys::{self, Fd, fd};
 use crate::table::{self, Entry};
@@ -267,6 +267,7 @@ pub(crate) fn epoll_wait(
     if out.is_empty() {
         return fail(libc::EINVAL);
     }
+    gather::flush_held();
     let until = timeout.and_then(|timeout| clock::now().checked_add(timeout));
     // Before the first set of ours there is nothing that a handler could interrupt.
     let mut held = KNOWN.load(Ordering::Relaxed).then(SignalsHeld::begin);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::error::guarded;
 use crate::process;
+use crate::socket::gather::flush_held;
 use crate::socket::{Socket, bits};
 use crate::sys::{self, process::SignalsHeld};
 use crate::table::{self, Entry};
@@ -21,6 +22,7 @@ pub(crate) fn poll(
     timeout: Option<Duration>,
     mask: *const libc::sigset_t,
 ) -> io::Result<usize> {
+    flush_held();
     if is_plain(fds) {
         return sys::io::poll_masked(fds, timeout, mask);
     }
@@ -206,6 +208,7 @@ pub(crate) fn select(
     timeout: Option<Duration>,
     mask: *const libc::sigset_t,
 ) -> io::Result<usize> {
+    flush_held();
     let held = SignalsHeld::begin();
     let mut fds = Vec::new();
     for number in 0..count {

@@ -1,0 +1,519 @@
+//! Bursts: many small writes right behind each other go out together.
+//!
+//! Who writes and does nothing else for a while pays a system call and a segment for each write.
+//! From the [`BURST_WRITES`]th write on, each within [`APART_MAX_NS`] of the one before, writes are
+//! only put into the log, and go to the kernel when [`HELD_MAX_BYTES`] have come together or
+//! [`HELD_MAX_NS`] have passed. A write that stands alone goes out at once, as ever; so does what
+//! is held whenever the thread that wrote it reads, waits for a descriptor, forks, or runs a
+//! program. Whoever does none of that is helped by the engine, which looks every [`LOOK_EVERY`]
+//! while there are bursts.
+//!
+//! Nothing else knows of it: bytes of the log that no frame has taken yet are what every flush
+//! takes, and they are in the log before the write returns. Only the death of the whole process
+//! by a signal (or `_exit` past our own) in those microseconds takes them along.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use super::send::Flushed;
+use super::{Socket, Tx, bits};
+use crate::clock;
+use crate::error::{caught, guarded};
+use crate::meet::{credit, wish};
+use crate::process;
+use crate::reactor::engine_if_running;
+use crate::sys::process::Uncancelled;
+use crate::sys::{Fd, fd};
+
+/// Longest write that may wait for others.
+pub(super) const GATHERED_MAX_BYTES: usize = 16 * 1024;
+/// Writes behind each other before the first that may wait.
+const BURST_WRITES: usize = 10;
+/// Writes that are counted without a look at the clock, which costs a lone write too much.
+const UNTIMED_WRITES: usize = 4;
+/// Writes further apart than this are no burst.
+const APART_MAX_NS: u64 = 20_000;
+/// So much is held at most.
+const HELD_MAX_BYTES: u64 = 64 * 1024;
+/// What is held this long goes out with the next write.
+const HELD_MAX_NS: u64 = 100_000;
+/// How often the engine looks for what is held too long.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_micros(200);
+/// A socket without a write for this long is looked at no more.
+const OVER_AFTER_NS: u64 = 1_000_000;
+
+thread_local! {
+    // Without a destructor, so that it may be asked at any time.
+    static MINE: Mine = const { Mine { holds: Cell::new(false), turns: Cell::new(0) } };
+}
+
+/// What a thread knows of its own writes.
+struct Mine {
+    /// The last one left bytes to be sent.
+    holds: Cell<bool>,
+    /// Counts what the thread does besides writing.
+    turns: Cell<u16>,
+}
+
+/// What the sending direction knows of its burst.
+#[derive(Debug, Default)]
+pub(crate) struct Burst {
+    /// When the last write came, of those that were timed.
+    last: u64,
+    /// Since when bytes are held; 0 when none are.
+    since: u64,
+    /// The instance of the engine that looks at this socket; a fork's child has another.
+    looked_at_by: u64,
+}
+
+impl Burst {
+    /// Everything goes out now, or is owed.
+    pub(super) fn holds_no_more(&mut self) {
+        self.since = 0;
+    }
+}
+
+/// How many writes one thread has made right behind each other: a guess, which two writers may
+/// spoil.
+#[derive(Debug, Default)]
+pub(crate) struct Row {
+    writes: AtomicUsize,
+    /// The thread and its turn ([`turn`]) at the last write.
+    turn: AtomicU64,
+}
+
+/// The sockets that the engine looks at while they hold bytes.
+#[derive(Debug)]
+pub(crate) struct Bursts {
+    /// None where it could not be had: then nothing is ever held.
+    timer: Option<Fd>,
+    is_armed: AtomicBool,
+    sockets: Mutex<Vec<Weak<Socket>>>,
+}
+
+/// What a write in a burst came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gathered {
+    /// Nothing has changed: the other ways.
+    NotHere,
+    /// It is taken.
+    Taken,
+    /// It is taken, and the kernel lacks a part of it or of what came before.
+    Owed,
+    /// So many bytes of it are taken.
+    Part(usize),
+}
+
+/// Sends what this thread's writes have left to be sent: before it reads, or waits.
+#[inline]
+pub(crate) fn flush_held() {
+    MINE.with(|mine| {
+        mine.turns.set(mine.turns.get().wrapping_add(1));
+        if mine.holds.replace(false) {
+            flush_listed();
+        }
+    });
+}
+
+#[cold]
+fn flush_listed() {
+    let Some(engine) = engine_if_running() else { return };
+    // Whoever has the list is about to be done, or is the thread that this signal handler runs in.
+    let Ok(listed) = engine.bursts.sockets.try_lock() else { return };
+    let sockets: Vec<_> = listed.iter().filter_map(Weak::upgrade).collect();
+    drop(listed);
+    sockets.iter().for_each(Socket::flush_burst);
+}
+
+impl Bursts {
+    pub(crate) fn new() -> Self {
+        let timer = fd::timer().inspect_err(|error| log::debug!("no timer for bursts: {error}"));
+        Self { timer: timer.ok(), is_armed: AtomicBool::new(false), sockets: Mutex::default() }
+    }
+
+    pub(crate) fn number(&self) -> Option<RawFd> {
+        self.timer.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// For the hooks around fork.
+    pub(crate) fn list(&self) -> &Mutex<Vec<Weak<Socket>>> {
+        &self.sockets
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Socket>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the engine look at this socket; false if that cannot be.
+    fn add(&self, socket: &Arc<Socket>) -> bool {
+        let Some(timer) = self.number() else { return false };
+        let Ok(mut listed) = self.sockets.try_lock() else { return false };
+        if !self.is_armed.load(Ordering::SeqCst) {
+            if let Err(error) = fd::set_timer(timer, LOOK_EVERY) {
+                log::debug!("no timer for bursts: {error}");
+                return false;
+            }
+            self.is_armed.store(true, Ordering::SeqCst);
+        }
+        listed.push(Arc::downgrade(socket));
+        true
+    }
+
+    /// In the engine's thread, every [`LOOK_EVERY`] while there are bursts.
+    pub(crate) fn look(&self, instance: u64) {
+        if let Some(timer) = self.number() {
+            // It goes on when its count was taken (timerfd_create(2)).
+            fd::drain_notices(timer);
+        }
+        // Not under the list's lock, behind which a fork may wait with all of the sockets'. The
+        // last of a socket takes some of them too.
+        let mut sockets: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        let now = clock::nanos();
+        sockets.iter().for_each(|socket| socket.look_at_burst(now));
+        let mut listed = self.lock();
+        listed.retain(|socket| {
+            let Some(socket) = socket.upgrade() else { return false };
+            let is_over = socket.is_burst_over(now, instance);
+            sockets.push(socket);
+            !is_over
+        });
+        if listed.is_empty()
+            && let Some(timer) = self.number()
+            && fd::set_timer(timer, Duration::ZERO).is_ok()
+        {
+            self.is_armed.store(false, Ordering::SeqCst);
+        }
+        drop(listed);
+        // Who found a direction taken by a look has left its wish to us.
+        sockets.iter().for_each(Socket::honour_wishes);
+    }
+}
+
+/// What tells this thread from others, and one stretch of writes from the next: an address, which
+/// leaves the upper bits free, and a count, which may come round as the time is looked at too.
+#[inline]
+fn turn() -> u64 {
+    MINE.with(|mine| std::ptr::from_ref(mine).addr() as u64 ^ u64::from(mine.turns.get()) << 48)
+}
+
+impl Socket {
+    /// Takes a write that is one of many, if it is.
+    #[inline]
+    pub(super) fn send_in_burst(self: &Arc<Self>, bytes: &[u8]) -> io::Result<Gathered> {
+        let row = &self.shared.row;
+        let (turn, mut writes) = (turn(), row.writes.load(Ordering::Relaxed));
+        if row.turn.load(Ordering::Relaxed) != turn {
+            row.turn.store(turn, Ordering::Relaxed);
+            writes = 0;
+        }
+        if writes < UNTIMED_WRITES {
+            row.writes.store(writes + 1, Ordering::Relaxed);
+            return Ok(Gathered::NotHere);
+        }
+        self.gather(bytes, writes)
+    }
+
+    fn gather(self: &Arc<Self>, bytes: &[u8], writes: usize) -> io::Result<Gathered> {
+        let shared = &self.shared;
+        let now = clock::nanos();
+        let mut is_first = false;
+        let mut looks = false;
+        let gathered = caught(|| {
+            let Ok(mut tx) = self.tx.try_lock() else { return Ok(Gathered::NotHere) };
+            let apart = now.saturating_sub(std::mem::replace(&mut tx.burst.last, now));
+            if apart > APART_MAX_NS {
+                // The first timed one of a row has none before it.
+                let first = usize::from(writes == UNTIMED_WRITES);
+                shared.row.writes.store(UNTIMED_WRITES + first, Ordering::Relaxed);
+                return Ok(Gathered::NotHere);
+            }
+            if writes < BURST_WRITES {
+                shared.row.writes.store(writes + 1, Ordering::Relaxed);
+                return Ok(Gathered::NotHere);
+            }
+            if self.bits() & !bits::STASH != 0 || !process::is_ours(self) || tx.number < 0 {
+                return Ok(Gathered::NotHere);
+            }
+            let ack = shared.peer_ack.load(Ordering::SeqCst);
+            let edge = credit::edge(&shared.peer_edge);
+            let Some(sender) = tx.sender.as_deref_mut() else { return Ok(Gathered::NotHere) };
+            let acked = sender.acked();
+            // What the peer cannot have meant is the general way's to answer.
+            if sender.absorb(ack, edge).is_err() {
+                return Ok(Gathered::NotHere);
+            }
+            if sender.acked() > acked {
+                shared.count_progress();
+            }
+            // Who takes the last of the room must say so: the general way does.
+            if sender.room() <= bytes.len() {
+                return Ok(Gathered::NotHere);
+            }
+            let taken = match sender.try_write(bytes) {
+                None | Some(0) => return Ok(Gathered::NotHere),
+                Some(taken) => taken,
+            };
+            let (written, held) = (sender.written(), sender.written() - sender.cursor());
+            shared.written.store(written, Ordering::Release);
+            let instance = engine_if_running().map_or(0, |engine| engine.instance);
+            is_first = std::mem::replace(&mut tx.burst.looked_at_by, instance) != instance;
+            if tx.burst.since == 0 {
+                tx.burst.since = now;
+            }
+            let waits = held < HELD_MAX_BYTES && now - tx.burst.since < HELD_MAX_NS;
+            let mut flushed = Flushed::All;
+            if !waits {
+                let _whole = Uncancelled::begin();
+                flushed = self.flush(&mut tx, false);
+                looks = tx.is_to_look();
+            }
+            MINE.with(|mine| mine.holds.set(waits));
+            Ok(match flushed {
+                _ if taken < bytes.len() => Gathered::Part(taken),
+                Flushed::All => Gathered::Taken,
+                Flushed::Owed => Gathered::Owed,
+            })
+        })?;
+        if gathered == Gathered::NotHere {
+            return Ok(gathered);
+        }
+        // As `finish_tx` does: whoever could not have the lock has set the flag.
+        let wanted = wish::is_left(&shared.ack_wanted);
+        if is_first || looks || wanted || !shared.in_sweep.load(Ordering::Relaxed) {
+            guarded(|| {
+                if is_first && !engine_if_running().is_some_and(|e| e.bursts.add(self)) {
+                    self.leave_burst()?;
+                }
+                if looks {
+                    self.eat_control_frames();
+                }
+                if wish::is_left(&shared.ack_wanted) {
+                    self.send_ack();
+                }
+                self.list_for_sweep();
+                Ok(())
+            })?;
+        }
+        Ok(gathered)
+    }
+
+    /// The engine does not look at it: what is held goes out now.
+    #[cold]
+    fn leave_burst(self: &Arc<Self>) -> io::Result<()> {
+        let mut tx = self.lock_tx()?;
+        tx.burst.looked_at_by = 0;
+        let flushed = self.flush(&mut tx, false);
+        self.finish_tx(tx);
+        if flushed == Flushed::Owed {
+            self.owe();
+        }
+        Ok(())
+    }
+
+    /// Sends what is held, as far as the kernel takes it. Takes only locks of the socket's that
+    /// come behind this direction's.
+    pub(crate) fn flush_before_fork(self: &Arc<Self>, tx: &mut Tx) {
+        if tx.burst.since != 0 {
+            self.flush(tx, false);
+        }
+    }
+
+    /// Sends what is held. Where another thread has the direction's lock the engine's look does it.
+    fn flush_burst(self: &Arc<Self>) {
+        let flush = || {
+            let Ok(mut tx) = self.tx.try_lock() else { return Ok(()) };
+            if tx.burst.since != 0 {
+                let flushed = self.flush(&mut tx, false);
+                self.finish_tx(tx);
+                if flushed == Flushed::Owed {
+                    self.owe();
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = guarded(flush) {
+            log::debug!("session {}: {error}", self.id);
+        }
+    }
+
+    fn honour_wishes(self: &Arc<Self>) {
+        if wish::is_left(&self.shared.ack_wanted) {
+            self.send_ack();
+        }
+    }
+
+    /// The engine's look: sends what is held too long.
+    fn look_at_burst(self: &Arc<Self>, now: u64) {
+        let is_due = |since: u64| since != 0 && now.saturating_sub(since) >= HELD_MAX_NS;
+        if self.tx.try_lock().is_ok_and(|tx| is_due(tx.burst.since)) {
+            self.flush_burst();
+        }
+    }
+
+    /// True, and known to the direction, when nothing is held and nobody has written for a while.
+    /// Takes no lock that anybody waits for.
+    fn is_burst_over(&self, now: u64, instance: u64) -> bool {
+        let Ok(mut tx) = self.tx.try_lock() else { return false };
+        let burst = &mut tx.burst;
+        if burst.looked_at_by != instance {
+            return true;
+        }
+        let is_over = burst.since == 0 && now.saturating_sub(burst.last) >= OVER_AFTER_NS;
+        if is_over {
+            burst.looked_at_by = 0;
+        }
+        is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use eversock_proto::limits::HEADER_BYTES;
+    use eversock_proto::send::Sender;
+
+    use super::*;
+    use crate::socket::send::SendMode;
+    use crate::sys;
+
+    const SMALL: [u8; 64] = [7; 64];
+    /// Of a condition that comes as soon as this thread is let run for some microseconds.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A session of this process with `credit`, over a connection whose far end is a plain one.
+    fn session(credit: u64) -> (Arc<Socket>, Fd, Fd) {
+        let engine = crate::reactor::engine().expect("an engine");
+        let (near, far) = sys::tcp::loopback_pair().expect("a pair");
+        let socket = Arc::new(Socket::new(engine.next_id(), Arc::default(), Vec::new(), 0));
+        assert!(socket.owner.claim(engine.instance, true));
+        // No sweep, which would find that it has no number.
+        socket.shared.in_sweep.store(true, Ordering::SeqCst);
+        let mut sender = Sender::new(Arc::default(), 0, 0);
+        sender.begin_epoch(0).expect("nothing was sent");
+        socket.shared.peer_edge.store(credit, Ordering::SeqCst);
+        let mut tx = socket.lock_tx().expect("the lock");
+        (tx.sender, tx.number, tx.epoch) = (Some(Box::new(sender)), near.as_raw_fd(), 1);
+        drop(tx);
+        (socket, near, far)
+    }
+
+    fn send(socket: &Arc<Socket>, bytes: &[u8]) -> io::Result<usize> {
+        socket.send(&[IoSlice::new(bytes)], SendMode { dont_wait: true, ..SendMode::default() })
+    }
+
+    fn holds(socket: &Arc<Socket>) -> bool {
+        socket.lock_tx().expect("the lock").burst.since != 0
+    }
+
+    /// Nothing of what was written is left to be sent.
+    fn has_sent_all(socket: &Arc<Socket>) -> bool {
+        let tx = socket.lock_tx().expect("the lock");
+        tx.burst.since == 0 && tx.sender.as_ref().is_some_and(|sender| !sender.has_output())
+    }
+
+    /// Listed, but looked at only if others wake the engine for it.
+    fn list_quietly(socket: &Arc<Socket>) {
+        let engine = crate::reactor::engine().expect("an engine");
+        socket.lock_tx().expect("the lock").burst.looked_at_by = engine.instance;
+        engine.bursts.lock().push(Arc::downgrade(socket));
+    }
+
+    /// Writes until something is held.
+    fn hold(socket: &Arc<Socket>) {
+        let until = clock::now() + PATIENCE;
+        while !holds(socket) {
+            assert!(clock::now() < until, "no burst in {PATIENCE:?}");
+            for _ in 0..=BURST_WRITES {
+                assert_eq!(send(socket, &SMALL).expect("room"), SMALL.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_that_stands_alone_goes_out_at_once_however_soon_it_comes() {
+        let (socket, _near, far) = session(1 << 30);
+        for round in 1..=1000 {
+            // As a read, or a wait, does.
+            flush_held();
+            assert_eq!(send(&socket, &SMALL).expect("room"), SMALL.len());
+            assert!(!holds(&socket), "write {round}");
+        }
+        let start = HEADER_BYTES + 8;
+        let frames = 1000 * (HEADER_BYTES + SMALL.len());
+        let until = clock::now() + PATIENCE;
+        while sys::io::queued(far.as_raw_fd()) < start + frames {
+            let queued = sys::io::queued(far.as_raw_fd());
+            assert!(clock::now() < until, "{queued} of {} bytes", start + frames);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_a_burst_has_left_goes_out_before_its_thread_reads_or_waits() {
+        let (socket, _near, _far) = session(1 << 30);
+        list_quietly(&socket);
+        hold(&socket);
+        flush_held();
+        assert!(has_sent_all(&socket));
+    }
+
+    #[test]
+    fn what_a_burst_has_left_goes_out_although_its_thread_does_nothing_more() {
+        let (socket, _near, _far) = session(1 << 30);
+        let until = clock::now() + PATIENCE;
+        hold(&socket);
+        while !has_sent_all(&socket) {
+            assert!(clock::now() < until, "the engine has not looked");
+            std::thread::yield_now();
+        }
+        // The looks end with the bursts.
+        while socket.lock_tx().expect("the lock").burst.looked_at_by != 0 {
+            assert!(clock::now() < until, "the engine goes on looking");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The lock that a look tries may be what somebody wanted at that moment for an ACK.
+    #[test]
+    fn a_look_at_a_burst_does_what_was_wished_of_the_direction_meanwhile() {
+        let (socket, _near, _far) = session(1 << 30);
+        list_quietly(&socket);
+        socket.shared.ack_wanted.store(true, Ordering::SeqCst);
+        let engine = crate::reactor::engine().expect("an engine");
+        engine.bursts.look(engine.instance);
+        assert!(!socket.shared.ack_wanted.load(Ordering::SeqCst), "the wish was not seen");
+    }
+
+    #[test]
+    fn a_burst_takes_all_of_the_credit_and_no_byte_more() {
+        const CREDIT: usize = 30_003;
+        let (socket, _near, _far) = session(CREDIT as u64);
+        let mut written = 0;
+        let refused = loop {
+            match send(&socket, &SMALL) {
+                Ok(n) => written += n,
+                Err(error) => break error,
+            }
+        };
+        assert!(crate::error::would_block(&refused), "{refused}");
+        assert_eq!(written, CREDIT);
+        assert!(has_sent_all(&socket), "who is told that there is no room has nothing held back");
+        assert!(socket.has(bits::NO_ROOM), "nor is he told of room otherwise");
+    }
+
+    #[test]
+    fn bytes_of_a_burst_are_sent_before_a_fork() {
+        let (socket, _near, _far) = session(1 << 30);
+        list_quietly(&socket);
+        hold(&socket);
+        let mut tx = socket.lock_tx().expect("the lock");
+        socket.flush_before_fork(&mut tx);
+        drop(tx);
+        assert!(has_sent_all(&socket));
+    }
+}
