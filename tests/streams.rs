@@ -498,7 +498,9 @@ fn bursts_of_writes_of_all_sizes_arrive_exactly_through_cuts() {
     let (up, down) = (data(31, 8 * MIB), data(32, 8 * MIB));
     let write = |mut stream: &VirtualStream, bytes: &[u8]| {
         let mut rest = bytes;
-        for size in (1..).map(|n: usize| n.pow(4) % 307 * if n % 200 == 0 { 91 } else { 1 }) {
+        for size in
+            (1_usize..).map(|n| (n % 307).pow(4) % 307 * if n.is_multiple_of(200) { 91 } else { 1 })
+        {
             let (piece, left) = rest.split_at(size.min(rest.len()));
             stream.write_all(piece).unwrap();
             rest = left;
