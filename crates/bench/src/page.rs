@@ -7,6 +7,12 @@ use crate::measures::PROMISES;
 use crate::plot;
 use crate::report::{Report, Row, digits, verdict};
 
+/// Why goals are missed: written by hand, from profiles.
+const MISSED: &str = concat!(
+    "\n## What stands in the way of the goals that are missed\n\n",
+    include_str!("missed.md")
+);
+
 /// The whole page.
 pub(crate) fn page(report: &Report, command: &str) -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -43,6 +49,7 @@ fn page_of(report: &Report, command: &str, date: &str) -> String {
             page.push_str(&line(row));
         }
     }
+    page.push_str(MISSED);
     for (title, reasons) in [("Not measured", &report.skipped), ("Broke off", &report.broken)] {
         if !reasons.is_empty() {
             let _ = write!(page, "\n## {title}\n\n");

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use eversock::{Config, Sealing, VirtualListener, VirtualStream};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::tls::{Identity, TlsStream};
 
@@ -23,6 +24,8 @@ pub(crate) enum Kind {
     Tls,
     /// A direct stream with a window of [`ROOMY_BYTES`] from the start.
     Roomy,
+    /// The kernel's MPTCP (RFC 8684) over one path.
+    Mptcp,
 }
 
 /// So much may be under way without a word of the reader.
@@ -32,8 +35,15 @@ impl Kind {
     /// In the order of each turn; the reference comes first.
     pub(crate) const USUAL: [Self; 3] = [Self::Plain, Self::Direct, Self::Pumped];
 
-    const ALL: [Self; 6] =
-        [Self::Plain, Self::Direct, Self::Pumped, Self::Sealed, Self::Tls, Self::Roomy];
+    const ALL: [Self; 7] = [
+        Self::Plain,
+        Self::Direct,
+        Self::Pumped,
+        Self::Sealed,
+        Self::Tls,
+        Self::Roomy,
+        Self::Mptcp,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -43,6 +53,7 @@ impl Kind {
             Self::Sealed => "sealed",
             Self::Tls => "rustls",
             Self::Roomy => "roomy",
+            Self::Mptcp => "mptcp",
         }
     }
 
@@ -67,6 +78,10 @@ impl Kind {
     }
 }
 
+fn mptcp(addr: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::MPTCP))
+}
+
 /// A connected stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -82,6 +97,12 @@ impl Stream {
                 let stream = TcpStream::connect(addr)?;
                 stream.set_nodelay(true)?;
                 Ok(Self::Tcp(stream))
+            }
+            Kind::Mptcp => {
+                let socket = mptcp(addr)?;
+                socket.connect(&addr.into())?;
+                socket.set_tcp_nodelay(true)?;
+                Ok(Self::Tcp(socket.into()))
             }
             Kind::Tls => Ok(Self::Tls(TlsStream::connect(addr)?)),
             _ => Self::wrap(kind, VirtualStream::connect_with(addr, kind.config())?),
@@ -170,6 +191,12 @@ impl Listener {
         let any = (ip, 0);
         Ok(match kind {
             Kind::Plain => Self::Tcp(TcpListener::bind(any)?),
+            Kind::Mptcp => {
+                let socket = mptcp(any.into())?;
+                socket.bind(&SocketAddr::from(any).into())?;
+                socket.listen(128)?;
+                Self::Tcp(socket.into())
+            }
             Kind::Tls => Self::Tls(TcpListener::bind(any)?, Identity::new()?),
             _ => Self::Virtual(kind, VirtualListener::bind_with(any, kind.config())?),
         })

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use crate::error::fail;
 use crate::process::{self, Holder};
 use crate::reactor::engine_if_running;
-use crate::socket::{Socket, bits};
+use crate::socket::{Socket, bits, gather};
 use crate::sys::{self, fd};
 use crate::table::{self, Entry};
 use crate::wait::kick::Bell;
@@ -38,6 +38,12 @@ pub enum Inherited {
     Pump(OwnedFd, OwnedFd),
     /// The real listening socket. Its file is non-blocking, as the engine shares it.
     Listener(OwnedFd),
+}
+
+/// Sends what the program has written and the kernel has not been given yet, before this process
+/// becomes another program. Blocks up to 5 seconds where the kernel takes no more.
+pub fn flush() {
+    gather::flush_before_exec();
 }
 
 /// What another program is to have under `number`.

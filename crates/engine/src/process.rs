@@ -371,7 +371,10 @@ extern "C" fn prepare() {
         let (meta, place) = (freeze(&socket.meta), freeze(&socket.place));
         let mut tx = freeze(&socket.tx);
         // While the session is still ours: who has it next may not look for a while.
-        socket.flush_before_fork(&mut tx);
+        let owes = socket.flush_before_fork(&mut tx);
+        if owes {
+            socket.owe();
+        }
         let held = Locks {
             _meta: meta,
             place,
@@ -392,7 +395,8 @@ extern "C" fn prepare() {
             | bits::ORPHAN;
         // A thread that is in the middle of a read is a program that uses the session.
         if socket.owner.is(engine.instance) && !socket.sleepers.is_reading() {
-            if held.place.private.is_none() && !socket.has(busy) && socket.owner.is_shared {
+            let is_free = held.place.private.is_none() && !socket.has(busy) && !owes;
+            if is_free && socket.owner.is_shared {
                 socket.owner.release(engine.instance);
             } else {
                 socket.owner.mark_unused(engine.instance);

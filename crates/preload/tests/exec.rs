@@ -82,6 +82,17 @@ fn a_program_that_reads_slowly_gets_all_of_a_session_that_is_over() {
     assert_eq!(server.line(), format!("0 {bytes}"));
 }
 
+/// What a burst had left to be sent went with the engine.
+#[test]
+fn what_was_written_right_before_an_exec_arrives_although_the_session_ends_there() {
+    let mut server = Program::start(preload(Command::new(inetd()).arg("counts"), ALL));
+    let port = server.port().to_string();
+    let mut command = Command::new(client());
+    let mut client = Program::start(preload(command.args(["execs_in_a_burst", &port]), ALL));
+    assert_eq!(client.succeed("execs_in_a_burst"), "done\n");
+    assert_eq!(server.line(), "80000");
+}
+
 #[test]
 fn a_child_of_vfork_passes_a_session_on_under_numbers_of_its_own() {
     served_by_cat("vfork", "echoes");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::trips::timed;
 use crate::Bench;
-use crate::lane::{Lane, labels, take_turns};
+use crate::lane::{Lane, labels, take_some_turns};
 use crate::pair::Pair;
 use crate::report::{Goal, Group, Report};
 
@@ -96,7 +96,8 @@ pub(crate) fn stream(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
     let rates = Group::new(&labels(&lanes), "preload-stream-64KiB", "MiB/s");
     let mut rates = rates.goal(LABELS[1], Goal::RatioAtLeast(0.95));
     let mut costs = Group::new(&labels(&lanes), "preload-stream-64KiB processor", "s/GiB");
-    take_turns(bench, report, "preload-stream-64KiB", lanes, |_, at, pair| {
+    let turns = super::streams::turns(bench);
+    take_some_turns(turns, report, "preload-stream-64KiB", lanes, |_, at, pair| {
         pair.open()?;
         let (client, server) =
             pair.both(&format!("write {count} {BYTES}"), &format!("read {BYTES}"))?;

@@ -33,6 +33,11 @@ fn lanes(bench: &Bench<'_>, report: Option<&mut Report>) -> io::Result<Vec<Lane>
     ];
     let mut lanes = vec![Lane::new(Kind::Plain.name(), Pair::start(bench, Kind::Plain)?)];
     let mut missing = Vec::new();
+    // No relay, but what the kernel itself has for connections that are to outlive a path.
+    match Pair::start(bench, Kind::Mptcp) {
+        Ok(pair) => lanes.push(Lane::new(Kind::Mptcp.name(), pair)),
+        Err(error) => missing.push((Kind::Mptcp.name(), error)),
+    }
     for (label, make) in makes {
         let mut relay = None;
         let pair = Pair::start_through(bench, Kind::Plain, |server| {

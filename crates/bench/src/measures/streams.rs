@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::Bench;
-use crate::lane::{labels, lanes, take_turns};
+use crate::lane::{labels, lanes, take_some_turns, take_turns};
 use crate::pair::Pair;
 use crate::report::{Goal, Group, Report};
 use crate::socket::Kind;
@@ -28,6 +28,12 @@ fn count(bench: &Bench<'_>, bytes: usize) -> usize {
         _ => 1 << 30,
     };
     bench.amount(total, total / 32) / bytes
+}
+
+/// Turns of a stream: more than usual, as single turns of one and the same program differ by half.
+pub(crate) fn turns(bench: &Bench<'_>) -> usize {
+    let turns = bench.options.turns();
+    if bench.options.quick || bench.options.repeat.is_some() { turns } else { turns.max(11) }
 }
 
 /// One way, as fast as it goes; timed until the reader has all: MiB/s.
@@ -67,7 +73,7 @@ fn moved(
         rates = rates.goal(label, goal);
     }
     let mut costs = Group::new(&labels(&lanes), &format!("{name} processor"), "s/GiB");
-    take_turns(bench, report, name, lanes, |_, at, pair| {
+    take_some_turns(turns(bench), report, name, lanes, |_, at, pair| {
         pair.open()?;
         let (client, server) =
             pair.both(&format!("write {count} {bytes}"), &format!("read {bytes}"))?;

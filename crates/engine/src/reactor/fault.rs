@@ -321,6 +321,10 @@ impl Reactor {
             self.timers.set(until, Timer::Grace(socket.id));
         }
         self.recover(socket, report);
+        if socket.has(bits::GUESTS) {
+            // What the connection still had is no event any more.
+            self.serve_guests(socket);
+        }
     }
 
     /// A session came to us without a connection: whoever had it before redials no more.
@@ -605,6 +609,7 @@ impl Reactor {
             });
             if let Some(sender) = tx.sender.as_mut().filter(|_| !outstanding) {
                 sender.rest();
+                tx.rest();
             }
             socket.finish_tx(tx);
             if !outstanding && self.note_end(socket) {

@@ -589,7 +589,7 @@ impl Reactor {
             NETLINK => self.netlink_changed(),
             CHANNEL => self.channel_ready(),
             CONTROL => self.control_ready(),
-            BURSTS => self.engine.bursts.look(self.engine.instance),
+            BURSTS => self.look_at_bursts(),
             Token(token) if self.attempts.contains_key(&token) => self.attempt_ready(token),
             Token(token) if self.handshakes.contains_key(&token) => self.handshake_ready(token),
             Token(token) if self.pumps.contains_key(&token) => {
@@ -643,6 +643,12 @@ impl Reactor {
             Command::NetworkChanged => self.check_paths(true),
             Command::Drain { done, exits } => self.drain(done, exits),
             Command::Resolved { socket, addrs } => self.resolved(&socket, addrs),
+        }
+    }
+
+    fn look_at_bursts(&mut self) {
+        for lost in self.engine.bursts.look(self.engine.instance) {
+            self.look_at(&lost);
         }
     }
 
@@ -742,8 +748,7 @@ mod tests {
                 sender: Some(Box::new(sender)),
                 number: near.as_raw_fd(),
                 epoch: 6,
-                looked: 0,
-                burst: Default::default(),
+                pace: None,
             };
             socket.place.lock().expect("a lock").private = Some(near);
             let id = SessionId::new(self.engine.instance, local);

@@ -10,13 +10,13 @@
 //!
 //! Nothing else knows of it: bytes of the log that no frame has taken yet are what every flush
 //! takes, and they are in the log before the write returns. Only the death of the whole process
-//! by a signal (or `_exit` past our own) in those microseconds takes them along.
+//! by a signal (or an `_exit` or exec past our own) in those microseconds takes them along.
 
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
 use super::send::Flushed;
@@ -32,9 +32,9 @@ use crate::sys::{Fd, fd};
 /// Longest write that may wait for others.
 pub(super) const GATHERED_MAX_BYTES: usize = 16 * 1024;
 /// Writes behind each other before the first that may wait.
-const BURST_WRITES: usize = 10;
+const BURST_WRITES: u32 = 10;
 /// Writes that are counted without a look at the clock, which costs a lone write too much.
-const UNTIMED_WRITES: usize = 4;
+const UNTIMED_WRITES: u32 = 4;
 /// Writes further apart than this are no burst.
 const APART_MAX_NS: u64 = 20_000;
 /// So much is held at most.
@@ -59,32 +59,52 @@ struct Mine {
     turns: Cell<u16>,
 }
 
-/// What the sending direction knows of its burst.
+/// What the sending direction of who writes much knows of its writes; times in nanoseconds.
 #[derive(Debug, Default)]
-pub(crate) struct Burst {
+pub(crate) struct Pace {
+    /// How much had been written when the program's thread last looked for acks.
+    pub(super) looked: u64,
     /// When the last write came, of those that were timed.
     last: u64,
     /// Since when bytes are held; 0 when none are.
     since: u64,
+    /// When bytes were last put off.
+    held_at: u64,
     /// The instance of the engine that looks at this socket; a fork's child has another.
     looked_at_by: u64,
 }
 
-impl Burst {
+impl Tx {
+    pub(super) fn pace(&mut self) -> &mut Pace {
+        self.pace.get_or_insert_default()
+    }
+
+    /// Since when bytes are held; 0 when none are.
+    pub(super) fn held_since(&self) -> u64 {
+        self.pace.as_ref().map_or(0, |pace| pace.since)
+    }
+
     /// Everything goes out now, or is owed.
     pub(super) fn holds_no_more(&mut self) {
-        self.since = 0;
+        if let Some(pace) = &mut self.pace {
+            pace.since = 0;
+        }
+    }
+
+    /// Nothing was written for a while.
+    pub(crate) fn rest(&mut self) {
+        if self.pace.as_ref().is_some_and(|pace| pace.since == 0 && pace.looked_at_by == 0) {
+            self.pace = None;
+        }
     }
 }
 
-/// How many writes one thread has made right behind each other: a guess, which two writers may
-/// spoil.
+/// How many writes one thread has made right behind each other, behind what tells that thread and
+/// its turn ([`turn`]): a guess, which two writers may spoil.
 #[derive(Debug, Default)]
-pub(crate) struct Row {
-    writes: AtomicUsize,
-    /// The thread and its turn ([`turn`]) at the last write.
-    turn: AtomicU64,
-}
+pub(crate) struct Row(AtomicU32);
+
+const COUNT_BITS: u32 = 8;
 
 /// The sockets that the engine looks at while they hold bytes.
 #[derive(Debug)]
@@ -126,8 +146,36 @@ fn flush_listed() {
     let Ok(listed) = engine.bursts.sockets.try_lock() else { return };
     let sockets: Vec<_> = listed.iter().filter_map(Weak::upgrade).collect();
     drop(listed);
-    sockets.iter().for_each(Socket::flush_burst);
+    sockets.iter().for_each(|socket| {
+        let _given_up = socket.flush_burst();
+    });
 }
+
+/// Sends what all threads' writes have left to be sent, before this process becomes another program
+/// and its engine ends. Waits a while for kernels that are full, if their writers would have.
+pub(crate) fn flush_before_exec() {
+    let Some(engine) = engine_if_running() else { return };
+    let until = clock::now() + EXEC_WAIT_MAX;
+    for _ in 0..EXEC_TRIES {
+        if let Ok(listed) = engine.bursts.sockets.try_lock() {
+            let sockets: Vec<_> = listed.iter().filter_map(Weak::upgrade).collect();
+            drop(listed);
+            for socket in sockets {
+                socket.flush_burst();
+                if !socket.nonblocking.load(Ordering::Relaxed) {
+                    let _out_of_time = socket.wait_writable(Some(until), true);
+                }
+            }
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// How often the list is tried before an exec: its holder may be the interrupted thread itself.
+const EXEC_TRIES: usize = 1000;
+/// How long an exec waits for a kernel to take the last bytes of a burst.
+const EXEC_WAIT_MAX: Duration = Duration::from_secs(5);
 
 impl Bursts {
     pub(crate) fn new() -> Self {
@@ -163,8 +211,9 @@ impl Bursts {
         true
     }
 
-    /// In the engine's thread, every [`LOOK_EVERY`] while there are bursts.
-    pub(crate) fn look(&self, instance: u64) {
+    /// In the engine's thread, every [`LOOK_EVERY`] while there are bursts. Gives those whose bytes
+    /// cannot go out by the number that they have.
+    pub(crate) fn look(&self, instance: u64) -> Vec<Arc<Socket>> {
         if let Some(timer) = self.number() {
             // It goes on when its count was taken (timerfd_create(2)).
             fd::drain_notices(timer);
@@ -173,7 +222,8 @@ impl Bursts {
         // last of a socket takes some of them too.
         let mut sockets: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
         let now = clock::nanos();
-        sockets.iter().for_each(|socket| socket.look_at_burst(now));
+        let mut lost = sockets.clone();
+        lost.retain(|socket| !socket.look_at_burst(now));
         let mut listed = self.lock();
         listed.retain(|socket| {
             let Some(socket) = socket.upgrade() else { return false };
@@ -190,88 +240,73 @@ impl Bursts {
         drop(listed);
         // Who found a direction taken by a look has left its wish to us.
         sockets.iter().for_each(Socket::honour_wishes);
+        lost
     }
 }
 
-/// What tells this thread from others, and one stretch of writes from the next: an address, which
-/// leaves the upper bits free, and a count, which may come round as the time is looked at too.
+/// What tells this thread from others, and one stretch of writes from the next; both may come
+/// round, as the time is looked at too.
 #[inline]
-fn turn() -> u64 {
-    MINE.with(|mine| std::ptr::from_ref(mine).addr() as u64 ^ u64::from(mine.turns.get()) << 48)
+fn turn() -> u32 {
+    MINE.with(|mine| {
+        // Threads lie pages apart.
+        let thread = (std::ptr::from_ref(mine).addr() >> 12) as u32;
+        (thread ^ u32::from(mine.turns.get()) << 8) << COUNT_BITS
+    })
 }
 
 impl Socket {
     /// Takes a write that is one of many, if it is.
     #[inline]
     pub(super) fn send_in_burst(self: &Arc<Self>, bytes: &[u8]) -> io::Result<Gathered> {
-        let row = &self.shared.row;
-        let (turn, mut writes) = (turn(), row.writes.load(Ordering::Relaxed));
-        if row.turn.load(Ordering::Relaxed) != turn {
-            row.turn.store(turn, Ordering::Relaxed);
-            writes = 0;
-        }
+        let (turn, row) = (turn(), self.row.0.load(Ordering::Relaxed));
+        // The difference is the count where the turn is the same, and else no small number.
+        let writes = if row.wrapping_sub(turn) <= BURST_WRITES { row - turn } else { 0 };
         if writes < UNTIMED_WRITES {
-            row.writes.store(writes + 1, Ordering::Relaxed);
+            self.row.0.store(turn + writes + 1, Ordering::Relaxed);
             return Ok(Gathered::NotHere);
         }
-        self.gather(bytes, writes)
+        self.gather(bytes, turn, writes)
     }
 
-    fn gather(self: &Arc<Self>, bytes: &[u8], writes: usize) -> io::Result<Gathered> {
+    fn gather(self: &Arc<Self>, bytes: &[u8], turn: u32, writes: u32) -> io::Result<Gathered> {
         let shared = &self.shared;
+        let count = |writes| self.row.0.store(turn + writes, Ordering::Relaxed);
         let now = clock::nanos();
-        let mut is_first = false;
-        let mut looks = false;
+        let (mut is_first, mut looks) = (false, false);
         let gathered = caught(|| {
             let Ok(mut tx) = self.tx.try_lock() else { return Ok(Gathered::NotHere) };
-            let apart = now.saturating_sub(std::mem::replace(&mut tx.burst.last, now));
+            let apart = now.saturating_sub(std::mem::replace(&mut tx.pace().last, now));
             if apart > APART_MAX_NS {
                 // The first timed one of a row has none before it.
-                let first = usize::from(writes == UNTIMED_WRITES);
-                shared.row.writes.store(UNTIMED_WRITES + first, Ordering::Relaxed);
+                count(UNTIMED_WRITES + u32::from(writes == UNTIMED_WRITES));
                 return Ok(Gathered::NotHere);
             }
             if writes < BURST_WRITES {
-                shared.row.writes.store(writes + 1, Ordering::Relaxed);
+                count(writes + 1);
                 return Ok(Gathered::NotHere);
             }
             if self.bits() & !bits::STASH != 0 || !process::is_ours(self) || tx.number < 0 {
                 return Ok(Gathered::NotHere);
             }
-            let ack = shared.peer_ack.load(Ordering::SeqCst);
-            let edge = credit::edge(&shared.peer_edge);
-            let Some(sender) = tx.sender.as_deref_mut() else { return Ok(Gathered::NotHere) };
-            let acked = sender.acked();
-            // What the peer cannot have meant is the general way's to answer.
-            if sender.absorb(ack, edge).is_err() {
-                return Ok(Gathered::NotHere);
-            }
-            if sender.acked() > acked {
-                shared.count_progress();
-            }
-            // Who takes the last of the room must say so: the general way does.
-            if sender.room() <= bytes.len() {
-                return Ok(Gathered::NotHere);
-            }
-            let taken = match sender.try_write(bytes) {
-                None | Some(0) => return Ok(Gathered::NotHere),
-                Some(taken) => taken,
-            };
-            let (written, held) = (sender.written(), sender.written() - sender.cursor());
-            shared.written.store(written, Ordering::Release);
+            let Some(taken) = self.put_off(&mut tx, bytes) else { return Ok(Gathered::NotHere) };
+            let held = tx.sender.as_ref().map_or(0, |sender| sender.written() - sender.cursor());
             let instance = engine_if_running().map_or(0, |engine| engine.instance);
-            is_first = std::mem::replace(&mut tx.burst.looked_at_by, instance) != instance;
-            if tx.burst.since == 0 {
-                tx.burst.since = now;
+            let pace = tx.pace();
+            is_first = std::mem::replace(&mut pace.looked_at_by, instance) != instance;
+            pace.held_at = now;
+            if pace.since == 0 {
+                pace.since = now;
             }
-            let waits = held < HELD_MAX_BYTES && now - tx.burst.since < HELD_MAX_NS;
+            let waits = held < HELD_MAX_BYTES && now.saturating_sub(pace.since) < HELD_MAX_NS;
             let mut flushed = Flushed::All;
-            if !waits {
+            if waits {
+                MINE.with(|mine| mine.holds.set(true));
+            } else {
                 let _whole = Uncancelled::begin();
                 flushed = self.flush(&mut tx, false);
                 looks = tx.is_to_look();
             }
-            MINE.with(|mine| mine.holds.set(waits));
             Ok(match flushed {
                 _ if taken < bytes.len() => Gathered::Part(taken),
                 Flushed::All => Gathered::Taken,
@@ -291,9 +326,7 @@ impl Socket {
                 if looks {
                     self.eat_control_frames();
                 }
-                if wish::is_left(&shared.ack_wanted) {
-                    self.send_ack();
-                }
+                self.honour_wishes();
                 self.list_for_sweep();
                 Ok(())
             })?;
@@ -301,11 +334,37 @@ impl Socket {
         Ok(gathered)
     }
 
+    /// Puts a write into the log and leaves it there: how much of it. `None`, with nothing changed,
+    /// where that is not for a burst to do.
+    fn put_off(self: &Arc<Self>, tx: &mut Tx, bytes: &[u8]) -> Option<usize> {
+        let shared = &self.shared;
+        let ack = shared.peer_ack.load(Ordering::SeqCst);
+        let edge = credit::edge(&shared.peer_edge);
+        let sender = tx.sender.as_deref_mut()?;
+        // In the middle of a frame the kernel was full: who writes must be told, or wait.
+        if sender.is_mid_frame() {
+            return None;
+        }
+        let acked = sender.acked();
+        // What the peer cannot have meant is the general way's to answer.
+        sender.absorb(ack, edge).ok()?;
+        if sender.acked() > acked {
+            shared.count_progress();
+        }
+        // Who takes the last of the room must say so: the general way does.
+        if sender.room() <= bytes.len() {
+            return None;
+        }
+        let taken = sender.try_write(bytes).filter(|&taken| taken > 0)?;
+        shared.written.store(sender.written(), Ordering::Release);
+        Some(taken)
+    }
+
     /// The engine does not look at it: what is held goes out now.
     #[cold]
     fn leave_burst(self: &Arc<Self>) -> io::Result<()> {
         let mut tx = self.lock_tx()?;
-        tx.burst.looked_at_by = 0;
+        tx.pace().looked_at_by = 0;
         let flushed = self.flush(&mut tx, false);
         self.finish_tx(tx);
         if flushed == Flushed::Owed {
@@ -314,30 +373,36 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends what is held, as far as the kernel takes it. Takes only locks of the socket's that
-    /// come behind this direction's.
-    pub(crate) fn flush_before_fork(self: &Arc<Self>, tx: &mut Tx) {
-        if tx.burst.since != 0 {
-            self.flush(tx, false);
-        }
+    /// Sends what is held, as far as the kernel takes it: true if it lacks something. Takes only
+    /// locks of the socket's that come behind this direction's.
+    pub(crate) fn flush_before_fork(self: &Arc<Self>, tx: &mut Tx) -> bool {
+        tx.held_since() != 0 && self.flush(tx, false) == Flushed::Owed
     }
 
-    /// Sends what is held. Where another thread has the direction's lock the engine's look does it.
-    fn flush_burst(self: &Arc<Self>) {
+    /// Sends what is held. Where another thread has a lock the engine's look does it. False when it
+    /// cannot go out by the number that the socket has.
+    fn flush_burst(self: &Arc<Self>) -> bool {
         let flush = || {
-            let Ok(mut tx) = self.tx.try_lock() else { return Ok(()) };
-            if tx.burst.since != 0 {
-                let flushed = self.flush(&mut tx, false);
-                self.finish_tx(tx);
-                if flushed == Flushed::Owed {
-                    self.owe();
-                }
+            let Ok(place) = self.place.try_lock() else { return Ok(true) };
+            let Ok(mut tx) = self.tx.try_lock() else { return Ok(true) };
+            let holds = tx.held_since() != 0;
+            // A number that was closed past us may be another file's by now.
+            let is_lost = holds && tx.number >= 0 && !place.is_still(tx.number);
+            let mut flushed = Flushed::All;
+            if holds && !is_lost {
+                flushed = self.flush(&mut tx, false);
             }
-            Ok(())
+            drop(place);
+            self.finish_tx(tx);
+            if flushed == Flushed::Owed {
+                self.owe();
+            }
+            Ok(!is_lost)
         };
-        if let Err(error) = guarded(flush) {
+        guarded(flush).unwrap_or_else(|error| {
             log::debug!("session {}: {error}", self.id);
-        }
+            true
+        })
     }
 
     fn honour_wishes(self: &Arc<Self>) {
@@ -346,25 +411,28 @@ impl Socket {
         }
     }
 
-    /// The engine's look: sends what is held too long.
-    fn look_at_burst(self: &Arc<Self>, now: u64) {
+    /// The engine's look: sends what is held too long. False when it cannot go out by the number
+    /// that the socket has.
+    fn look_at_burst(self: &Arc<Self>, now: u64) -> bool {
         let is_due = |since: u64| since != 0 && now.saturating_sub(since) >= HELD_MAX_NS;
-        if self.tx.try_lock().is_ok_and(|tx| is_due(tx.burst.since)) {
-            self.flush_burst();
-        }
+        !self.tx.try_lock().is_ok_and(|tx| is_due(tx.held_since())) || self.flush_burst()
     }
 
-    /// True, and known to the direction, when nothing is held and nobody has written for a while.
-    /// Takes no lock that anybody waits for.
+    /// True, and known to the direction, when nothing is held and nothing was for a while. Takes no
+    /// lock that anybody waits for.
     fn is_burst_over(&self, now: u64, instance: u64) -> bool {
-        let Ok(mut tx) = self.tx.try_lock() else { return false };
-        let burst = &mut tx.burst;
-        if burst.looked_at_by != instance {
+        let mut tx = match self.tx.try_lock() {
+            Ok(tx) => tx,
+            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::Poisoned(_)) => return true,
+        };
+        let Some(pace) = &mut tx.pace else { return true };
+        if pace.looked_at_by != instance {
             return true;
         }
-        let is_over = burst.since == 0 && now.saturating_sub(burst.last) >= OVER_AFTER_NS;
+        let is_over = pace.since == 0 && now.saturating_sub(pace.held_at) >= OVER_AFTER_NS;
         if is_over {
-            burst.looked_at_by = 0;
+            pace.looked_at_by = 0;
         }
         is_over
     }
@@ -396,6 +464,8 @@ mod tests {
         let mut sender = Sender::new(Arc::default(), 0, 0);
         sender.begin_epoch(0).expect("nothing was sent");
         socket.shared.peer_edge.store(credit, Ordering::SeqCst);
+        let identity = fd::identity(near.as_raw_fd()).expect("a file");
+        socket.place.lock().expect("the lock").identity = identity;
         let mut tx = socket.lock_tx().expect("the lock");
         (tx.sender, tx.number, tx.epoch) = (Some(Box::new(sender)), near.as_raw_fd(), 1);
         drop(tx);
@@ -407,19 +477,19 @@ mod tests {
     }
 
     fn holds(socket: &Arc<Socket>) -> bool {
-        socket.lock_tx().expect("the lock").burst.since != 0
+        socket.lock_tx().expect("the lock").held_since() != 0
     }
 
     /// Nothing of what was written is left to be sent.
     fn has_sent_all(socket: &Arc<Socket>) -> bool {
         let tx = socket.lock_tx().expect("the lock");
-        tx.burst.since == 0 && tx.sender.as_ref().is_some_and(|sender| !sender.has_output())
+        tx.held_since() == 0 && tx.sender.as_ref().is_some_and(|sender| !sender.has_output())
     }
 
     /// Listed, but looked at only if others wake the engine for it.
     fn list_quietly(socket: &Arc<Socket>) {
         let engine = crate::reactor::engine().expect("an engine");
-        socket.lock_tx().expect("the lock").burst.looked_at_by = engine.instance;
+        socket.lock_tx().expect("the lock").pace().looked_at_by = engine.instance;
         engine.bursts.lock().push(Arc::downgrade(socket));
     }
 
@@ -472,7 +542,7 @@ mod tests {
             std::thread::yield_now();
         }
         // The looks end with the bursts.
-        while socket.lock_tx().expect("the lock").burst.looked_at_by != 0 {
+        while socket.lock_tx().expect("the lock").pace().looked_at_by != 0 {
             assert!(clock::now() < until, "the engine goes on looking");
             std::thread::yield_now();
         }
@@ -506,14 +576,89 @@ mod tests {
         assert!(socket.has(bits::NO_ROOM), "nor is he told of room otherwise");
     }
 
+    /// Writes until the kernel is full, which the far end, who never reads, sees to.
+    fn fill(socket: &Arc<Socket>) -> usize {
+        let mut written = 0;
+        loop {
+            match send(socket, &SMALL) {
+                Ok(n) => written += n,
+                Err(error) if crate::error::would_block(&error) => return written,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// A burst went on into the log, to the end of the credit.
     #[test]
-    fn bytes_of_a_burst_are_sent_before_a_fork() {
+    fn a_burst_is_told_that_the_kernel_is_full() {
+        let (socket, _near, _far) = session(1 << 30);
+        let written = fill(&socket);
+        assert!(written < 256 << 20, "{written} bytes");
+        assert!(!socket.has(bits::NO_ROOM), "the credit is not what is missing");
+    }
+
+    #[test]
+    fn bytes_of_a_burst_are_sent_before_a_fork_and_who_lacks_some_is_told_so() {
         let (socket, _near, _far) = session(1 << 30);
         list_quietly(&socket);
         hold(&socket);
         let mut tx = socket.lock_tx().expect("the lock");
-        socket.flush_before_fork(&mut tx);
+        assert!(!socket.flush_before_fork(&mut tx), "the kernel takes all");
         drop(tx);
         assert!(has_sent_all(&socket));
+        fill(&socket);
+        let mut tx = socket.lock_tx().expect("the lock");
+        tx.pace().since = 1;
+        assert!(socket.flush_before_fork(&mut tx), "the kernel is full");
+    }
+
+    /// Whoever tried for the lock meanwhile has left his wish to its holder.
+    #[test]
+    fn who_finds_nothing_to_send_does_what_was_wished_of_the_direction() {
+        let (socket, _near, _far) = session(1 << 30);
+        socket.shared.ack_wanted.store(true, Ordering::SeqCst);
+        assert!(socket.flush_burst());
+        assert!(!socket.shared.ack_wanted.load(Ordering::SeqCst), "the wish was not seen");
+    }
+
+    /// It went into the file that had got the number meanwhile.
+    #[test]
+    fn bytes_of_a_burst_are_not_sent_by_a_number_that_is_another_file() {
+        let (socket, near, _far) = session(1 << 30);
+        list_quietly(&socket);
+        hold(&socket);
+        let (other, end) = fd::unix_pair(rustix::net::SocketType::STREAM).expect("a pair");
+        fd::replace(std::os::fd::AsFd::as_fd(&other), near.as_raw_fd(), true).expect("replaced");
+        assert!(!socket.flush_burst(), "it cannot go out");
+        assert_eq!(sys::io::queued(end.as_raw_fd()), 0);
+    }
+
+    /// The last flush of one socket made the thread forget that another one still holds bytes.
+    #[test]
+    fn what_one_socket_holds_goes_out_although_the_thread_has_flushed_another_since() {
+        let (one, _near, _far) = session(1 << 30);
+        let (other, _other_near, _other_far) = session(1 << 30);
+        list_quietly(&one);
+        list_quietly(&other);
+        hold(&one);
+        hold(&other);
+        // By its length.
+        for _ in 0..=HELD_MAX_BYTES as usize / SMALL.len() {
+            send(&other, &SMALL).expect("room");
+        }
+        flush_held();
+        assert!(has_sent_all(&one));
+    }
+
+    /// One burst, and then a write now and then, kept the engine awake.
+    #[test]
+    fn a_burst_is_over_when_nothing_was_held_for_a_while_whatever_is_written() {
+        let (socket, _near, _far) = session(1 << 30);
+        let now = clock::nanos();
+        let mut tx = socket.lock_tx().expect("the lock");
+        *tx.pace() = Pace { last: now, looked_at_by: 5, held_at: now, ..Pace::default() };
+        drop(tx);
+        assert!(!socket.is_burst_over(now, 5));
+        assert!(socket.is_burst_over(now + OVER_AFTER_NS, 5));
     }
 }

@@ -728,6 +728,13 @@ impl Place {
         self.numbers.first().copied()
     }
 
+    /// True when the number names the real socket still: of one that the program has, somebody may
+    /// have closed it past us.
+    pub(super) fn is_still(&self, number: RawFd) -> bool {
+        let is_ours = self.private.as_ref().is_some_and(|private| private.as_raw_fd() == number);
+        is_ours || fd::identity(number).is_ok_and(|found| found == self.identity)
+    }
+
     /// Wakes whoever sleeps on the placeholder.
     fn nudge(&self) {
         if let Some(ours) = &self.placeholder {

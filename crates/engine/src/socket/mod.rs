@@ -112,7 +112,6 @@ pub(crate) struct Shared {
     pub(crate) peer_stopped: AtomicBool,
     /// On the list of the next sweep.
     pub(crate) in_sweep: AtomicBool,
-    pub(super) row: gather::Row,
 }
 
 impl Shared {
@@ -130,9 +129,8 @@ pub(crate) struct Tx {
     /// Where to write; -1 when no connection stands.
     pub(crate) number: RawFd,
     pub(crate) epoch: u64,
-    /// How much had been written when the program's thread last looked for acks.
-    pub(crate) looked: u64,
-    pub(crate) burst: gather::Burst,
+    /// Of who writes much.
+    pub(crate) pace: Option<Box<gather::Pace>>,
 }
 
 /// The receiving direction.
@@ -248,6 +246,7 @@ pub(crate) struct Socket {
     pub(crate) send_timeout_us: AtomicU64,
     failure: AtomicI32,
     failure_told: AtomicBool,
+    row: gather::Row,
     pub(crate) shared: Shared,
     pub(crate) tx: Mutex<Tx>,
     pub(crate) rx: Mutex<Rx>,
@@ -263,7 +262,7 @@ pub(crate) struct Socket {
 // What every idle session costs. A field more is a decision: the sum is told by
 // `cargo bench -- --only memory`, and is to stay below 2 KiB for a client.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Socket>() <= 672);
+const _: () = assert!(size_of::<Socket>() <= 632);
 
 impl Socket {
     pub(crate) fn new(id: u64, config: Arc<Config>, numbers: Vec<RawFd>, first_bits: u32) -> Self {
@@ -277,6 +276,7 @@ impl Socket {
             send_timeout_us: AtomicU64::new(0),
             failure: AtomicI32::new(0),
             failure_told: AtomicBool::new(false),
+            row: gather::Row::default(),
             shared: Shared::default(),
             tx: Mutex::new(Tx { number: -1, ..Tx::default() }),
             rx: Mutex::new(Rx { number: -1, ..Rx::default() }),

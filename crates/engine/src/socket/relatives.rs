@@ -100,6 +100,10 @@ impl Socket {
             return Ok(Err(Busy));
         }
         self.absorb(&mut held.tx);
+        if held.tx.held_since() != 0 {
+            // Who is to have it may wait for the answer to this at once.
+            self.flush(&mut held.tx, false);
+        }
         let detached = self.has(bits::DETACHED);
         let dead = !detached && (held.tx.number < 0 || held.rx.number < 0);
         if dead || self.has(bits::DYING | bits::CONNECTING | bits::FRESH | bits::FAILED) {

@@ -182,7 +182,8 @@ impl Socket {
         }
         self.absorb(&mut tx);
         // Who waits for the kernel itself needs no engine to do it too.
-        if self.flush(&mut tx, more) == Flushed::Owed {
+        let corked = more && tx.held_since() == 0;
+        if self.flush(&mut tx, corked) == Flushed::Owed {
             if dont_wait {
                 self.owe();
             }
@@ -324,7 +325,7 @@ impl Socket {
 
     /// Puts frames on the connection until there are none or the kernel is full.
     pub(crate) fn flush(self: &Arc<Self>, tx: &mut Tx, more: bool) -> Flushed {
-        tx.burst.holds_no_more();
+        tx.holds_no_more();
         if !crate::process::is_ours(self) {
             return Flushed::All;
         }
@@ -390,7 +391,7 @@ impl Socket {
 
     /// Sleeps until writing may go on. `for_kernel` when all was taken and only the kernel is
     /// waited for.
-    fn wait_writable(
+    pub(super) fn wait_writable(
         self: &Arc<Self>,
         deadline: Option<Instant>,
         for_kernel: bool,
@@ -460,12 +461,13 @@ impl Tx {
     #[inline]
     pub(super) fn is_to_look(&mut self) -> bool {
         let Some(sender) = &self.sender else { return false };
-        let written = sender.written();
-        if written.saturating_sub(self.looked) < LOOK_EVERY_BYTES {
+        let (written, held) = (sender.written(), sender.log_len());
+        let looked = self.pace.as_ref().map_or(0, |pace| pace.looked);
+        if written.saturating_sub(looked) < LOOK_EVERY_BYTES {
             return false;
         }
-        self.looked = written;
-        sender.log_len() >= LOOK_EVERY_BYTES
+        self.pace().looked = written;
+        held >= LOOK_EVERY_BYTES
     }
 }
 

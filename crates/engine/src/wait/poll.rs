@@ -22,10 +22,10 @@ pub(crate) fn poll(
     timeout: Option<Duration>,
     mask: *const libc::sigset_t,
 ) -> io::Result<usize> {
-    flush_held();
     if is_plain(fds) {
         return sys::io::poll_masked(fds, timeout, mask);
     }
+    flush_held();
     let held = SignalsHeld::begin();
     poll_held(fds, timeout, held.unless(mask))
 }

@@ -302,6 +302,9 @@ unsafe fn run(path: *const c_char, exec: impl FnOnce() -> c_int) -> c_int {
     if !edge::is_used() {
         return exec();
     }
+    if !edge::is_guest() {
+        exec::flush();
+    }
     if !path.is_null() {
         // SAFETY: the caller's word.
         let path = unsafe { CStr::from_ptr(path) };

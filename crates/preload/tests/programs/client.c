@@ -589,6 +589,16 @@ static void echoes(void) {
     exchange();
 }
 
+/* Many small writes, and at once another program, which does not have the session. */
+static void execs_in_a_burst(void) {
+    fd = connected(port);
+    CHECK(fcntl(fd, F_SETFD, FD_CLOEXEC) == 0);
+    for (int i = 0; i < 5000; i++) {
+        CHECK(write(fd, "0123456789abcdef", 16) == 16);
+    }
+    execl("/bin/echo", "echo", "done", (char *)NULL);
+}
+
 /* Megabytes to one who has nothing to say; returns when all were written and both ends said so. */
 static void pours(void) {
     char none;
@@ -880,6 +890,7 @@ int main(int argc, char **argv) {
         {"close_all", close_all}, {"stream", stream}, {"files", files},     {"early", early},
         {"high", high},         {"foreign", foreign}, {"spawned", spawned},
         {"quick_end", quick_end}, {"echoes", echoes}, {"greeted", greeted}, {"pours", pours},
+        {"execs_in_a_burst", execs_in_a_burst},
         {"cancel_waits", cancel_waits}, {"sets", sets}, {"blocked", blocked},
         {"early_stream", early_stream}, {"closed_unseen", closed_unseen}, {"sent", sent},
         {"discards", discards}, {"commands", commands},

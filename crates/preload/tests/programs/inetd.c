@@ -3,7 +3,8 @@
  * HOW: execl, execve, execlp, execle, fexecve, execveat, spawn (posix_spawn), fails (tries programs that are not there or cannot be run,
  * first), retries (fails over and over while bytes come), beside (cat beside a program that has the
  * connection too and never reads), slowly (a program that ends its output at once, reads slowly and
- * prints how many bytes came), spoke (the child has used the connection before), vfork. */
+ * prints how many bytes came), counts (the child itself prints the number of bytes when 80,000
+ * have come), spoke (the child has used the connection before), vfork. */
 #define _GNU_SOURCE
 #include "waits.h"
 #include <fcntl.h>
@@ -18,7 +19,25 @@ static char *environment[] = {"A=b", NULL};
 
 static int is(const char *what) { return strcmp(how, what) == 0; }
 
+/* The session is not over then: who has written it has gone without an end. */
+static void count(int fd) {
+    char buf[4096];
+    size_t got = 0;
+    while (got < 80000) {
+        ssize_t n = read(fd, buf, sizeof buf);
+        CHECK(n > 0);
+        got += (size_t)n;
+    }
+    printf("%zu\n", got);
+    fflush(stdout);
+    /* An exit would wait for the peer, which does not come again. */
+    raise(SIGKILL);
+}
+
 static void run(int fd) {
+    if (is("counts")) {
+        count(fd);
+    }
     if (is("spoke")) {
         put(fd, "hello\n");
         expect(fd, "hello\n");
