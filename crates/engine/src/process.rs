@@ -371,7 +371,7 @@ extern "C" fn prepare() {
         let (meta, place) = (freeze(&socket.meta), freeze(&socket.place));
         let mut tx = freeze(&socket.tx);
         // While the session is still ours: who has it next may not look for a while.
-        let owes = socket.flush_before_fork(&mut tx);
+        let owes = socket.flush_held_back(&place, &mut tx);
         if owes {
             socket.owe();
         }

@@ -609,7 +609,7 @@ impl Reactor {
             });
             if let Some(sender) = tx.sender.as_mut().filter(|_| !outstanding) {
                 sender.rest();
-                tx.rest();
+                tx.rest(self.engine.instance);
             }
             socket.finish_tx(tx);
             if !outstanding && self.note_end(socket) {

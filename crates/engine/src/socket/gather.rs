@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
 use super::send::Flushed;
-use super::{Socket, Tx, bits};
+use super::{Place, Socket, Tx, bits};
 use crate::clock;
 use crate::error::{caught, guarded};
 use crate::meet::{credit, wish};
@@ -28,6 +28,7 @@ use crate::process;
 use crate::reactor::engine_if_running;
 use crate::sys::process::Uncancelled;
 use crate::sys::{Fd, fd};
+use crate::wait::epoll;
 
 /// Longest write that may wait for others.
 pub(super) const GATHERED_MAX_BYTES: usize = 16 * 1024;
@@ -91,9 +92,10 @@ impl Tx {
         }
     }
 
-    /// Nothing was written for a while.
-    pub(crate) fn rest(&mut self) {
-        if self.pace.as_ref().is_some_and(|pace| pace.since == 0 && pace.looked_at_by == 0) {
+    /// Nothing was written for a while: `instance` is the engine that says so.
+    pub(crate) fn rest(&mut self, instance: u64) {
+        let is_idle = |pace: &Pace| pace.since == 0 && pace.looked_at_by != instance;
+        if self.pace.as_ref().is_some_and(|pace| is_idle(pace)) {
             self.pace = None;
         }
     }
@@ -151,31 +153,51 @@ fn flush_listed() {
     });
 }
 
-/// Sends what all threads' writes have left to be sent, before this process becomes another program
-/// and its engine ends. Waits a while for kernels that are full, if their writers would have.
+/// Gives the kernel what it lacks of all sessions, before this process becomes another program and
+/// its engine ends; waits a while for kernels that are full, as the writers would have. May be
+/// called by a signal handler, so no lock is waited for.
 pub(crate) fn flush_before_exec() {
     let Some(engine) = engine_if_running() else { return };
     let until = clock::now() + EXEC_WAIT_MAX;
-    for _ in 0..EXEC_TRIES {
-        if let Ok(listed) = engine.bursts.sockets.try_lock() {
-            let sockets: Vec<_> = listed.iter().filter_map(Weak::upgrade).collect();
-            drop(listed);
-            for socket in sockets {
-                socket.flush_burst();
-                if !socket.nonblocking.load(Ordering::Relaxed) {
-                    let _out_of_time = socket.wait_writable(Some(until), true);
-                }
-            }
+    let mut tries = EXEC_TRIES;
+    let sockets: Vec<_> = loop {
+        if let Ok(sockets) = engine.sockets.try_lock() {
+            break sockets.values().filter_map(Weak::upgrade).collect();
+        }
+        tries -= 1;
+        if tries == 0 {
             return;
         }
-        std::thread::yield_now();
+        epoll::sleep(EXEC_STEP);
+    };
+    for socket in sockets {
+        let mut tries = EXEC_TRIES;
+        while tries > 0 {
+            match guarded(|| Ok(socket.flush_once())).unwrap_or(Once::Done) {
+                Once::Done => break,
+                Once::Full if clock::now() >= until => break,
+                Once::Full => {}
+                Once::Busy => tries -= 1,
+            }
+            epoll::sleep(EXEC_STEP);
+        }
     }
 }
 
-/// How often the list is tried before an exec: its holder may be the interrupted thread itself.
-const EXEC_TRIES: usize = 1000;
-/// How long an exec waits for a kernel to take the last bytes of a burst.
+/// How often a lock is tried before an exec: its holder may be the interrupted thread itself.
+const EXEC_TRIES: usize = 50;
+const EXEC_STEP: Duration = Duration::from_micros(200);
+/// How long an exec waits for kernels to take the last bytes.
 const EXEC_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What one try to give the kernel what it lacks came to.
+enum Once {
+    /// It lacks nothing, or it is not for us to give, or not to wait for.
+    Done,
+    Full,
+    /// Another thread has the locks.
+    Busy,
+}
 
 impl Bursts {
     pub(crate) fn new() -> Self {
@@ -239,7 +261,8 @@ impl Bursts {
         }
         drop(listed);
         // Who found a direction taken by a look has left its wish to us.
-        sockets.iter().for_each(Socket::honour_wishes);
+        let is_lost = |socket: &Arc<Socket>| lost.iter().any(|lost| Arc::ptr_eq(lost, socket));
+        sockets.iter().filter(|socket| !is_lost(socket)).for_each(Socket::honour_wishes);
         lost
     }
 }
@@ -321,7 +344,7 @@ impl Socket {
         if is_first || looks || wanted || !shared.in_sweep.load(Ordering::Relaxed) {
             guarded(|| {
                 if is_first && !engine_if_running().is_some_and(|e| e.bursts.add(self)) {
-                    self.leave_burst()?;
+                    self.leave_burst();
                 }
                 if looks {
                     self.eat_control_frames();
@@ -362,21 +385,35 @@ impl Socket {
 
     /// The engine does not look at it: what is held goes out now.
     #[cold]
-    fn leave_burst(self: &Arc<Self>) -> io::Result<()> {
-        let mut tx = self.lock_tx()?;
+    fn leave_burst(self: &Arc<Self>) {
+        // Poisoned: the next call says so, this one has taken its bytes.
+        let Ok(mut tx) = self.lock_tx() else { return };
         tx.pace().looked_at_by = 0;
         let flushed = self.flush(&mut tx, false);
         self.finish_tx(tx);
         if flushed == Flushed::Owed {
             self.owe();
         }
-        Ok(())
     }
 
-    /// Sends what is held, as far as the kernel takes it: true if it lacks something. Takes only
-    /// locks of the socket's that come behind this direction's.
-    pub(crate) fn flush_before_fork(self: &Arc<Self>, tx: &mut Tx) -> bool {
-        tx.held_since() != 0 && self.flush(tx, false) == Flushed::Owed
+    fn flush_once(self: &Arc<Self>) -> Once {
+        let Ok(place) = self.place.try_lock() else { return Once::Busy };
+        let Ok(mut tx) = self.tx.try_lock() else { return Once::Busy };
+        let lacks = tx.sender.as_ref().is_some_and(|sender| sender.has_output());
+        if !lacks || tx.number < 0 || !place.is_still(tx.number) {
+            return Once::Done;
+        }
+        match self.flush(&mut tx, false) {
+            Flushed::Owed if !self.nonblocking.load(Ordering::Relaxed) => Once::Full,
+            _ => Once::Done,
+        }
+    }
+
+    /// Sends what is held, as far as the kernel takes it, by who has the locks of the place and of
+    /// this direction: true if it lacks something. Takes only locks that come behind these.
+    pub(crate) fn flush_held_back(self: &Arc<Self>, place: &Place, tx: &mut Tx) -> bool {
+        let holds = tx.held_since() != 0 && (tx.number < 0 || place.is_still(tx.number));
+        holds && self.flush(tx, false) == Flushed::Owed
     }
 
     /// Sends what is held. Where another thread has a lock the engine's look does it. False when it
@@ -389,7 +426,11 @@ impl Socket {
             // A number that was closed past us may be another file's by now.
             let is_lost = holds && tx.number >= 0 && !place.is_still(tx.number);
             let mut flushed = Flushed::All;
-            if holds && !is_lost {
+            if is_lost {
+                // Nor is an ACK to go there.
+                return Ok(false);
+            }
+            if holds {
                 flushed = self.flush(&mut tx, false);
             }
             drop(place);
@@ -397,7 +438,7 @@ impl Socket {
             if flushed == Flushed::Owed {
                 self.owe();
             }
-            Ok(!is_lost)
+            Ok(true)
         };
         guarded(flush).unwrap_or_else(|error| {
             log::debug!("session {}: {error}", self.id);
@@ -602,14 +643,39 @@ mod tests {
         let (socket, _near, _far) = session(1 << 30);
         list_quietly(&socket);
         hold(&socket);
-        let mut tx = socket.lock_tx().expect("the lock");
-        assert!(!socket.flush_before_fork(&mut tx), "the kernel takes all");
-        drop(tx);
+        let flush = || {
+            let place = socket.place.lock().expect("the lock");
+            let mut tx = socket.lock_tx().expect("the lock");
+            socket.flush_held_back(&place, &mut tx)
+        };
+        assert!(!flush(), "the kernel takes all");
         assert!(has_sent_all(&socket));
         fill(&socket);
-        let mut tx = socket.lock_tx().expect("the lock");
-        tx.pace().since = 1;
-        assert!(socket.flush_before_fork(&mut tx), "the kernel is full");
+        socket.lock_tx().expect("the lock").pace().since = 1;
+        assert!(flush(), "the kernel is full");
+    }
+
+    /// A whole burst was lost with the engine when another thread had a lock at that moment, and all
+    /// that a full kernel had not taken.
+    #[test]
+    fn an_exec_waits_for_locks_and_for_a_kernel_that_is_full() {
+        let (socket, _near, far) = session(1 << 30);
+        fill(&socket);
+        let nonblocking = |on| socket.nonblocking.store(on, Ordering::SeqCst);
+        nonblocking(true);
+        assert!(matches!(socket.flush_once(), Once::Done), "its writer would not wait");
+        nonblocking(false);
+        assert!(matches!(socket.flush_once(), Once::Full));
+        let tx = socket.lock_tx().expect("the lock");
+        assert!(matches!(socket.flush_once(), Once::Busy));
+        drop(tx);
+        let mut buf = vec![0; 1 << 20];
+        let until = clock::now() + PATIENCE;
+        while !matches!(socket.flush_once(), Once::Done) {
+            assert!(clock::now() < until, "the kernel takes no more");
+            let _empty = rustix::io::read(fd::borrow(far.as_raw_fd()), &mut buf);
+        }
+        assert!(has_sent_all(&socket));
     }
 
     /// Whoever tried for the lock meanwhile has left his wish to its holder.
@@ -629,7 +695,10 @@ mod tests {
         hold(&socket);
         let (other, end) = fd::unix_pair(rustix::net::SocketType::STREAM).expect("a pair");
         fd::replace(std::os::fd::AsFd::as_fd(&other), near.as_raw_fd(), true).expect("replaced");
+        // Nor does an ACK that somebody wants take it along.
+        socket.shared.ack_wanted.store(true, Ordering::SeqCst);
         assert!(!socket.flush_burst(), "it cannot go out");
+        assert!(matches!(socket.flush_once(), Once::Done), "nor before an exec");
         assert_eq!(sys::io::queued(end.as_raw_fd()), 0);
     }
 

@@ -321,6 +321,7 @@ impl Socket {
         }
         self.drop_stale_numbers(&mut held.place);
         if !held.place.numbers.is_empty() {
+            self.leave_stale_number(&mut held);
             return Ok(Ok(None));
         }
         let epoch = if held.tx.number >= 0 { held.tx.epoch } else { 0 };

@@ -100,9 +100,9 @@ impl Socket {
             return Ok(Err(Busy));
         }
         self.absorb(&mut held.tx);
-        if held.tx.held_since() != 0 {
-            // Who is to have it may wait for the answer to this at once.
-            self.flush(&mut held.tx, false);
+        // Who is to have it may wait for the answer to this at once.
+        if self.flush_held_back(&held.place, &mut held.tx) {
+            self.owe();
         }
         let detached = self.has(bits::DETACHED);
         let dead = !detached && (held.tx.number < 0 || held.rx.number < 0);
@@ -259,7 +259,12 @@ impl Socket {
             relatives.returned = returned;
             relatives.look_at = None;
         });
+        let owes = attached && tx.sender.as_ref().is_some_and(|sender| sender.has_output());
         drop((tx, rx, place, meta));
+        if owes {
+            // A program that only reads from here on gives the kernel nothing.
+            self.owe();
+        }
         let detached = if attached { 0 } else { bits::DETACHED };
         let raise = carried | stash | detached | has_returned;
         let all = CARRIED | bits::STASH | bits::DETACHED | bits::DYING | bits::WANTS_CREDIT;

@@ -302,9 +302,6 @@ unsafe fn run(path: *const c_char, exec: impl FnOnce() -> c_int) -> c_int {
     if !edge::is_used() {
         return exec();
     }
-    if !edge::is_guest() {
-        exec::flush();
-    }
     if !path.is_null() {
         // SAFETY: the caller's word.
         let path = unsafe { CStr::from_ptr(path) };
@@ -313,6 +310,9 @@ unsafe fn run(path: *const c_char, exec: impl FnOnce() -> c_int) -> c_int {
             let _kept = Kept::back();
             return exec();
         }
+    }
+    if !edge::is_guest() {
+        exec::flush();
     }
     let legacy = Legacy::prepare();
     let result = exec();
