@@ -655,8 +655,8 @@ mod tests {
         assert!(flush(), "the kernel is full");
     }
 
-    /// A whole burst was lost with the engine when another thread had a lock at that moment, and all
-    /// that a full kernel had not taken.
+    /// A whole burst was lost with the engine when another thread had a lock at that moment, and
+    /// all that a full kernel had not taken.
     #[test]
     fn an_exec_waits_for_locks_and_for_a_kernel_that_is_full() {
         let (socket, _near, far) = session(1 << 30);

@@ -1,0 +1,498 @@
+//! Two ends of a session in memory, whatever the programs do and however the bytes are cut.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+use std::collections::BTreeMap;
+
+use eversock_dedup::mux::{
+    Limits, Mux, OpenError, Role, StreamError, Violation, WINDOW_INITIAL_BYTES, news,
+};
+use proptest::prelude::*;
+
+const HEADER_BYTES: usize = 12;
+
+/// Both ends, and what is on its way between them.
+struct Pair {
+    ends: [Mux; 2],
+    wires: [Vec<u8>; 2],
+    now: u64,
+}
+
+impl Pair {
+    fn new(limits: Limits) -> Self {
+        let ends = [Mux::new(Role::Client, limits), Mux::new(Role::Server, limits)];
+        Self { ends, wires: [Vec::new(), Vec::new()], now: 1 }
+    }
+
+    /// Moves up to `max` bytes from this end to the other.
+    fn carry(&mut self, from: usize, max: usize) -> Result<usize, Violation> {
+        self.ends[from].fill(&mut self.wires[from], max);
+        let n = max.min(self.wires[from].len());
+        let bytes: Vec<u8> = self.wires[from].drain(..n).collect();
+        self.ends[1 - from].feed(&bytes, self.now)?;
+        Ok(n)
+    }
+
+    /// Until nothing is on its way, or to be sent, any more.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let moved = self.carry(0, 1 << 20).unwrap() + self.carry(1, 1 << 20).unwrap();
+            if moved == 0 {
+                return;
+            }
+        }
+        panic!("the two never come to rest");
+    }
+
+    fn news(&mut self, of: usize) -> Vec<(u32, u8)> {
+        std::iter::from_fn(|| self.ends[of].next_news()).collect()
+    }
+
+    fn read(&mut self, of: usize, number: u32) -> Vec<u8> {
+        let mut all = vec![0; self.ends[of].readable(number)];
+        let n = self.ends[of].read(number, &mut all, self.now).unwrap();
+        assert_eq!(n, all.len());
+        all
+    }
+}
+
+#[test]
+fn a_stream_carries_bytes_both_ways_from_its_first_frame_on() {
+    let mut pair = Pair::new(Limits::default());
+    let number = pair.ends[0].open(1).unwrap();
+    assert_eq!(pair.ends[0].write(number, b"question"), Ok(8));
+    let mut wire = Vec::new();
+    pair.ends[0].fill(&mut wire, 1 << 20);
+    assert_eq!(wire.len(), HEADER_BYTES + 8, "the stream begins with its first bytes");
+    pair.ends[1].feed(&wire, 1).unwrap();
+    assert_eq!(pair.news(1), [(number, news::OPENED | news::READABLE)]);
+    assert_eq!(pair.read(1, number), b"question");
+    pair.ends[1].accept(number).unwrap();
+    assert_eq!(pair.ends[1].write(number, b"answer"), Ok(6));
+    pair.settle();
+    assert_eq!(pair.news(0), [(number, news::ACCEPTED | news::READABLE)]);
+    assert_eq!(pair.read(0, number), b"answer");
+}
+
+#[test]
+fn each_stream_ends_each_way_by_itself_and_is_forgotten_when_both_have() {
+    let mut pair = Pair::new(Limits::default());
+    let (one, two) = (pair.ends[0].open(1).unwrap(), pair.ends[0].open(1).unwrap());
+    pair.ends[0].write(one, b"last words").unwrap();
+    pair.ends[0].finish(one).unwrap();
+    pair.ends[0].write(two, b"first words").unwrap();
+    pair.settle();
+    assert_eq!(pair.read(1, one), b"last words");
+    assert!(pair.ends[1].is_at_end(one) && !pair.ends[1].is_at_end(two));
+    assert_eq!(pair.ends[0].write(one, b"more"), Err(StreamError::Finished));
+    // The other way goes on.
+    pair.ends[1].write(one, b"heard").unwrap();
+    pair.ends[1].close(one);
+    pair.settle();
+    assert_eq!(pair.read(0, one), b"heard");
+    assert!(pair.ends[0].is_at_end(one));
+    pair.ends[0].close(one);
+    pair.settle();
+    assert_eq!((pair.ends[0].len(), pair.ends[1].len()), (1, 1));
+}
+
+/// An end that is told where there was none is a truncation that nobody notices.
+#[test]
+fn a_reset_is_never_read_as_an_end() {
+    for ended_first in [false, true] {
+        let mut pair = Pair::new(Limits::default());
+        let number = pair.ends[0].open(1).unwrap();
+        pair.ends[0].write(number, b"unread").unwrap();
+        pair.settle();
+        if ended_first {
+            // Behind an end that has come too, and what came before it lies unread.
+            pair.ends[0].finish(number).unwrap();
+            pair.settle();
+        }
+        pair.news(1);
+        pair.ends[0].reset(number);
+        pair.settle();
+        assert!(!pair.ends[1].is_at_end(number));
+        assert_eq!(pair.ends[1].read(number, &mut [0; 8], 1), Err(StreamError::Reset));
+        assert_eq!(pair.ends[1].write(number, b"x"), Err(StreamError::Reset));
+        assert_eq!(pair.news(1), [(number, news::RESET)]);
+        assert!(pair.ends[0].is_empty() && pair.ends[1].is_empty());
+    }
+}
+
+/// As a TCP socket that is closed with bytes unread, or to which more comes.
+#[test]
+fn a_stream_that_is_left_with_something_unread_is_reset() {
+    let mut pair = Pair::new(Limits::default());
+    let (before, after) = (pair.ends[0].open(1).unwrap(), pair.ends[0].open(1).unwrap());
+    pair.ends[0].write(before, b"unread").unwrap();
+    pair.ends[0].write(after, b"read").unwrap();
+    pair.settle();
+    pair.ends[1].close(before);
+    assert_eq!(pair.read(1, after), b"read");
+    pair.ends[1].close(after);
+    pair.settle();
+    pair.ends[0].write(after, b"more").unwrap();
+    pair.settle();
+    let told = pair.news(0);
+    let news_of = |number| told.iter().find(|(of, _)| *of == number).unwrap().1;
+    assert!(news_of(before) & news::RESET != 0 && news_of(after) & news::RESET != 0, "{told:?}");
+    assert!(pair.ends[0].is_empty() && pair.ends[1].is_empty());
+}
+
+#[test]
+fn a_stuck_stream_leaves_the_others_their_way() {
+    let limits = Limits::default();
+    let mut pair = Pair::new(limits);
+    let (stuck, other) = (pair.ends[0].open(1).unwrap(), pair.ends[0].open(1).unwrap());
+    let mut written = 0;
+    loop {
+        let n = pair.ends[0].write(stuck, &[1; 1 << 20]).unwrap();
+        pair.settle();
+        written += n;
+        if n == 0 {
+            break;
+        }
+    }
+    assert_eq!(written, WINDOW_INITIAL_BYTES as usize + limits.queue_max);
+    assert_eq!(pair.ends[1].readable(stuck), WINDOW_INITIAL_BYTES as usize);
+    let mut heard = 0;
+    for _ in 0..100 {
+        pair.ends[0].write(other, &[2; 1 << 16]).unwrap();
+        pair.settle();
+        heard += pair.read(1, other).len();
+        pair.settle();
+    }
+    assert_eq!(heard, 100 << 16);
+    // Who found no room is told when there is some.
+    pair.news(0);
+    assert_eq!(pair.read(1, stuck).len(), WINDOW_INITIAL_BYTES as usize);
+    pair.settle();
+    assert!(pair.news(0).contains(&(stuck, news::ROOM)));
+    assert_eq!(pair.ends[1].most_stuck(0), None);
+    assert_eq!(pair.ends[1].most_stuck(u64::MAX), Some(stuck), "its rest has come");
+}
+
+#[test]
+fn streams_take_turns_frame_by_frame() {
+    let mut pair = Pair::new(Limits::default());
+    let numbers: Vec<u32> = (0..4).map(|_| pair.ends[0].open(1).unwrap()).collect();
+    for number in &numbers {
+        pair.ends[0].write(*number, &[7; 64 << 10]).unwrap();
+    }
+    let mut wire = Vec::new();
+    pair.ends[0].fill(&mut wire, 4 * (16 << 10));
+    pair.ends[1].feed(&wire, 1).unwrap();
+    let shares: Vec<usize> = numbers.iter().map(|n| pair.ends[1].readable(*n)).collect();
+    assert_eq!(shares, [16 << 10; 4]);
+}
+
+/// A window of 256 KiB fills no path that is long and fat.
+#[test]
+fn the_window_of_a_quick_reader_grows_within_its_bounds_and_that_of_a_slow_one_does_not() {
+    let limits = Limits { window_max: 1 << 20, extra_max: 1 << 20, ..Limits::default() };
+    let on_the_way = |rtt: u64| {
+        let mut pair = Pair::new(limits);
+        pair.ends[1].set_rtt(rtt);
+        let number = pair.ends[0].open(1).unwrap();
+        for _ in 0..64 {
+            for _ in 0..64 {
+                pair.ends[0].write(number, &[1; 1 << 16]).unwrap();
+                while pair.carry(0, 1 << 20).unwrap() > 0 {}
+            }
+            pair.now += 1000;
+            pair.read(1, number);
+            pair.settle();
+        }
+        let mut most = 0;
+        while pair.ends[0].write(number, &[1; 1 << 16]).unwrap() > 0 {
+            while pair.carry(0, 1 << 20).unwrap() > 0 {}
+            most = pair.ends[1].readable(number);
+        }
+        most
+    };
+    assert_eq!(on_the_way(10_000), 1 << 20);
+    assert_eq!(on_the_way(100), WINDOW_INITIAL_BYTES as usize);
+}
+
+#[test]
+fn both_sides_of_every_limit() {
+    let limits = Limits { streams_max: 3, unacked_max: 2, ..Limits::default() };
+    let mut pair = Pair::new(limits);
+    let one = pair.ends[0].open(1).unwrap();
+    pair.ends[0].open(1).unwrap();
+    assert_eq!(pair.ends[0].open(1), Err(OpenError::Backlog));
+    pair.settle();
+    pair.ends[1].accept(one).unwrap();
+    pair.settle();
+    pair.ends[0].open(1).unwrap();
+    assert_eq!(pair.ends[0].open(1), Err(OpenError::Full));
+    pair.settle();
+    // The peer's view of its own limit: the fourth of both ends together is reset.
+    let mut generous = Mux::new(Role::Client, Limits::default());
+    let mut strict = Mux::new(Role::Server, limits);
+    (0..4).for_each(|_| assert!(generous.open(1).is_ok()));
+    let mut wire = Vec::new();
+    generous.fill(&mut wire, 1 << 20);
+    strict.feed(&wire, 1).unwrap();
+    assert_eq!(strict.len(), 3);
+    wire.clear();
+    strict.fill(&mut wire, 1 << 20);
+    generous.feed(&wire, 1).unwrap();
+    assert_eq!(generous.next_news(), Some((7, news::RESET)));
+}
+
+#[test]
+fn who_goes_away_takes_no_new_streams_and_keeps_those_it_has() {
+    let mut pair = Pair::new(Limits::default());
+    let old = pair.ends[0].open(1).unwrap();
+    pair.settle();
+    let crossing = pair.ends[0].open(1).unwrap();
+    pair.ends[1].go_away(7);
+    pair.settle();
+    assert_eq!(pair.ends[0].peer_goes_away(), Some(7));
+    assert_eq!(pair.ends[0].open(1), Err(OpenError::GoneAway));
+    let told = pair.news(0);
+    assert_eq!(told, [(crossing, news::RESET)], "one that was on its way is refused");
+    pair.ends[0].write(old, b"goes on").unwrap();
+    pair.settle();
+    assert_eq!(pair.read(1, old), b"goes on");
+}
+
+#[test]
+fn a_peer_that_breaks_a_rule_is_told_apart() {
+    let header = |kind: u8, flags: u8, stream: u8, length: u32| {
+        let mut bytes = vec![0, kind, 0, flags, 0, 0, 0, stream];
+        bytes.extend(length.to_be_bytes());
+        bytes
+    };
+    let (syn, fin) = (1, 4);
+    let cases = [
+        (vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Violation::Version(1)),
+        (header(9, 0, 0, 0), Violation::Kind(9)),
+        (header(0, syn, 2, 0), Violation::Number(2)),
+        ([header(0, syn, 3, 0), header(0, syn, 1, 0)].concat(), Violation::Number(1)),
+        (
+            [header(1, syn, 1, 0), header(0, 0, 1, WINDOW_INITIAL_BYTES + 1)].concat(),
+            Violation::Credit {
+                stream: 1,
+                length: WINDOW_INITIAL_BYTES + 1,
+                granted: WINDOW_INITIAL_BYTES,
+            },
+        ),
+        ([header(0, syn | fin, 1, 0), header(0, fin, 1, 0)].concat(), Violation::BehindEnd(1)),
+        ([header(1, syn, 1, u32::MAX)].concat(), Violation::CreditOverflow(1)),
+        (header(0, 0, 0, 5), Violation::Session),
+    ];
+    for (bytes, expected) in cases {
+        let mut mux = Mux::new(Role::Server, Limits::default());
+        let result = bytes.chunks(5).try_for_each(|part| mux.feed(part, 1));
+        assert_eq!(result, Err(expected));
+    }
+}
+
+#[test]
+fn a_ping_is_answered_with_its_number_and_a_flood_of_them_is_not_held() {
+    let mut mux = Mux::new(Role::Server, Limits::default());
+    for number in 0..100_000_u32 {
+        let mut ping = vec![0, 2, 0, 1, 0, 0, 0, 0];
+        ping.extend(number.to_be_bytes());
+        mux.feed(&ping, 1).unwrap();
+    }
+    let mut wire = Vec::new();
+    mux.fill(&mut wire, 1 << 20);
+    let mut pong = vec![0, 2, 0, 2, 0, 0, 0, 0];
+    pong.extend(99_999_u32.to_be_bytes());
+    assert_eq!(wire, pong);
+}
+
+/// What a program may do, at either end.
+#[derive(Clone, Debug)]
+enum Act {
+    Open,
+    Write { which: u8, length: u16 },
+    Read { which: u8, length: u16 },
+    Finish(u8),
+    Close(u8),
+    Reset(u8),
+    Carry(u16),
+    Wait(u16),
+}
+
+fn acts() -> impl Strategy<Value = Vec<(usize, Act)>> {
+    let act = prop_oneof![
+        2 => Just(Act::Open),
+        8 => (any::<u8>(), any::<u16>()).prop_map(|(which, length)| Act::Write { which, length }),
+        8 => (any::<u8>(), any::<u16>()).prop_map(|(which, length)| Act::Read { which, length }),
+        2 => any::<u8>().prop_map(Act::Finish),
+        1 => any::<u8>().prop_map(Act::Close),
+        1 => any::<u8>().prop_map(Act::Reset),
+        10 => any::<u16>().prop_map(Act::Carry),
+        1 => any::<u16>().prop_map(Act::Wait),
+    ];
+    prop::collection::vec((0..2_usize, act), 0..400)
+}
+
+/// What one direction of one stream is known to be by who writes and who reads it.
+#[derive(Default)]
+struct Lane {
+    written: u64,
+    read: u64,
+    finished: bool,
+}
+
+/// The byte at an offset of a stream's direction.
+fn byte(number: u32, from: usize, offset: u64) -> u8 {
+    let stream = u64::from(number) * 7 + from as u64 * 101;
+    (offset.wrapping_mul(31) ^ stream) as u8
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Each stream's bytes arrive in order, once, and no other's; ends are told only behind the
+    /// last byte; nothing is held beyond the windows.
+    #[test]
+    fn streams_are_exact_whatever_happens_to_others(acts in acts()) {
+        let limits = Limits { streams_max: 8, queue_max: 20_000, ..Limits::default() };
+        let mut pair = Pair::new(limits);
+        let mut lanes: BTreeMap<(u32, usize), Lane> = BTreeMap::new();
+        let mut numbers: Vec<u32> = Vec::new();
+        let mut left: BTreeMap<(u32, usize), ()> = BTreeMap::new();
+        for (end, act) in acts {
+            let pick = |which: u8| numbers.get(usize::from(which) % numbers.len().max(1)).copied();
+            match act {
+                Act::Open => {
+                    if let Ok(number) = pair.ends[end].open(pair.now) {
+                        numbers.push(number);
+                    }
+                }
+                Act::Write { which, length } => {
+                    let Some(number) = pick(which) else { continue };
+                    let lane = lanes.entry((number, end)).or_default();
+                    let bytes: Vec<u8> = (0..u64::from(length))
+                        .map(|at| byte(number, end, lane.written + at)).collect();
+                    if let Ok(n) = pair.ends[end].write(number, &bytes) {
+                        prop_assert!(!lane.finished);
+                        lane.written += n as u64;
+                    }
+                }
+                Act::Read { which, length } => {
+                    let Some(number) = pick(which) else { continue };
+                    let mut out = vec![0; usize::from(length)];
+                    let lane = lanes.entry((number, 1 - end)).or_default();
+                    if let Ok(n) = pair.ends[end].read(number, &mut out, pair.now) {
+                        for at in &out[..n] {
+                            prop_assert_eq!(*at, byte(number, 1 - end, lane.read));
+                            lane.read += 1;
+                        }
+                        prop_assert!(lane.read <= lane.written);
+                    }
+                    if pair.ends[end].is_at_end(number) {
+                        prop_assert!(lane.finished, "an end that nobody made");
+                        prop_assert_eq!(lane.read, lane.written, "an end before the last byte");
+                    }
+                }
+                Act::Finish(which) => {
+                    let Some(number) = pick(which) else { continue };
+                    if pair.ends[end].finish(number).is_ok() {
+                        lanes.entry((number, end)).or_default().finished = true;
+                    }
+                }
+                Act::Close(which) => {
+                    let Some(number) = pick(which) else { continue };
+                    if pair.ends[end].write(number, &[]) == Err(StreamError::Reset) {
+                        // Gone, or still on its way.
+                        continue;
+                    }
+                    pair.ends[end].close(number);
+                    lanes.entry((number, end)).or_default().finished = true;
+                    left.insert((number, end), ());
+                }
+                Act::Reset(which) => {
+                    let Some(number) = pick(which) else { continue };
+                    pair.ends[end].reset(number);
+                }
+                Act::Carry(max) => {
+                    prop_assert!(pair.carry(end, usize::from(max)).is_ok());
+                }
+                Act::Wait(micros) => pair.now += u64::from(micros),
+            }
+            while let Some((number, news)) = pair.ends[end].next_news() {
+                if news & news::OPENED != 0 {
+                    prop_assert!(numbers.contains(&number));
+                    let _gone = pair.ends[end].accept(number);
+                }
+            }
+            for mux in &pair.ends {
+                let held: usize = numbers.iter().map(|number| mux.readable(*number)).sum();
+                prop_assert!(held <= mux.len() * WINDOW_INITIAL_BYTES as usize);
+                prop_assert!(mux.len() <= limits.streams_max);
+            }
+        }
+        // What both ends have left is forgotten, and nothing is lost of what nobody has left.
+        for _ in 0..200 {
+            pair.settle();
+            for number in &numbers {
+                for end in 0..2 {
+                    let mut out = vec![0; 1 << 16];
+                    if let Ok(n) = pair.ends[end].read(*number, &mut out, pair.now) {
+                        let lane = lanes.entry((*number, 1 - end)).or_default();
+                        for at in &out[..n] {
+                            prop_assert_eq!(*at, byte(*number, 1 - end, lane.read));
+                            lane.read += 1;
+                        }
+                    }
+                }
+            }
+        }
+        for number in &numbers {
+            let lives = [0, 1].map(|end| {
+                let is_left = left.contains_key(&(*number, end));
+                !is_left && pair.ends[end].write(*number, &[]) != Err(StreamError::Reset)
+            });
+            if lives == [true, true] {
+                for end in 0..2 {
+                    let lane = lanes.entry((*number, end)).or_default();
+                    prop_assert_eq!(lane.read, lane.written);
+                    prop_assert_eq!(pair.ends[1 - end].is_at_end(*number), lane.finished);
+                }
+            }
+            pair.ends[0].close(*number);
+            pair.ends[1].close(*number);
+        }
+        pair.settle();
+        while pair.ends[0].next_news().is_some() || pair.ends[1].next_news().is_some() {}
+        prop_assert_eq!((pair.ends[0].len(), pair.ends[1].len()), (0, 0));
+    }
+
+    /// Whatever comes ends the session or is taken, and nothing is held beyond the bounds.
+    #[test]
+    fn arbitrary_bytes_never_panic_nor_grow_the_mux(
+        frames in prop::collection::vec((0..5_u8, 0..16_u16, 0..12_u32, 0..70_000_u32), 0..200),
+        cut in 1..5000_usize,
+    ) {
+        let limits = Limits { streams_max: 4, ..Limits::default() };
+        let mut mux = Mux::new(Role::Server, limits);
+        let mut wire = Vec::new();
+        for (kind, flags, stream, length) in frames {
+            wire.extend([0, kind]);
+            wire.extend(flags.to_be_bytes());
+            wire.extend(stream.to_be_bytes());
+            wire.extend(length.to_be_bytes());
+            if kind == 0 {
+                wire.resize(wire.len() + length as usize, 9);
+            }
+        }
+        for part in wire.chunks(cut) {
+            if mux.feed(part, 1).is_err() {
+                break;
+            }
+        }
+        prop_assert!(mux.len() <= 4);
+        let held: usize = (0..16).map(|number| mux.readable(number)).sum();
+        prop_assert!(held <= 4 * WINDOW_INITIAL_BYTES as usize);
+        let mut out = Vec::new();
+        mux.fill(&mut out, usize::MAX);
+        prop_assert!(out.len() <= 300 * HEADER_BYTES, "{} bytes", out.len());
+    }
+}
