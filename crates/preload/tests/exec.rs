@@ -90,7 +90,7 @@ fn what_was_written_right_before_an_exec_arrives_although_the_session_ends_there
     let mut command = Command::new(client());
     let mut client = Program::start(preload(command.args(["execs_in_a_burst", &port]), ALL));
     assert_eq!(client.succeed("execs_in_a_burst"), "done\n");
-    assert_eq!(server.line(), "80000");
+    assert_eq!(server.line(), "48000");
 }
 
 #[test]

@@ -173,7 +173,16 @@ pub(crate) fn flush_before_exec() {
     for socket in sockets {
         let mut tries = EXEC_TRIES;
         while tries > 0 {
-            match guarded(|| Ok(socket.flush_once())).unwrap_or(Once::Done) {
+            let once = || {
+                let once = socket.flush_once();
+                if matches!(once, Once::Done) {
+                    // What lies unread when the kernel closes it makes that a reset, which takes
+                    // along what the peer has not read yet.
+                    socket.eat_control_frames();
+                }
+                Ok(once)
+            };
+            match guarded(once).unwrap_or(Once::Done) {
                 Once::Done => break,
                 Once::Full if clock::now() >= until => break,
                 Once::Full => {}

@@ -3,7 +3,7 @@
  * HOW: execl, execve, execlp, execle, fexecve, execveat, spawn (posix_spawn), fails (tries programs that are not there or cannot be run,
  * first), retries (fails over and over while bytes come), beside (cat beside a program that has the
  * connection too and never reads), slowly (a program that ends its output at once, reads slowly and
- * prints how many bytes came), counts (the child itself prints the number of bytes when 80,000
+ * prints how many bytes came), counts (the child itself prints the number of bytes when 48,000
  * have come), spoke (the child has used the connection before), vfork. */
 #define _GNU_SOURCE
 #include "waits.h"
@@ -23,7 +23,7 @@ static int is(const char *what) { return strcmp(how, what) == 0; }
 static void count(int fd) {
     char buf[4096];
     size_t got = 0;
-    while (got < 80000) {
+    while (got < 48000) {
         ssize_t n = read(fd, buf, sizeof buf);
         CHECK(n > 0);
         got += (size_t)n;
