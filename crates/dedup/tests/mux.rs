@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use eversock_dedup::mux::{
-    Limits, Mux, OpenError, Role, StreamError, Violation, WINDOW_INITIAL_BYTES, news,
+    Limits, Mux, OpenError, PAYLOAD_MAX_BYTES, Role, StreamError, Violation, WINDOW_INITIAL_BYTES,
+    news,
 };
 use proptest::prelude::*;
 
@@ -303,6 +304,29 @@ fn a_ping_is_answered_with_its_number_and_a_flood_of_them_is_not_held() {
     let mut pong = vec![0, 2, 0, 2, 0, 0, 0, 0];
     pong.extend(99_999_u32.to_be_bytes());
     assert_eq!(wire, pong);
+}
+
+#[test]
+fn the_limits_in_the_document_are_those_of_the_code() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/DEDUP.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let limits = Limits::default();
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    for (what, is) in [
+        ("streams of a session, of both ends", "1,024".to_owned()),
+        ("streams that wait to be accepted", limits.unacked_max.to_string()),
+        ("payload of a frame that is sent", format!("{} KiB", PAYLOAD_MAX_BYTES >> 10)),
+        (
+            "first window, largest window of a stream",
+            format!("{} KiB, {}", WINDOW_INITIAL_BYTES >> 10, mib(limits.window_max.into())),
+        ),
+        ("windows beyond the first ones, of a session", mib(limits.extra_max)),
+        ("unsent bytes of a stream", format!("{} KiB", limits.queue_max >> 10)),
+    ] {
+        let line = format!("| {what} | {is} |");
+        assert!(text.lines().any(|found| found == line), "not in the document: {line}");
+    }
+    assert_eq!(limits.streams_max, 1024);
 }
 
 /// What a program may do, at either end.
