@@ -194,6 +194,13 @@ mod tests {
     }
 
     #[test]
+    fn the_page_in_the_documents_says_of_missed_goals_what_the_next_would() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/BENCHMARKS.md");
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(page.contains(MISSED), "missed.md and docs/BENCHMARKS.md differ");
+    }
+
+    #[test]
     fn what_was_not_measured_is_said_with_the_reason() {
         let (mut report, _) = report(true, Goal::AtMost(1.0), &[1.0], &[2.0]);
         report.skipped("relay-stream", "socat is\nnot installed");
