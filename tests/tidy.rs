@@ -35,7 +35,7 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-engine", Some(&["eversock-proto"])),
     ("eversock-rules", Some(&[])),
     ("eversock-preload", Some(&["eversock-engine", "eversock-rules"])),
-    ("eversock-dedup", Some(&[])),
+    ("eversock-dedup", Some(&["eversock-engine"])),
     ("eversock-chaos", Some(&[])),
     ("eversock-sim", Some(&["eversock-proto"])),
     ("eversock", Some(&["eversock-engine"])),
