@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use eversock_dedup::mux::{Limits, Mux, Role, StreamError, news};
+use eversock_dedup::mux::{Limits, Mux, Role, StreamError, news, reason};
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::task::noop_waker;
 use yamux::{Config, Connection, Mode};
@@ -291,7 +291,8 @@ fn a_reset_of_either_end_is_understood_by_the_other() {
         assert_eq!(talk.theirs.len(), 3);
         // Ours.
         talk.ours.remove(&gone);
-        talk.mux.reset(gone);
+        // With a reason, of which they know nothing.
+        talk.mux.reset_with(gone, reason::MISDIRECTED);
         let (mut stream, lane) = talk.theirs.remove(&gone).unwrap();
         assert!(lane.read > 0 && !lane.at_end);
         (10..20).for_each(|now| talk.turn(now));

@@ -1,11 +1,11 @@
 //! Two ends of a session in memory, whatever the programs do and however the bytes are cut.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use eversock_dedup::mux::{
     Limits, Mux, OpenError, PAYLOAD_MAX_BYTES, Role, StreamError, Violation, WINDOW_INITIAL_BYTES,
-    news,
+    news, reason,
 };
 use proptest::prelude::*;
 
@@ -117,6 +117,50 @@ fn a_reset_is_never_read_as_an_end() {
         assert_eq!(pair.ends[1].write(number, b"x"), Err(StreamError::Reset));
         assert_eq!(pair.news(1), [(number, news::RESET)]);
         assert!(pair.ends[0].is_empty() && pair.ends[1].is_empty());
+    }
+}
+
+#[test]
+fn a_reset_says_why_and_is_no_credit() {
+    let mut pair = Pair::new(Limits::default());
+    for why in [reason::NONE, reason::MISDIRECTED, reason::STUCK, u32::MAX] {
+        let number = pair.ends[0].open(1).unwrap();
+        pair.ends[0].write(number, b"question").unwrap();
+        pair.settle();
+        pair.news(1);
+        assert_eq!(pair.ends[0].reset_reason(number), None);
+        pair.ends[1].reset_with(number, why);
+        // The largest would be more credit than can be counted.
+        pair.settle();
+        assert_eq!(pair.ends[0].reset_reason(number), Some(why), "it has come");
+        assert_eq!(pair.ends[0].next_news(), Some((number, news::RESET)));
+        assert_eq!(pair.ends[0].reset_reason(number), Some(why), "it has been told");
+        assert_eq!(pair.ends[0].next_news(), None);
+        assert_eq!(pair.ends[0].reset_reason(number), None, "it is forgotten");
+        assert!(pair.ends[0].is_empty() && pair.ends[1].is_empty());
+    }
+    // Of one that goes away; and a reset is not answered with another.
+    let number = pair.ends[0].open(1).unwrap();
+    pair.ends[1].go_away(0);
+    pair.settle();
+    assert_eq!(pair.ends[0].reset_reason(number), Some(reason::GONE_AWAY));
+    pair.ends[0].reset(number);
+    assert!(!pair.ends[0].has_output());
+}
+
+/// Others send no reason; a reset that has payload has none either.
+#[test]
+fn a_reset_of_plain_yamux_has_no_reason() {
+    for (kind, length) in [(1_u8, 0_u32), (0, 0), (0, 5)] {
+        let mut mux = Mux::new(Role::Client, Limits::default());
+        let number = mux.open(1).unwrap();
+        mux.fill(&mut Vec::new(), 1 << 20);
+        let mut wire = vec![0, kind, 0, 8, 0, 0, 0, 1];
+        wire.extend(length.to_be_bytes());
+        wire.extend(vec![7; length as usize]);
+        mux.feed(&wire, 1).unwrap();
+        assert_eq!(mux.next_news(), Some((number, news::RESET)));
+        assert_eq!(mux.reset_reason(number), Some(reason::NONE));
     }
 }
 
@@ -240,6 +284,7 @@ fn both_sides_of_every_limit() {
     strict.fill(&mut wire, 1 << 20);
     generous.feed(&wire, 1).unwrap();
     assert_eq!(generous.next_news(), Some((7, news::RESET)));
+    assert_eq!(generous.reset_reason(7), Some(reason::FULL));
 }
 
 #[test]
@@ -254,6 +299,8 @@ fn who_goes_away_takes_no_new_streams_and_keeps_those_it_has() {
     assert_eq!(pair.ends[0].open(1), Err(OpenError::GoneAway));
     let told = pair.news(0);
     assert_eq!(told, [(crossing, news::RESET)], "one that was on its way is refused");
+    let opened = pair.ends[1].open(1);
+    assert_eq!(opened, Err(OpenError::GoneAway), "who has said so opens none either");
     pair.ends[0].write(old, b"goes on").unwrap();
     pair.settle();
     assert_eq!(pair.read(1, old), b"goes on");
@@ -337,7 +384,7 @@ enum Act {
     Read { which: u8, length: u16 },
     Finish(u8),
     Close(u8),
-    Reset(u8),
+    Reset { which: u8, why: u32 },
     Carry(u16),
     Wait(u16),
 }
@@ -349,7 +396,7 @@ fn acts() -> impl Strategy<Value = Vec<(usize, Act)>> {
         8 => (any::<u8>(), any::<u16>()).prop_map(|(which, length)| Act::Read { which, length }),
         2 => any::<u8>().prop_map(Act::Finish),
         1 => any::<u8>().prop_map(Act::Close),
-        1 => any::<u8>().prop_map(Act::Reset),
+        1 => (any::<u8>(), any::<u32>()).prop_map(|(which, why)| Act::Reset { which, why }),
         10 => any::<u16>().prop_map(Act::Carry),
         1 => any::<u16>().prop_map(Act::Wait),
     ];
@@ -382,6 +429,7 @@ proptest! {
         let mut lanes: BTreeMap<(u32, usize), Lane> = BTreeMap::new();
         let mut numbers: Vec<u32> = Vec::new();
         let mut left: BTreeMap<(u32, usize), ()> = BTreeMap::new();
+        let mut reasons: BTreeSet<(u32, usize, u32)> = BTreeSet::new();
         for (end, act) in acts {
             let pick = |which: u8| numbers.get(usize::from(which) % numbers.len().max(1)).copied();
             match act {
@@ -432,9 +480,10 @@ proptest! {
                     lanes.entry((number, end)).or_default().finished = true;
                     left.insert((number, end), ());
                 }
-                Act::Reset(which) => {
+                Act::Reset { which, why } => {
                     let Some(number) = pick(which) else { continue };
-                    pair.ends[end].reset(number);
+                    pair.ends[end].reset_with(number, why);
+                    reasons.insert((number, end, why));
                 }
                 Act::Carry(max) => {
                     prop_assert!(pair.carry(end, usize::from(max)).is_ok());
@@ -442,6 +491,14 @@ proptest! {
                 Act::Wait(micros) => pair.now += u64::from(micros),
             }
             while let Some((number, news)) = pair.ends[end].next_news() {
+                let told = pair.ends[end].reset_reason(number);
+                prop_assert_eq!(told.is_some(), news & news::RESET != 0);
+                if let Some(why) = told {
+                    // One that is left with something unread, or for which there is no room, is
+                    // reset by the multiplexer itself.
+                    let is_its_own = why == reason::NONE || why == reason::FULL;
+                    prop_assert!(is_its_own || reasons.contains(&(number, 1 - end, why)));
+                }
                 if news & news::OPENED != 0 {
                     prop_assert!(numbers.contains(&number));
                     let _gone = pair.ends[end].accept(number);

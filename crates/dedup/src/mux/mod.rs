@@ -11,8 +11,12 @@
 //! lies unsent by [`Limits::queue_max`] for each stream, and streams by [`Limits::streams_max`].
 //! A peer that breaks a rule ends the session ([`Violation`]); a frame for a stream that is gone is
 //! no breach, as it may have crossed our reset, and is dropped.
+//!
+//! One thing is beyond the specification: the window update that resets a stream has a [`reason`]
+//! where its credit would be. Others send 0 there, and add what they get to a stream that is gone.
 
 mod frame;
+pub mod reason;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -141,8 +145,10 @@ pub struct Mux {
     ready: VecDeque<u32>,
     /// Streams with news, each once.
     told: VecDeque<u32>,
-    /// Resets for streams that are gone already; the same again adds none.
-    resets: VecDeque<u32>,
+    /// Resets for streams that are gone already, each with its reason.
+    resets: VecDeque<(u32, u32)>,
+    /// The stream whose reset was told last, and its reason.
+    last_reset: Option<(u32, u32)>,
     /// The last ping's number; older ones that were not answered in time are not.
     pong: Option<u32>,
     goaway_due: Option<u32>,
@@ -167,6 +173,7 @@ impl Mux {
             ready: VecDeque::new(),
             told: VecDeque::new(),
             resets: VecDeque::new(),
+            last_reset: None,
             pong: None,
             goaway_due: None,
             goaway_sent: false,
@@ -335,9 +342,25 @@ impl Mux {
 
     /// Ends the stream at once, both ways; what was not sent is dropped.
     pub fn reset(&mut self, number: u32) {
-        // One that was opened and never told of needs no reset.
-        if self.forget(number).is_some_and(|stream| !stream.syn_due) {
-            self.owe_reset(number);
+        self.reset_with(number, reason::NONE);
+    }
+
+    /// As [`Self::reset`], and says to the peer why, as one of [`reason`]'s.
+    pub fn reset_with(&mut self, number: u32, reason: u32) {
+        let Some(stream) = self.forget(number) else { return };
+        // One that was opened and never told of needs no reset, nor does one that the peer has.
+        if !stream.syn_due && stream.reset_reason.is_none() {
+            self.owe_reset(number, reason);
+        }
+    }
+
+    /// Why the peer has reset the stream: one of [`reason`]'s, or a number that it alone knows.
+    /// Known from when the reset has come until the call of [`Self::next_news`] after the one that
+    /// has told of it; `None` for a stream that the peer has not reset.
+    pub fn reset_reason(&self, number: u32) -> Option<u32> {
+        match self.last_reset {
+            Some((of, reason)) if of == number => Some(reason),
+            _ => self.streams.get(&number)?.reset_reason,
         }
     }
 
@@ -359,10 +382,12 @@ impl Mux {
     /// The next stream of which there is something to say, with its [`news`]. One that was reset by
     /// the peer is gone after this.
     pub fn next_news(&mut self) -> Option<(u32, u8)> {
+        self.last_reset = None;
         while let Some(number) = self.told.pop_front() {
             let Some(stream) = self.streams.get_mut(&number) else { continue };
             let news = std::mem::take(&mut stream.news);
             if news & news::RESET != 0 {
+                self.last_reset = stream.reset_reason.map(|reason| (number, reason));
                 self.forget(number);
             }
             if news != 0 {
@@ -438,7 +463,12 @@ impl Mux {
             self.tell(number, news::ACCEPTED);
         }
         if header.flags & flags::RST != 0 {
-            self.take_reset(number);
+            if header.kind == Kind::WindowUpdate {
+                // What stands in the credit's place is none, and nothing can end any more.
+                self.take_reset(number, header.length);
+                return Ok(());
+            }
+            self.take_reset(number, reason::NONE);
         }
         let ends = header.flags & flags::FIN != 0;
         match header.kind {
@@ -460,8 +490,12 @@ impl Mux {
         }
         self.last_peer = number;
         let is_full = self.streams.len() >= self.limits.streams_max;
-        if is_full || self.goaway_sent || self.goaway_due.is_some() {
-            self.owe_reset(number);
+        if self.goaway_sent || self.goaway_due.is_some() {
+            self.owe_reset(number, reason::GONE_AWAY);
+            return Ok(());
+        }
+        if is_full {
+            self.owe_reset(number, reason::FULL);
             return Ok(());
         }
         self.streams.insert(number, Stream::new(false, now));
@@ -527,7 +561,7 @@ impl Mux {
         Ok(())
     }
 
-    fn take_reset(&mut self, number: u32) {
+    fn take_reset(&mut self, number: u32, reason: u32) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
         if stream.closed {
             self.forget(number);
@@ -535,6 +569,7 @@ impl Mux {
         }
         // What the program does with it from here on is refused; it goes when that has been told.
         stream.forget_all();
+        stream.reset_reason.get_or_insert(reason);
         self.tell(number, news::RESET);
     }
 
@@ -562,8 +597,8 @@ impl Mux {
             self.goaway_sent = true;
         }
         while out.len() < enough {
-            let Some(stream) = self.resets.pop_front() else { break };
-            let header = Header { kind: Kind::WindowUpdate, flags: flags::RST, stream, length: 0 };
+            let Some((stream, length)) = self.resets.pop_front() else { break };
+            let header = Header { kind: Kind::WindowUpdate, flags: flags::RST, stream, length };
             out.extend(header.encode());
         }
         while out.len() < enough {
@@ -658,9 +693,9 @@ impl Mux {
 
     /// Those that a flood makes us owe are not all told of: a peer that fills the queue harms
     /// itself.
-    fn owe_reset(&mut self, number: u32) {
+    fn owe_reset(&mut self, number: u32, reason: u32) {
         if self.resets.len() < RESETS_MAX {
-            self.resets.push_back(number);
+            self.resets.push_back((number, reason));
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Stream {
     pub(super) is_ready: bool,
     /// [`news`] that nobody has asked for yet.
     pub(super) news: u8,
+    /// What the peer's reset has said of why.
+    pub(super) reset_reason: Option<u32>,
     /// Who found no room wants to be told of some.
     pub(super) wants_room: bool,
     pub(super) queue: VecDeque<u8>,
@@ -71,6 +73,7 @@ impl Stream {
             closed: false,
             is_ready: false,
             news: 0,
+            reset_reason: None,
             wants_room: false,
             queue: VecDeque::new(),
             credit: WINDOW_INITIAL_BYTES,
