@@ -214,6 +214,9 @@ pub struct Config {
     /// address), at most, once some from there have stalled while others waited. 0 means no limit.
     /// Default: 64, a fourth of all.
     pub handshakes_per_source: u32,
+    /// Whether this side would carry several logical connections over one session; a session is
+    /// shared if both ends would. The engine only agrees on it. Default: no.
+    pub share: bool,
 }
 
 impl Default for Config {
@@ -245,6 +248,7 @@ impl Default for Config {
             sessions_max: 0,
             memory_max: 0,
             handshakes_per_source: 64,
+            share: false,
         }
     }
 }
@@ -311,6 +315,7 @@ impl Config {
             handshakes_per_source,
             peers,
             server_speaks_first,
+            share,
         } = self;
         let same_policy = match (policy, &other.policy) {
             (RecoveryPolicy::Ask(ours), RecoveryPolicy::Ask(theirs)) => Arc::ptr_eq(ours, theirs),
@@ -355,6 +360,7 @@ impl Config {
             && *handshakes_per_source == other.handshakes_per_source
             && *peers == other.peers
             && *server_speaks_first == other.server_speaks_first
+            && *share == other.share
     }
 }
 
@@ -376,6 +382,7 @@ mod tests {
             Config { policy: asking(), ..config.clone() },
             Config { key: Some(PresharedKey([1; 32])), ..config.clone() },
             Config { linger: Duration::from_secs(1), ..config.clone() },
+            Config { share: true, ..config.clone() },
             Config { sealing: Sealing::Always, ..config.clone() },
             Config { server_key: Some(PublicKey([1; 32])), ..config.clone() },
             Config { line_up: Some(LineUp::Command("true".to_owned())), ..config.clone() },

@@ -569,6 +569,7 @@ mod tests {
             grace: Duration::ZERO,
             addrs: Vec::new(),
             peer: None,
+            shares: false,
             cipher: None,
             keys: None,
         };

@@ -316,6 +316,7 @@ impl Listener {
             grace: std::time::Duration::ZERO,
             addrs: Vec::new(),
             peer: None,
+            shares: false,
             cipher: birth.keys.as_ref().map(|seed| seed.cipher),
             keys: None,
         };

@@ -27,6 +27,9 @@ const FLAG_NAMED: u16 = 0x10;
 
 /// Feature bit: AES-256-GCM is fast at the client.
 const FEATURE_AES: u32 = 1;
+/// Feature bit: the client would carry several logical connections over the session; so would the
+/// server, where it answers with the bit.
+const FEATURE_SHARE: u32 = 2;
 
 /// Whether the frames of a session are sealed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub struct Offer {
     pub server: ServerKey,
     /// Server: the static keys of the clients that it takes; anybody's if there is no list.
     pub clients: Option<Vec<PublicKey>>,
+    /// True when this side would carry several logical connections over the session.
+    pub share: bool,
 }
 
 /// A session as both ends know it after the handshake.
@@ -79,6 +84,8 @@ pub struct Opened {
     /// The static key that the peer has proven to have. A client that asked for it decides whether
     /// to believe that this is the server it wants.
     pub peer: Option<PublicKey>,
+    /// Both ends would carry several logical connections over the session.
+    pub shares: bool,
     /// What seals the session's records; none if they are clear.
     pub cipher: Option<Cipher>,
     /// The keys of the epoch that the open has begun. None if the session is clear, or begins with
@@ -139,7 +146,7 @@ impl OpenError {
 pub struct OpenClient {
     noise: Box<HandshakeState>,
     flags: u16,
-    aes: bool,
+    features: u32,
 }
 
 /// The server's side of an open, between OPEN_OK and CONFIRM.
@@ -236,6 +243,7 @@ fn finish(
     mut noise: HandshakeState,
     id: SessionId,
     window: u16,
+    shares: bool,
     cipher: Option<Cipher>,
 ) -> (Opened, Vec<u8>) {
     let transcript = noise.get_handshake_hash().to_vec();
@@ -247,6 +255,7 @@ fn finish(
         grace: Duration::ZERO,
         addrs: Vec::new(),
         peer: remote(&noise),
+        shares,
         cipher,
         keys: None,
     };
@@ -265,13 +274,14 @@ impl OpenClient {
         let flags = client_flags(offer)?;
         let pattern = pattern(flags).ok_or(OpenError::Config("no such combination of keys"))?;
         let aes = flags & FLAG_SEALED != 0 && offer.aes;
-        let features = if aes { FEATURE_AES } else { 0 };
+        let features =
+            if aes { FEATURE_AES } else { 0 } | if offer.share { FEATURE_SHARE } else { 0 };
         let clear = Writer::new(HelloKind::Open).u32(features).u16(units(offer.window)).u16(flags);
         let mut noise = noise(offer, pattern, seed, prologue(clear.so_far()), true)
             .map_err(OpenError::Crypto)?;
         let mut buf = [0; 128];
         let n = noise.write_message(&[], &mut buf).map_err(OpenError::Crypto)?;
-        Ok((Self { noise: Box::new(noise), flags, aes }, clear.bytes(&buf[..n]).finish()))
+        Ok((Self { noise: Box::new(noise), flags, features }, clear.bytes(&buf[..n]).finish()))
     }
 
     /// Takes the server's answer. Gives the session and the CONFIRM message to send; frames may
@@ -293,9 +303,13 @@ impl OpenClient {
         let id = SessionId(reader.array()?);
         let window = reader.u16()?;
         let grace = Duration::from_millis(u64::from(reader.u32()?));
+        let shares = reader.u32()? & FEATURE_SHARE != 0;
+        if shares && self.features & FEATURE_SHARE == 0 {
+            return Err(HelloError::Malformed.into());
+        }
         let cipher = if self.flags & FLAG_SEALED != 0 {
             let cipher = Cipher::from_wire(reader.u8()?).ok_or(HelloError::Malformed)?;
-            if cipher == Cipher::Aes256Gcm && !self.aes {
+            if cipher == Cipher::Aes256Gcm && self.features & FEATURE_AES == 0 {
                 return Err(HelloError::Malformed.into());
             }
             Some(cipher)
@@ -303,7 +317,7 @@ impl OpenClient {
             None
         };
         let addrs = decode_addrs(reader.rest())?;
-        let (mut opened, transcript) = finish(*self.noise, id, window, cipher);
+        let (mut opened, transcript) = finish(*self.noise, id, window, shares, cipher);
         (opened.grace, opened.addrs) = (grace, addrs);
         opened.keys = opened.epoch_keys(&transcript);
         let mac = opened.secret.mac(CONFIRM_LABEL, &[&transcript, &id.0]);
@@ -370,14 +384,17 @@ impl OpenServer {
             if fast { Cipher::Aes256Gcm } else { Cipher::Chacha20Poly1305 }
         });
         let grace_ms = u32::try_from(offer.grace.as_millis()).unwrap_or(u32::MAX);
-        let mut payload = Writer::body().bytes(&id.0).u16(units(offer.window)).u32(grace_ms);
+        let shares = offer.share && features & FEATURE_SHARE != 0;
+        let agreed = if shares { FEATURE_SHARE } else { 0 };
+        let mut payload =
+            Writer::body().bytes(&id.0).u16(units(offer.window)).u32(grace_ms).u32(agreed);
         if let Some(cipher) = cipher {
             payload = payload.u8(cipher as u8);
         }
         let payload = payload.bytes(&encode_addrs(&offer.addrs)).into_body();
         let mut buf = [0; HELLO_MAX_BYTES];
         let n = noise.write_message(&payload, &mut buf).map_err(OpenError::Crypto)?;
-        let (opened, transcript) = finish(noise, id, window, cipher);
+        let (opened, transcript) = finish(noise, id, window, shares, cipher);
         let answer = Writer::new(HelloKind::OpenOk).bytes(&buf[..n]).finish();
         Ok((Self { opened, transcript, is_used: false }, answer))
     }
@@ -448,6 +465,7 @@ fn admit(offer: &Offer, flags: u16, window: u16) -> Result<&'static str, OpenErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resume::ResumeClient;
 
     fn offer(key: Option<u8>) -> Offer {
         Offer {
@@ -476,6 +494,55 @@ mod tests {
             assert_eq!(c.grace, Duration::from_secs(90));
             assert_eq!(c.addrs.len(), 1);
         }
+    }
+
+    #[test]
+    fn a_session_is_shared_only_if_both_ends_would() {
+        for (ours, theirs) in [(false, false), (false, true), (true, false), (true, true)] {
+            let client = Offer { share: ours, ..offer(None) };
+            let server = Offer { share: theirs, ..offer(None) };
+            let (c, s) = open(&client, &server).expect("opens");
+            assert_eq!((c.shares, s.shares), (ours && theirs, ours && theirs));
+            // It is the same for one whose CONFIRM was lost, and which begins with a resume.
+            let (_, open) = OpenClient::start(&client, [1; 32]).expect("starts");
+            let id = SessionId::new(1, 2);
+            let (s, _) = OpenServer::answer(&server, &open, id, [2; 32]).expect("answers");
+            let (resuming, resume) = ResumeClient::start(id, &s.opened.secret, 2, 0, [3; 32]);
+            let (pending, ok) = s.answer_resume(&resume, [4; 32]).expect("answers");
+            let (_, confirm) = resuming.answered(&s.opened.secret, &ok).expect("verifies");
+            let late = s.resumed(&pending, &confirm).expect("begins");
+            assert_eq!(late.shares, ours && theirs);
+        }
+    }
+
+    /// What a client makes of an OPEN_OK with these features.
+    fn answer_with(client: &Offer, features: u32) -> Result<Opened, OpenError> {
+        let (c, open) = OpenClient::start(client, [1; 32])?;
+        let pattern = pattern(0).expect("a pattern");
+        // Of the prologue the envelope's length is no part.
+        let mut clear = open[..16].to_vec();
+        clear[6..8].fill(0);
+        let mut noise = noise(&offer(None), pattern, [2; 32], &clear, false).expect("a state");
+        noise.read_message(&open[16..], &mut [0; 64]).expect("reads");
+        let payload = Writer::body().bytes(&[7; 16]).u16(64).u32(0).u32(features).into_body();
+        let mut buf = [0; HELLO_MAX_BYTES];
+        let n = noise.write_message(&payload, &mut buf).expect("writes");
+        let message = Writer::new(HelloKind::OpenOk).bytes(&buf[..n]).finish();
+        c.answered(&message).map(|(opened, _)| opened)
+    }
+
+    #[test]
+    fn a_server_that_shares_unasked_is_refused_and_features_to_come_are_ignored() {
+        let shy = offer(None);
+        let sharing = Offer { share: true, ..offer(None) };
+        assert!(matches!(
+            answer_with(&shy, FEATURE_SHARE),
+            Err(OpenError::Hello(HelloError::Malformed))
+        ));
+        assert!(answer_with(&sharing, FEATURE_SHARE).is_ok_and(|opened| opened.shares));
+        assert!(answer_with(&shy, !FEATURE_SHARE).is_ok_and(|opened| !opened.shares));
+        assert!(answer_with(&sharing, !FEATURE_SHARE).is_ok_and(|opened| !opened.shares));
+        assert!(answer_with(&sharing, !0).is_ok_and(|opened| opened.shares));
     }
 
     #[test]

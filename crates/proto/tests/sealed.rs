@@ -34,6 +34,7 @@ fn session(role: Role, cipher: Cipher, keys: Option<EpochKeys>) -> Session {
         grace: secs(0),
         addrs: Vec::new(),
         peer: None,
+        shares: false,
         cipher: Some(cipher),
         keys,
     };

@@ -24,6 +24,7 @@ fn opened() -> Opened {
         grace: Duration::ZERO,
         addrs: Vec::new(),
         peer: None,
+        shares: false,
         cipher: None,
         keys: None,
     }

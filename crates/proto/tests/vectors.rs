@@ -18,7 +18,7 @@ use eversock_proto::wire::frame::{Acks, FLAG_BLOCKED, Header, Kind};
 use eversock_proto::wire::hello::{HelloError, HelloReader, MAGIC, VERSION};
 
 /// What the document has, under the same names.
-const VECTORS: [(&str, &str); 37] = [
+const VECTORS: [(&str, &str); 40] = [
     ("header", "020102010c0b0a008877665544332211"),
     ("client e, private", "b7eb3a2417252d53deeabfc9f0b78fedb3fbca527825ee2204763d605f36ef59"),
     ("server e, private", "ef6ee371c9c29cb898c081819332e9220b235be31a79ed645ece2b047cec1c83"),
@@ -29,32 +29,32 @@ const VECTORS: [(&str, &str); 37] = [
     ),
     (
         "OPEN_OK",
-        "eb455653010260003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
-         b12f809a57e8857161087558a6c9952b8d725798b15983514175955ccd69588b02c040358c44feb6\
-         eb5102eccaf1ab6d882951ab51a9fbf085622045d7e15e70",
+        "eb455653010264003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+         b12f809a57e8857161087558a6c9952b8d725798b159872e41759073cd6f59db02c640358c44feb6\
+         eb5102eccaf0106c16e763979d5774526596a634891f404a2e9c95bc",
     ),
-    ("secret", "66488631233be20faf0925b87bcf55af33f217cf8f2dff43f17be5f6f06e9c42"),
-    ("CONFIRM", "eb45565301052000ef6e470e0be44fbbc7064e14457c2567f6ef82ff0291e2e88e5e73179cce5904"),
+    ("secret", "52e86d2a16d06ab150e91bd4c419aca61d6e147e1129244f838fe5efd955ed37"),
+    ("CONFIRM", "eb455653010520002d3a5961b719e0f14a461c918d60da8df8e4b7058af03cabca2f3c8dd82dc3ee"),
     (
         "RESUME",
         "eb455653010360000100000000000000020000000000000002000000000000000500000000000000\
-         03030303030303030303030303030303030303030303030303030303030303030034d51f3d03bd4b\
-         89a93fd59d01f26c0bca05102be7cb971cc00db6ffcdc44b",
+         030303030303030303030303030303030303030303030303030303030303030324310e18516ab8d5\
+         4ab11c87e2a1ad05e259abaa750285c207d2b24f903d1c25",
     ),
     (
         "RESUME_OK",
         "eb455653010450000200000000000000070000000000000004040404040404040404040404040404\
-         0404040404040404040404040404040475e60cf8dadd40327833d5f21339020d6eb53c97a29807ab\
-         f8fc01e2149701dc",
+         040404040404040404040404040404045299f400fefcd0c54fa09a7e7a8fc5595f520cb89d35de95\
+         c7be582a2a427c35",
     ),
     (
         "CONFIRM of the resume",
-        "eb455653010520005afe4e25cd6e3367a97958ae6a68492c6bfc9358826c8e844669b60f6d361897",
+        "eb45565301052000d81f81095883bbf69373507e7c2202cbaed695c1f662eba56f053facaea81158",
     ),
     (
         "REJECT of the resume",
-        "eb45565301062d00040000000009000000000000000ad3fa2bde8f6d1934b7d6b0671aef60f69dff\
-         0048cec4863a4cf46271cbd9e4",
+        "eb45565301062d0004000000000900000000000000be78c91b247ae5592039a23710c40179b4c452\
+         f82ad8dfa7041a89442f578906",
     ),
     (
         "keyed OPEN",
@@ -63,11 +63,11 @@ const VECTORS: [(&str, &str); 37] = [
     ),
     (
         "keyed OPEN_OK",
-        "eb455653010260003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
-         2425a21017a4ce83da232c79b363bd675b7b6bf829ccb32f5df2641bfed6cf49b9db524f21e07c3b\
-         3f64d17ea7f461a0fd59dab3c65c410abaeb2639e00aca95",
+        "eb455653010264003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+         2425a21017a4ce83da232c79b363bd675b7b6bf829ccb7505df26134fed0ce19b9dd524f21e07c3b\
+         3f64d17ea7f5daa149534a962c8eac5ba4b83ded131c0862cd6bb686",
     ),
-    ("keyed secret", "7f8f31ed4e4e0ba7306934a7af393e2a9b3d626e3ef64f37bd80fb6ba61bc20f"),
+    ("keyed secret", "f1c427950b3982efc53a96c097d3d10196eb6cb3a3a5e4df1312765b67d74903"),
     ("client s, public", "13be4feaeaf204c7fd3358fc9c00721881d174278128227ec674f37f7fe97b6d"),
     ("server s, public", "31d4ab6aceec961137917037936e60716fac573afe94d9da84a8020448dfc112"),
     (
@@ -77,11 +77,11 @@ const VECTORS: [(&str, &str); 37] = [
     ),
     (
         "NK OPEN_OK",
-        "eb455653010260003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
-         55e72aeb4e2cd52d33591ec4270b17d243fbf7f35b67de533bcad2447503b7aa42c7a654523fa43d\
-         cadabfffe0a14333444a673cfe5f2ca2c632d9dd8626c9d1",
+        "eb455653010264003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+         55e72aeb4e2cd52d33591ec4270b17d243fbf7f35b67da2c3bcad76b7505b6fa42c1a654523fa43d\
+         cadabfffe0a0f832612e580f6004a1d5913ef39eb3d521033e9742fe",
     ),
-    ("NK secret", "dcac17ea0e1ae67147c4fd0a4d5abdcca759fb9486924ea81d42d55c68ecfbe0"),
+    ("NK secret", "1abf41e2f98620b73c26707ce352f657a59b35a1716ec5146948120637eab4c8"),
     (
         "NX OPEN",
         "eb455653010128000000000040000400b80a44d71afcd64abb7765395bf366f9aeb956c73934e8f5\
@@ -89,12 +89,12 @@ const VECTORS: [(&str, &str); 37] = [
     ),
     (
         "NX OPEN_OK",
-        "eb455653010290003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+        "eb455653010294003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
          83a948eed7900f0084ca49bf1b94367c5fd15d82f53e825bd66242031ba42937ff33cefe005c5e26\
-         e5f4cf2e5b2ee5b0a0a62286aa204f9da8714ff2625e81c00812a50337d16cce2a8b7c97446bb531\
-         79a301244ea6cda445b8cc7055e7700829c7b1acf8a515da5ae3450a7418ef91",
+         e5f4cf2e5b2ee5b0a0a62286aa204f9da8714ff2625e81c00812a50337d168b12a8b79b8446db461\
+         79a501244ea6cda445b8cc7055e6cb09259d2c181105c5186cb25356d81d3bbc58195e19",
     ),
-    ("NX secret", "874b301e215e69a0af74be91cc19ebdb15e52a20b9056dca51228c857874ef7e"),
+    ("NX secret", "87c44f388eed7d570e8d77a5927cad4cac239333de0074f6f56e3abbd49610ea"),
     (
         "IK OPEN",
         "eb455653010168000000000040001800b80a44d71afcd64abb7765395bf366f9aeb956c73934e8f5\
@@ -103,11 +103,11 @@ const VECTORS: [(&str, &str); 37] = [
     ),
     (
         "IK OPEN_OK",
-        "eb455653010260003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
-         218d31c3214bec25edb0f6f61b25affbe4938db6c338e0ec9fd560b8fbedde83f4f9fcdff6689d80\
-         af15c3dd4379b8725a06c65812a5fa652470754bc9a2fcb1",
+        "eb455653010264003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+         218d31c3214bec25edb0f6f61b25affbe4938db6c338e4939fd56597fbebdfd3f4fffcdff6689d80\
+         af15c3dd4378037349bf84fce36376e8c5301f4e2056a54ad0086824",
     ),
-    ("IK secret", "50929cfdd769a845ee92825d3eccdfd39c788c877f8198b45e6ad82d6258c3b3"),
+    ("IK secret", "bf18a46884f924ed45b462cd5f713a59d00dff8fb342aefe95b5fdcb049950fd"),
     (
         "IX OPEN",
         "eb455653010148000000000040001400b80a44d71afcd64abb7765395bf366f9aeb956c73934e8f5\
@@ -115,12 +115,12 @@ const VECTORS: [(&str, &str); 37] = [
     ),
     (
         "IX OPEN_OK",
-        "eb455653010290003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+        "eb455653010294003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
          1b7ee93061e2d1beb05708b73c161e9cde0bf8d5c73c6945ab1966e5424522c067226336ad78d275\
-         d4f359d9e5f12821b6b67cfa948d226cc19932fc8fde97c53cb756e486db31d242ad9cffe465f88f\
-         e00580bbb7bd7796646cfde544b998085333437508fc9888425d7fa984cfeb5a",
+         d4f359d9e5f12821b6b67cfa948d226cc19932fc8fde97c53cb756e486db35ad42ad99d0e463f9df\
+         e00380bbb7bd7796646cfde544b823093cab674926e96048d559bcec673651673b28f8a7",
     ),
-    ("IX secret", "7364f087faa520a2ba189a61916af9789ee616da0b57fb593fda316b284dd75c"),
+    ("IX secret", "0782c20e29e47147537a0a01840688f152c05ca8e8de7c6f1cd0c4c68063a759"),
     (
         "sealed OPEN",
         "eb455653010128000100000040000200b80a44d71afcd64abb7765395bf366f9aeb956c73934e8f5\
@@ -128,29 +128,41 @@ const VECTORS: [(&str, &str); 37] = [
     ),
     (
         "sealed OPEN_OK",
-        "eb455653010261003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
-         b12f809a57e8857161087558a6c9952b8d725798b159852a3e75940d9d6f5e8b02c040358c44feb6\
-         eb5102eccaf011d71768268cf20c55c9a20388f54e25296154",
+        "eb455653010265003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+         b12f809a57e8857161087558a6c9952b8d725798b159872e41759608b26f588a52c046358c44feb6\
+         eb5102eccaf0106c16e6d92ddce3631db7bab7a5c55c8a4dfe5da1f0f5",
     ),
-    ("sealed secret", "62a531d8634f04e7881fa21643a356df446ca46b631ae8c4edc853e9a3ffc262"),
-    ("root of epoch 1", "05e767a6402808c67d490d3e8bfac95dd8ae7b2fe85ec4eea1054c5d56e2b73f"),
+    ("sealed secret", "ce9c0cb2d5f2ccfe3fd532f883dfd47067c552007b6aee0f9731293141f9da6a"),
+    ("root of epoch 1", "0544be63d61e539b937cb2e90c8cb2e0100b58f6b69c83b44c0798c753d8f824"),
     (
         "AES-256-GCM START",
-        "010000000800000000000000000000003a3371969803b675e1f30b0c0eb6ad376a7652b888069f92",
+        "010000000800000000000000000000009c0c5c1ce77d736cb54b875568d28062d037f8389882ff57",
     ),
     (
         "AES-256-GCM DATA",
-        "020000000500000000000000000000001e7195332837150a80ca18c93d733bb1a4d84276ed",
+        "020000000500000000000000000000003374a82a03484c98e5ab9f3d0af8465a7eab6728f3",
     ),
     (
         "AES-256-GCM DATA under the next key",
-        "020000000500000000000000000000002f87b2e9518246528da9067f823f6c294fbda937e5",
+        "020000000500000000000000000000003f2e060bd54c8e1548031c12b53313c4e0431e8c92",
     ),
     (
         "ChaCha20-Poly1305 START of the server",
-        "010000000800000000000000000000002d87246ac552fbe948c7828d702aa754c6d3da87cb9a13bf",
+        "01000000080000000000000000000000c783ead7ee44dd1662374bb666ffcf2f5a6d186ab30228d9",
     ),
-    ("root of the resume", "10ea445cee511135813040600d876bb1ef90d85c295987e57df1ca9eca481075"),
+    ("root of the resume", "7c5ebb1309d3ade4d4376a94537c5c98226005b36fc204dcafa17703c3a245f8"),
+    (
+        "shared OPEN",
+        "eb455653010128000200000040000000b80a44d71afcd64abb7765395bf366f9aeb956c73934e8f5\
+         23d7ccd71f351309",
+    ),
+    (
+        "shared OPEN_OK",
+        "eb455653010264003ee9d75411934f4c54b6342146bc116996cbcebd9480f68d3677b44c6c668f7b\
+         b12f809a57e8857161087558a6c9952b8d725798b159852e41759073cd6f59db02c640358c44feb6\
+         eb5102eccaf0106c16e76397f7bd6417bb11cb3f9694ead98299bb64",
+    ),
+    ("shared secret", "027773506e25952b387fb8bed89568b7fe282430efac37adbe136ea924e64d37"),
 ];
 
 const ACKS: Acks = Acks { ack: 0, window: 0 };
@@ -225,7 +237,8 @@ fn every_message_and_secret_is_the_one_in_the_document() {
         hex(&keyed.ok),
         hex(keyed.secret.expose()),
     ];
-    let said: Vec<String> = said.into_iter().chain(named()).chain(sealed()).collect();
+    let said = said.into_iter().chain(named()).chain(sealed()).chain(shared());
+    let said: Vec<String> = said.collect();
     assert_eq!(said.len(), VECTORS.len());
     for ((name, expected), said) in VECTORS.iter().zip(said) {
         assert_eq!(&said, expected, "{name}");
@@ -290,6 +303,16 @@ fn sealed() -> Vec<String> {
         record(&mut chacha, Kind::Start, &[0; 8]),
         hex(&resuming.keys(&secret, Cipher::Aes256Gcm, &answer).into_parts().1),
     ]
+}
+
+/// The first open again, of two ends that would share the session.
+fn shared() -> Vec<String> {
+    let offer = Offer { share: true, ..offer(None) };
+    let (client, open) = OpenClient::start(&offer, [1; 32]).unwrap();
+    let (_, ok) = OpenServer::answer(&offer, &open, SessionId::new(1, 2), [2; 32]).unwrap();
+    let opened = client.answered(&ok).unwrap().0;
+    assert!(opened.shares);
+    vec![hex(&open), hex(&ok), hex(opened.secret.expose())]
 }
 
 #[test]

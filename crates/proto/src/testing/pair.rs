@@ -178,6 +178,7 @@ impl Pair {
             grace: self.config.grace,
             addrs: Vec::new(),
             peer: None,
+            shares: false,
             cipher: self.config.cipher,
             keys: self
                 .config

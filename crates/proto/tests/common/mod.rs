@@ -31,6 +31,7 @@ pub(crate) fn session_with(role: Role, window_max: u64) -> Session {
         grace: Duration::ZERO,
         addrs: Vec::new(),
         peer: None,
+        shares: false,
         cipher: None,
         keys: None,
     };

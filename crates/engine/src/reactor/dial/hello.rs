@@ -18,6 +18,7 @@ pub(in crate::reactor) fn offer(config: &Config, role: Role) -> Offer {
         identity: config.identity.clone(),
         server,
         clients: config.allowed_clients.clone().filter(|_| role == Role::Server),
+        share: config.share,
     }
 }
 

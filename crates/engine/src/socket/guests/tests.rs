@@ -23,6 +23,7 @@ fn session(window: u64) -> (Arc<Socket>, Fd, Fd) {
         grace: Duration::ZERO,
         addrs: Vec::new(),
         peer: None,
+        shares: false,
         cipher: None,
         keys: None,
     };
