@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use core::net::SocketAddr;
 use eversock_proto::control::Role;
+use eversock_proto::identity::PublicKey;
 use eversock_proto::open::Opened;
 use eversock_proto::seal::{Cipher, EpochKeys};
 use eversock_proto::secret::{KEY_BYTES, Secret, SessionId};
@@ -66,6 +67,10 @@ pub(crate) struct Birth {
     /// epoch.
     pub(crate) keys: Option<Seed>,
     pub(crate) window: u64,
+    /// The static key that the client has proven to have.
+    pub(crate) peer_key: Option<PublicKey>,
+    /// Both ends would carry several logical connections over the session.
+    pub(crate) shares: bool,
     /// The connection's number within the session; 1 unless the first died unconfirmed. [`PLAIN`]
     /// if the peer does not speak eversock: then there is no session, and the id only names it.
     pub(crate) epoch: u64,
@@ -96,7 +101,11 @@ impl Seed {
 /// In the cipher's place when the session is clear.
 const CLEAR: u8 = 0;
 
-const BIRTH_BYTES_MAX: usize = 16 + 16 + KEY_BYTES + 1 + KEY_BYTES + 8 + 8 + 2 * 19;
+/// What is true of a session on its way, in one byte.
+const NAMED: u8 = 1;
+const SHARES: u8 = 2;
+
+const BIRTH_BYTES_MAX: usize = 16 + 16 + 3 * KEY_BYTES + 2 + 8 + 8 + 2 * 19;
 
 impl Birth {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -111,6 +120,9 @@ impl Birth {
             }
             None => out.extend_from_slice(&[CLEAR; 1 + KEY_BYTES]),
         }
+        let named = if self.peer_key.is_some() { NAMED } else { 0 };
+        out.push(named | if self.shares { SHARES } else { 0 });
+        out.extend_from_slice(&self.peer_key.map_or([0; KEY_BYTES], |key| key.0));
         out.extend_from_slice(&self.window.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.extend_from_slice(&encode_addrs(&[self.peer, self.local]));
@@ -129,6 +141,8 @@ impl Birth {
                 Some(Seed { cipher: Cipher::from_wire(code)?, root: Secret::from_bytes(*root) })
             }
         };
+        let (&traits, rest) = rest.split_first()?;
+        let (key, rest) = rest.split_first_chunk::<KEY_BYTES>()?;
         let (window, rest) = rest.split_first_chunk::<8>()?;
         let (epoch, rest) = rest.split_first_chunk::<8>()?;
         let Ok([peer, local]) = <[SocketAddr; 2]>::try_from(decode_addrs(rest).ok()?) else {
@@ -139,6 +153,8 @@ impl Birth {
             id: SessionId(*id),
             secret: Secret::from_bytes(*secret),
             keys,
+            peer_key: (traits & NAMED != 0).then_some(PublicKey(*key)),
+            shares: traits & SHARES != 0,
             window: u64::from_le_bytes(*window),
             epoch: u64::from_le_bytes(*epoch),
             peer,
@@ -315,8 +331,8 @@ impl Listener {
             window: birth.window,
             grace: std::time::Duration::ZERO,
             addrs: Vec::new(),
-            peer: None,
-            shares: false,
+            peer: birth.peer_key,
+            shares: birth.shares,
             cipher: birth.keys.as_ref().map(|seed| seed.cipher),
             keys: None,
         };

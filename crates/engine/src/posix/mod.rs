@@ -11,6 +11,7 @@ mod guest;
 mod handle;
 mod number;
 mod option;
+mod shared;
 mod wait;
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -47,6 +48,7 @@ pub use adopt::{
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
+pub use shared::{Link, link};
 pub use wait::{epoll_ctl, epoll_wait, forget_epoll, poll, select};
 
 /// True when the number is a virtual socket or listener. One load.

@@ -425,7 +425,11 @@ impl Reactor {
     pub(super) fn attached(&mut self, socket: &Arc<Socket>, epoch: u64, replayed: u64) {
         let offsets = offsets(socket);
         let mut stale = None;
+        let route = socket.route();
         if let Ok(mut meta) = socket.meta.lock() {
+            if epoch > 1 && route.is_some() {
+                meta.rare_mut().route = route;
+            }
             let rare = meta.rare_if_any();
             let since = rare.and_then(|rare| {
                 rare.next_try = None;

@@ -439,6 +439,8 @@ impl Reactor {
             secret: opened.secret,
             keys: opened.keys.map(Seed::from),
             window: opened.window,
+            peer_key: opened.peer,
+            shares: opened.shares,
             epoch,
             peer: peer.or_else(|| tcp::peer_addr(raw)).unwrap_or(nowhere),
             local: tcp::local_addr(raw).or(served.listener.local).unwrap_or(nowhere),

@@ -15,6 +15,7 @@ mod quick;
 mod reads;
 pub(crate) mod recv;
 pub(crate) mod relatives;
+mod route;
 pub(crate) mod send;
 mod watch;
 
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender as ChannelSender;
 use eversock_proto::control::Control;
+use eversock_proto::identity::PublicKey;
 use eversock_proto::recv::Receiver;
 use eversock_proto::resume::Reason;
 use eversock_proto::send::Sender;
@@ -205,6 +207,12 @@ pub(crate) struct Rare {
     pub(crate) last_error: Option<String>,
     pub(crate) subscribers: Vec<ChannelSender<Event>>,
     pub(crate) asking: bool,
+    /// The static key that the peer has proven to have.
+    pub(crate) peer_key: Option<PublicKey>,
+    /// Both ends would carry several logical connections over the session.
+    pub(crate) shares: bool,
+    /// The two ends of the last connection, if it was not the first: the peer's and ours.
+    pub(crate) route: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Meta {
@@ -218,6 +226,9 @@ impl Meta {
             last_error: None,
             subscribers: Vec::new(),
             asking: false,
+            peer_key: None,
+            shares: false,
+            route: None,
         };
         self.rare.as_deref().unwrap_or(&NONE)
     }

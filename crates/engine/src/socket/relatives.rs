@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use eversock_proto::identity::PublicKey;
 use eversock_proto::recv::Receiver;
 use eversock_proto::send::Sender;
 use eversock_proto::snapshot::{In, Out};
@@ -19,7 +20,7 @@ use crate::error::{errno, fail};
 use crate::family::{self, Link};
 use crate::sys::{self, Fd, fd};
 
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Bits that the session takes along.
 const CARRIED: u32 = bits::EOF | bits::WRITE_SHUT | bits::NO_ROOM | bits::STOPPED | bits::OVER;
 
@@ -139,6 +140,11 @@ impl Socket {
         let Some(control) = meta.control.as_ref() else { return Ok(Err(Busy)) };
         control.snapshot(&mut out);
         family::write_addrs(&mut out, &meta.candidates);
+        let rare = meta.rare();
+        out.bytes(rare.peer_key.as_ref().map_or(&[], |key| &key.0));
+        out.flag(rare.shares);
+        let route = rare.route.map(|(peer, local)| [peer, local]);
+        family::write_addrs(&mut out, route.as_ref().map_or(&[], |route| route));
         meta.options.snapshot(&mut out);
         self.with_relatives(|relatives| out.bytes(&relatives.returned));
         let number = held.place.real_number().filter(|_| !detached);
@@ -216,6 +222,20 @@ impl Socket {
             return Err(bad());
         }
         meta.candidates = family::read_addrs(from).ok_or_else(bad)?;
+        let peer_key = match from.bytes().ok_or_else(bad)? {
+            [] => None,
+            key => Some(PublicKey(key.try_into().map_err(|_| bad())?)),
+        };
+        let shares = from.flag().ok_or_else(bad)?;
+        let route = match family::read_addrs(from).ok_or_else(bad)?[..] {
+            [] => None,
+            [peer, local] => Some((peer, local)),
+            _ => return Err(bad()),
+        };
+        if peer_key.is_some() || shares || route.is_some() {
+            let rare = meta.rare_mut();
+            (rare.peer_key, rare.shares, rare.route) = (peer_key, shares, route);
+        }
         meta.options = crate::options::Options::restore(from).ok_or_else(bad)?;
         let returned = from.bytes().ok_or_else(bad)?.to_vec();
         for (word, value) in self.shared_words().into_iter().zip(words) {

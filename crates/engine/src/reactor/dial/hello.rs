@@ -52,6 +52,10 @@ pub(crate) fn furnish(socket: &Socket, role: Role, opened: Opened) -> io::Result
     let mut meta = Socket::lock(&socket.meta)?;
     meta.peer_grace = opened.grace;
     meta.candidates.extend(opened.addrs);
+    if opened.peer.is_some() || opened.shares {
+        let rare = meta.rare_mut();
+        (rare.peer_key, rare.shares) = (opened.peer, opened.shares);
+    }
     let mut control = Control::new(role, opened.id, opened.secret);
     control.cipher = opened.cipher;
     meta.control = Some(Box::new(control));

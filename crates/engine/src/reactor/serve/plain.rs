@@ -104,6 +104,8 @@ impl Reactor {
             secret: Secret::from_bytes([0; KEY_BYTES]),
             keys: None,
             window: 0,
+            peer_key: None,
+            shares: false,
             epoch: PLAIN,
             peer: peer.unwrap_or(nowhere),
             local: tcp::local_addr(raw).or(served.listener.local).unwrap_or(nowhere),
