@@ -4,6 +4,7 @@
 //! arguments, in microseconds of any clock that never goes back.
 //!
 //! * [`mux`]: many logical connections over one session.
+//! * [`key`]: who a server is, and what connections must have in common.
 //! * [`preface`]: what each of them is for.
 //! * [`state`]: which session a connection goes over.
 #![forbid(unsafe_code)]
