@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{errno, pair, quick, recv, send, socket, wait_until};
+use std::net::{SocketAddr, TcpListener};
+
+use common::{PlayedServer, connect, errno, pair, quick, recv, send, socket, wait_until};
 use eversock_engine::{Config, StaticKey, posix};
 
 fn close_all(numbers: &[i32]) {
@@ -62,4 +64,86 @@ fn ends_that_do_not_both_share_say_so_and_nobody_is_known_before_the_session_sta
     let fresh = socket(quick());
     assert_eq!(errno(posix::link(fresh)), libc::ENOTCONN);
     close_all(&[fresh]);
+}
+
+/// Whatever the engine was told before has been done when this returns.
+fn engine_has_obeyed() {
+    let mut other = PlayedServer::new();
+    let addr = other.addr();
+    let client = std::thread::spawn(move || connect(addr, quick()));
+    let _stream = other.take();
+    posix::close(client.join().unwrap()).unwrap();
+}
+
+fn other_place() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+/// Takes all connections that wait; true if there were any.
+fn was_dialled(listener: &TcpListener) -> bool {
+    std::iter::from_fn(|| listener.accept().ok()).count() > 0
+}
+
+/// Addresses were only ever added: a server that moved away was dialled for the life of the
+/// session.
+#[test]
+fn withdrawn_addresses_are_not_dialled() {
+    let mut server = PlayedServer::new();
+    let (other, elsewhere) = other_place();
+    let addr = server.addr();
+    let client = std::thread::spawn(move || connect(addr, quick()));
+    let mut stream = server.take();
+    let number = client.join().unwrap();
+    for announced in [vec![elsewhere], vec![]] {
+        let session = server.session.as_mut().unwrap();
+        session.tx.want_addrs(&announced);
+        session.write(b"x");
+        server.say(&mut stream);
+        assert_eq!(recv(number, &mut [0; 1]).unwrap(), 1);
+        engine_has_obeyed();
+        was_dialled(&other);
+        drop(stream);
+        // Where it was it is turned away, so that the others are tried.
+        let mut dialled = false;
+        for _ in 0..4 {
+            drop(server.listener.accept().unwrap());
+            engine_has_obeyed();
+            dialled |= was_dialled(&other);
+        }
+        assert_eq!(dialled, !announced.is_empty(), "announced: {announced:?}");
+        stream = server.take();
+    }
+    drop(stream);
+    posix::close(number).unwrap();
+}
+
+#[test]
+fn a_server_announces_and_withdraws_its_addresses_while_the_session_stands() {
+    let numbers @ [client, server, _] = pair(quick(), quick());
+    let (other, elsewhere) = other_place();
+    let nowhere: SocketAddr = ([127, 0, 0, 1], 0).into();
+    assert_eq!(errno(posix::announce(server, &[nowhere])), libc::EINVAL);
+    assert_eq!(errno(posix::announce(server, &[elsewhere; 17])), libc::EINVAL);
+    assert_eq!(errno(posix::set_candidates(client, &[elsewhere; 33])), libc::EINVAL);
+    for addrs in [vec![elsewhere], vec![]] {
+        posix::announce(server, &addrs).unwrap();
+        send(server, b"x").unwrap();
+        assert_eq!(recv(client, &mut [0; 1]).unwrap(), 1);
+        engine_has_obeyed();
+        // GOAWAY sends it to another address, if it knows one.
+        let before = posix::link(client).unwrap().epoch;
+        posix::redial(client).unwrap();
+        wait_until("a resume", || posix::link(client).unwrap().epoch > before);
+        assert!(!was_dialled(&other), "where it is is where to look first");
+    }
+    // It is dialled first if the program says so, and is not the server.
+    posix::set_candidates(client, &[elsewhere]).unwrap();
+    let before = posix::link(client).unwrap().epoch;
+    posix::redial(client).unwrap();
+    wait_until("a dial", || was_dialled(&other));
+    wait_until("a resume where it was", || posix::link(client).unwrap().epoch > before);
+    close_all(&numbers);
 }

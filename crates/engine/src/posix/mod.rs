@@ -48,7 +48,7 @@ pub use adopt::{
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
-pub use shared::{Link, link};
+pub use shared::{Link, announce, link, set_candidates};
 pub use wait::{epoll_ctl, epoll_wait, forget_epoll, poll, select};
 
 /// True when the number is a virtual socket or listener. One load.

@@ -6,8 +6,14 @@ use std::os::fd::RawFd;
 use core::net::SocketAddr;
 use eversock_proto::identity::PublicKey;
 
+use eversock_proto::limits::ADDRS_MAX;
+
 use super::stream;
 use crate::error::fail;
+use crate::process;
+use crate::reactor::{Command, engine};
+use crate::socket::route::CANDIDATES_MAX;
+use crate::socket::send::Flushed;
 use crate::socket::{Socket, bits};
 
 /// A session, the connection under it, and who is at the other end.
@@ -52,4 +58,56 @@ pub fn link(number: RawFd) -> io::Result<Link> {
         local: rare.route.map(|(_, local)| local).or(meta.local),
         attached: !socket.has(apart),
     })
+}
+
+/// Sets where a client's session is looked for at a redial, best first: in place of all that was
+/// known, a name that would be looked up included. Where the session is now, or was last, is kept
+/// as the last one if it is not among them. What the peer announces later is added. A dial that
+/// runs goes to the new ones too. Never blocks for long.
+///
+/// # Errors
+/// EINVAL for more than 32 addresses, or one without a port; ENOTCONN before connect; those of
+/// [`link`].
+pub fn set_candidates(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
+    let socket = stream(number)?;
+    if addrs.len() > CANDIDATES_MAX || addrs.iter().any(|addr| addr.port() == 0) {
+        return fail(libc::EINVAL);
+    }
+    if socket.has(bits::FRESH | bits::CONNECTING) {
+        return fail(libc::ENOTCONN);
+    }
+    let here = socket.route().filter(|_| !socket.has(bits::DETACHED)).map(|(peer, _)| peer);
+    {
+        let mut meta = Socket::lock(&socket.meta)?;
+        let current = here.or_else(|| meta.candidates.first().copied());
+        meta.set_candidates(addrs, current);
+    }
+    engine()?.command(Command::Candidates { socket });
+    Ok(())
+}
+
+/// Tells the peer at which other addresses this side can be found, in place of those that it was
+/// told before; none withdraws them. Told again over each later connection. Never blocks for long.
+///
+/// # Errors
+/// EINVAL for more than 16 addresses, or one without a port; ENOTCONN before the session stands and
+/// after it has failed; ENOTSOCK or EBADF when the number is no virtual stream; those of claiming a
+/// session that a relative has.
+pub fn announce(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
+    let socket = stream(number)?;
+    if addrs.len() > ADDRS_MAX || addrs.iter().any(|addr| addr.port() == 0) {
+        return fail(libc::EINVAL);
+    }
+    if socket.has(bits::FRESH | bits::CONNECTING | bits::FAILED) {
+        return fail(libc::ENOTCONN);
+    }
+    process::claim(&socket)?;
+    let mut tx = socket.lock_tx()?;
+    let Some(sender) = tx.sender.as_mut() else { return fail(libc::ENOTCONN) };
+    sender.want_addrs(addrs);
+    if socket.flush(&mut tx, false) == Flushed::Owed {
+        socket.owe();
+    }
+    socket.finish_tx(tx);
+    Ok(())
 }

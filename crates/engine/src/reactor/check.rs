@@ -104,12 +104,13 @@ impl Reactor {
             // A fault came first, and has a redial of its own; or nobody needs a better place.
             return;
         }
+        let here = socket.route().map(|(peer, _)| peer);
         let Ok(meta) = socket.meta.lock() else { return };
         let mut addrs = meta.candidates.clone();
         drop(meta);
         // Where we are is the last place to go to.
-        if addrs.len() > 1 {
-            addrs.rotate_left(1);
+        if let Some(at) = addrs.iter().position(|&addr| Some(addr) == here) {
+            addrs[at..].rotate_left(1);
         }
         self.dial(&socket, addrs, false);
     }

@@ -1,5 +1,6 @@
 //! Dialling: the first time with OPEN, later with RESUME; all known addresses raced (RFC 8305).
 
+mod change;
 mod claim;
 mod hello;
 mod plain;
@@ -149,15 +150,8 @@ impl Reactor {
         }
         let addrs = match socket.meta.lock() {
             Ok(mut meta) => {
-                let mut all = found;
-                for addr in std::mem::take(&mut meta.candidates) {
-                    if !all.contains(&addr) {
-                        all.push(addr);
-                    }
-                }
-                all.truncate(2 * eversock_proto::limits::ADDRS_MAX);
-                meta.candidates.clone_from(&all);
-                all
+                meta.resolved(found);
+                meta.candidates.clone()
             }
             Err(_) => return,
         };
@@ -248,7 +242,7 @@ impl Reactor {
         self.next_attempt(id);
     }
 
-    fn next_attempt(&mut self, id: u64) {
+    pub(super) fn next_attempt(&mut self, id: u64) {
         loop {
             let Some(dial) = self.dials.get_mut(&id) else { return };
             if dial.won.is_some() {

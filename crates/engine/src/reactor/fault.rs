@@ -508,17 +508,6 @@ impl Reactor {
         self.give_up(&socket, number, &format!("not resumed within the grace: {cause}"));
     }
 
-    /// The peer announced other addresses.
-    pub(super) fn addrs(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>) {
-        let Ok(mut meta) = socket.meta.lock() else { return };
-        for addr in addrs {
-            let most = 2 * eversock_proto::limits::ADDRS_MAX;
-            if meta.candidates.len() < most && !meta.candidates.contains(&addr) {
-                meta.candidates.push(addr);
-            }
-        }
-    }
-
     /// Someone asks for a dial: the program, an operator. Who says so under "ask" has answered;
     /// "never" means never.
     pub(super) fn redial_wanted(&mut self, socket: &Arc<Socket>) {
@@ -671,13 +660,13 @@ impl Reactor {
             if force {
                 self.look_at(&socket);
             }
-            // Where the standing connection leaves from: the program is told the address with which
-            // the session began.
-            let real = socket.place.lock().ok().and_then(|place| place.real_number());
-            let real = real.filter(|_| !socket.has(bits::DETACHED)).and_then(tcp::local_addr);
+            // Of the standing connection: the program is told the addresses with which the session
+            // began.
+            let route = socket.route().filter(|_| !socket.has(bits::DETACHED));
             let path = {
                 let Ok(meta) = socket.meta.lock() else { continue };
-                real.or(meta.local).zip(meta.candidates.first().copied())
+                let begun = meta.local.zip(meta.candidates.first().copied());
+                route.map(|(peer, local)| (local, peer)).or(begun)
             };
             let Some((local, peer)) = path else { continue };
             if socket.has(bits::DETACHED) || force || !path_stands(local, peer) {

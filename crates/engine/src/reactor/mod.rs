@@ -1,6 +1,7 @@
 //! The engine's one thread: it dials, shakes hands, notices faults, copies for pumped sockets and
 //! keeps time. It is started by the first virtual socket and sleeps when nothing happens.
 
+mod candidates;
 pub(crate) mod channel;
 mod check;
 mod dial;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Failed { socket: Arc<Socket>, cause: String },
     /// The peer has other addresses.
     Addrs { socket: Arc<Socket>, addrs: Vec<SocketAddr> },
+    /// The program has set where to dial.
+    Candidates { socket: Arc<Socket> },
     /// Someone wants a dial now, beside the connection that stands if one does.
     Redial { socket: Arc<Socket> },
     /// The peer asks to be resumed elsewhere or later.
@@ -627,6 +630,7 @@ impl Reactor {
             Command::Fault { socket, epoch, cause } => self.fault(socket, epoch, cause),
             Command::Failed { socket, cause } => self.failed(socket, cause),
             Command::Addrs { socket, addrs } => self.addrs(&socket, addrs),
+            Command::Candidates { socket } => self.candidates_set(&socket),
             Command::Redial { socket } => self.redial_wanted(&socket),
             Command::Goaway { socket } => self.goaway(&socket),
             Command::Closed { socket, reset } => self.closed(socket, reset),

@@ -15,7 +15,7 @@ mod quick;
 mod reads;
 pub(crate) mod recv;
 pub(crate) mod relatives;
-mod route;
+pub(crate) mod route;
 pub(crate) mod send;
 mod watch;
 
@@ -211,6 +211,8 @@ pub(crate) struct Rare {
     pub(crate) peer_key: Option<PublicKey>,
     /// Both ends would carry several logical connections over the session.
     pub(crate) shares: bool,
+    /// Those of the candidates that only the peer has named.
+    pub(crate) announced: Vec<SocketAddr>,
     /// The two ends of the last connection, if it was not the first: the peer's and ours.
     pub(crate) route: Option<(SocketAddr, SocketAddr)>,
 }
@@ -228,6 +230,7 @@ impl Meta {
             asking: false,
             peer_key: None,
             shares: false,
+            announced: Vec::new(),
             route: None,
         };
         self.rare.as_deref().unwrap_or(&NONE)

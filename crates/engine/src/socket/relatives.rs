@@ -140,6 +140,7 @@ impl Socket {
         let Some(control) = meta.control.as_ref() else { return Ok(Err(Busy)) };
         control.snapshot(&mut out);
         family::write_addrs(&mut out, &meta.candidates);
+        family::write_addrs(&mut out, &meta.rare().announced);
         let rare = meta.rare();
         out.bytes(rare.peer_key.as_ref().map_or(&[], |key| &key.0));
         out.flag(rare.shares);
@@ -222,6 +223,10 @@ impl Socket {
             return Err(bad());
         }
         meta.candidates = family::read_addrs(from).ok_or_else(bad)?;
+        let announced = family::read_addrs(from).ok_or_else(bad)?;
+        if !announced.is_empty() || !meta.rare().announced.is_empty() {
+            meta.rare_mut().announced = announced;
+        }
         let peer_key = match from.bytes().ok_or_else(bad)? {
             [] => None,
             key => Some(PublicKey(key.try_into().map_err(|_| bad())?)),

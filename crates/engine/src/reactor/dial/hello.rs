@@ -51,7 +51,7 @@ pub(crate) fn furnish(socket: &Socket, role: Role, opened: Opened) -> io::Result
     drop((tx, rx));
     let mut meta = Socket::lock(&socket.meta)?;
     meta.peer_grace = opened.grace;
-    meta.candidates.extend(opened.addrs);
+    meta.announced(&opened.addrs);
     if opened.peer.is_some() || opened.shares {
         let rare = meta.rare_mut();
         (rare.peer_key, rare.shares) = (opened.peer, opened.shares);
@@ -211,9 +211,7 @@ impl Reactor {
             if epoch == 1 {
                 meta.peer = Some(addr);
             }
-            // Where it worked is where to look first.
-            meta.candidates.retain(|&candidate| candidate != addr);
-            meta.candidates.insert(0, addr);
+            meta.worked(addr, epoch == 1);
         }
         let Some(dial) = self.dials.get_mut(&id) else { return Ok(()) };
         dial.won = Some(Won { fd, epoch, peer_receive, keys });
