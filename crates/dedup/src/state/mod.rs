@@ -741,6 +741,25 @@ impl State {
         self.flights.get(&flight).map(|flight| flight.addrs.clone()).unwrap_or_default()
     }
 
+    /// The first connection that waits for the flight.
+    pub fn first_of(&self, flight: u64) -> Option<u64> {
+        self.flights.get(&flight)?.waiting.first().copied()
+    }
+
+    /// The session that the connection is on.
+    pub fn session_of(&self, connection: u64) -> Option<u64> {
+        match self.connections.get(&connection)?.place {
+            Place::On(session) => Some(session),
+            Place::Waiting => None,
+        }
+    }
+
+    /// Nothing that was learned of addresses holds any more: the network is another.
+    pub fn forget_addresses(&mut self) {
+        self.alone.clear();
+        self.sessions.values_mut().for_each(|session| session.verified.clear());
+    }
+
     /// The addresses that have proven to be the session's server's.
     pub fn verified(&self, session: u64) -> Vec<SocketAddr> {
         let session = self.sessions.get(&session);

@@ -1,0 +1,379 @@
+//! One virtual socket and the streams on it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use eversock_engine::posix;
+
+use super::pipe::{Flow, Pipe};
+use super::{Watch, would_block};
+use crate::mux::{Limits, Mux, OpenError, Role, Violation, news, reason};
+use crate::preface::Preface;
+
+/// Bytes that are taken from the session at a time.
+const FEED_MAX: usize = 1024 * 1024;
+/// Bytes that are cut into frames at a time.
+const FILL_BYTES: usize = 256 * 1024;
+/// Bytes that one connection moves before others have their turn.
+const PIPE_BUDGET: usize = 256 * 1024;
+
+/// What a carrier tells its owner.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// The peer has opened a stream, and said what for.
+    Opened { stream: u32, preface: Preface },
+    /// The peer serves the connection.
+    Accepted { connection: u64 },
+    /// A connection is over.
+    Over { connection: u64 },
+    /// The peer does not have what the connection asks for, which it has not used yet: here it is
+    /// again, with what it has said so far.
+    Misdirected { connection: u64, far: OwnedFd, said: Vec<u8> },
+    /// The peer takes no more streams.
+    GoesAway { code: u32 },
+    /// The session has ended: all of its connections were reset.
+    Ended { error: Option<io::Error> },
+}
+
+/// A virtual socket, its multiplexer, its connections.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    pub(super) number: RawFd,
+    /// By which its events are known.
+    id: u32,
+    mux: Mux,
+    pipes: BTreeMap<u32, Pipe>,
+    /// Streams of the peer's whose first bytes have not all come.
+    nameless: BTreeMap<u32, Vec<u8>>,
+    work: VecDeque<u32>,
+    /// Frames on their way into the session.
+    out: Vec<u8>,
+    sent: usize,
+    readable: bool,
+    writable: bool,
+    /// No more connections, and closed when all is sent.
+    is_closing: bool,
+    is_over: bool,
+    said_goaway: bool,
+}
+
+impl Carrier {
+    /// Takes over a virtual socket that stands.
+    pub(super) fn new(number: RawFd, id: u32, role: Role, limits: Limits, watch: &Watch) -> io::Result<Self> {
+        posix::set_nonblocking(number, true)?;
+        watch.add_virtual(number, super::token(id, 0, false))?;
+        Ok(Self {
+            number,
+            id,
+            mux: Mux::new(role, limits),
+            pipes: BTreeMap::new(),
+            nameless: BTreeMap::new(),
+            work: VecDeque::new(),
+            out: Vec::new(),
+            sent: 0,
+            readable: true,
+            writable: true,
+            is_closing: false,
+            is_over: false,
+            said_goaway: false,
+        })
+    }
+
+    /// The session's round trip, in microseconds.
+    pub(super) fn set_rtt(&mut self, micros: u64) {
+        self.mux.set_rtt(micros);
+    }
+
+    /// True when the socket is closed, and nothing is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Connections on it.
+    pub(super) fn len(&self) -> usize {
+        self.pipes.len()
+    }
+
+    /// True when there is something that [`Self::turn`] could do at once.
+    pub(super) fn has_work(&self) -> bool {
+        !self.is_over && (!self.work.is_empty() || self.readable)
+    }
+
+    /// Begins a stream for a connection: `preface`, then `said`.
+    pub(super) fn open(
+        &mut self,
+        connection: u64,
+        far: OwnedFd,
+        preface: &[u8],
+        said: Vec<u8>,
+        now: u64,
+        watch: &Watch,
+    ) -> Result<(), (OpenError, OwnedFd, Vec<u8>)> {
+        if self.is_closing || self.is_over {
+            return Err((OpenError::GoneAway, far, said));
+        }
+        let stream = match self.mux.open(now) {
+            Ok(stream) => stream,
+            Err(error) => return Err((error, far, said)),
+        };
+        let both = [preface, &said].concat();
+        // A new stream's queue has room for both: what was said is at most half of it.
+        if self.mux.write(stream, &both) != Ok(both.len()) {
+            self.mux.reset(stream);
+            return Err((OpenError::Full, far, said));
+        }
+        self.add(stream, Pipe::new(far, stream, connection, Some(said)), watch);
+        Ok(())
+    }
+
+    /// A stream of the peer's gets its descriptor.
+    pub(super) fn accept(&mut self, stream: u32, connection: u64, far: OwnedFd, watch: &Watch) {
+        if self.mux.accept(stream).is_ok() {
+            self.add(stream, Pipe::new(far, stream, connection, None), watch);
+        }
+    }
+
+    /// A stream of the peer's is refused.
+    pub(super) fn refuse(&mut self, stream: u32, reason: u32) {
+        self.mux.reset_with(stream, reason);
+    }
+
+    fn add(&mut self, stream: u32, pipe: Pipe, watch: &Watch) {
+        if let Err(error) = watch.add(&pipe.far, super::token(self.id, stream, true)) {
+            log::warn!("a connection cannot be watched, and is reset: {error}");
+            return self.mux.reset(stream);
+        }
+        self.pipes.insert(stream, pipe);
+        self.work.push_back(stream);
+    }
+
+    /// Events of the socket (stream 0) or of a connection's descriptor.
+    pub(super) fn note(&mut self, stream: u32, readable: bool, writable: bool) {
+        if stream == 0 {
+            self.readable |= readable;
+            self.writable |= writable;
+        } else if let Some(pipe) = self.pipes.get_mut(&stream) {
+            pipe.readable |= readable;
+            pipe.writable |= writable;
+            self.work.push_back(stream);
+        }
+    }
+
+    /// No more streams of the peer's; those that there are go on.
+    pub(super) fn go_away(&mut self, code: u32) {
+        self.mux.go_away(code);
+    }
+
+    /// Ends the session in order when all of it is sent.
+    pub(super) fn finish(&mut self) {
+        self.is_closing = true;
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn turn(&mut self, buf: &mut [u8], now: u64, tell: &mut Vec<Happening>) {
+        if self.is_over {
+            return;
+        }
+        if let Err(error) = self.take_in(buf, now) {
+            return self.end(error, tell);
+        }
+        self.hear(buf, now, tell);
+        for _ in 0..self.work.len() {
+            let Some(stream) = self.work.pop_front() else { break };
+            self.serve(stream, buf, now, tell);
+        }
+        if let Err(error) = self.send_out() {
+            return self.end(Some(error), tell);
+        }
+        if let Some(code) = self.mux.peer_goes_away()
+            && !std::mem::replace(&mut self.said_goaway, true)
+        {
+            tell.push(Happening::GoesAway { code });
+        }
+        if self.is_closing && self.pipes.is_empty() && self.out.is_empty() && !self.mux.has_output()
+        {
+            self.close(false);
+            tell.push(Happening::Ended { error: None });
+        }
+    }
+
+    /// `Err(None)`: the peer has ended the session.
+    fn take_in(&mut self, buf: &mut [u8], now: u64) -> Result<(), Option<io::Error>> {
+        let mut taken = 0;
+        while self.readable && taken < FEED_MAX {
+            match posix::recv(self.number, &mut [IoSliceMut::new(buf)], libc::MSG_DONTWAIT) {
+                Ok(0) => return Err(None),
+                Ok(n) => {
+                    taken += n;
+                    self.mux.feed(&buf[..n], now).map_err(|error| Some(broken(error)))?;
+                }
+                Err(error) if would_block(&error) => self.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Some(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, buf: &mut [u8], now: u64, tell: &mut Vec<Happening>) {
+        while let Some((stream, news)) = self.mux.next_news() {
+            if news & news::RESET != 0 {
+                let reason = self.mux.reset_reason(stream).unwrap_or(reason::NONE);
+                self.was_reset(stream, reason, tell);
+                continue;
+            }
+            if news & news::OPENED != 0 {
+                self.nameless.insert(stream, Vec::new());
+            }
+            if let Some(pipe) = self.pipes.get_mut(&stream) {
+                if news & news::ACCEPTED != 0 {
+                    pipe.accepted();
+                    tell.push(Happening::Accepted { connection: pipe.connection });
+                }
+                self.work.push_back(stream);
+            } else if self.nameless.contains_key(&stream) {
+                self.read_preface(stream, buf, now, tell);
+            }
+        }
+    }
+
+    fn was_reset(&mut self, stream: u32, reason: u32, tell: &mut Vec<Happening>) {
+        self.nameless.remove(&stream);
+        let Some(pipe) = self.pipes.remove(&stream) else { return };
+        let connection = pipe.connection;
+        if reason != reason::MISDIRECTED {
+            pipe.reset();
+            return tell.push(Happening::Over { connection });
+        }
+        match pipe.into_held() {
+            Some((far, said)) => tell.push(Happening::Misdirected { connection, far, said }),
+            None => tell.push(Happening::Over { connection }),
+        }
+    }
+
+    /// Reads what a stream begins with, byte by byte where its length is not known yet: what comes
+    /// behind is the program's.
+    fn read_preface(
+        &mut self,
+        stream: u32,
+        buf: &mut [u8],
+        now: u64,
+        tell: &mut Vec<Happening>,
+    ) {
+        let Some(have) = self.nameless.get_mut(&stream) else { return };
+        loop {
+            match Preface::decode(have) {
+                Ok(Some((preface, _))) => {
+                    self.nameless.remove(&stream);
+                    return tell.push(Happening::Opened { stream, preface });
+                }
+                Ok(None) => {
+                    // Its first byte is the length of all.
+                    let length = have.first().map_or(1, |length| usize::from(*length));
+                    let wants = length.saturating_sub(have.len()).max(1);
+                    match self.mux.read(stream, &mut buf[..wants], now) {
+                        Ok(n @ 1..) => have.extend_from_slice(&buf[..n]),
+                        // One that ends before it has said what it wants.
+                        Ok(0) if self.mux.is_at_end(stream) => break,
+                        Ok(_) => return,
+                        Err(_) => break,
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        self.nameless.remove(&stream);
+        self.mux.reset_with(stream, reason::UNKNOWN_SERVICE);
+    }
+
+    fn serve(&mut self, stream: u32, buf: &mut [u8], now: u64, tell: &mut Vec<Happening>) {
+        let Some(pipe) = self.pipes.get_mut(&stream) else { return };
+        let (flow, more) = pipe.turn(&mut self.mux, buf, PIPE_BUDGET, now);
+        match flow {
+            Flow::Waits if more => self.work.push_back(stream),
+            Flow::Waits => {}
+            Flow::Done | Flow::Left => {
+                let Some(pipe) = self.pipes.remove(&stream) else { return };
+                let connection = pipe.connection;
+                match flow {
+                    // What is queued still goes out.
+                    Flow::Done => self.mux.close(stream),
+                    _ => self.mux.reset(stream),
+                }
+                tell.push(Happening::Over { connection });
+            }
+        }
+    }
+
+    fn send_out(&mut self) -> io::Result<()> {
+        while self.writable {
+            if self.sent == self.out.len() {
+                self.out.clear();
+                self.sent = 0;
+                self.mux.fill(&mut self.out, FILL_BYTES);
+                if self.out.is_empty() {
+                    // An idle session has no buffer.
+                    self.out = Vec::new();
+                    break;
+                }
+            }
+            let slice = IoSlice::new(&self.out[self.sent..]);
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            match posix::send(self.number, &[slice], flags) {
+                Ok(n) => self.sent += n,
+                Err(error) if would_block(&error) => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, error: Option<io::Error>, tell: &mut Vec<Happening>) {
+        for (_, pipe) in std::mem::take(&mut self.pipes) {
+            tell.push(Happening::Over { connection: pipe.connection });
+            pipe.reset();
+        }
+        self.close(error.is_some());
+        tell.push(Happening::Ended { error });
+    }
+
+    /// Ends the session with all that is on it.
+    pub(super) fn kill(&mut self, tell: &mut Vec<Happening>) {
+        if !self.is_over {
+            self.end(Some(io::Error::from_raw_os_error(libc::ECONNRESET)), tell);
+        }
+    }
+
+    fn close(&mut self, hard: bool) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        if hard {
+            super::reset_virtual(self.number);
+        }
+        if let Err(error) = posix::close(self.number) {
+            log::debug!("session closed: {error}");
+        }
+    }
+
+    /// Descriptors of the connections, for a child that must not have them.
+    pub(super) fn far_ends(&self) -> impl Iterator<Item = RawFd> {
+        self.pipes.values().map(|pipe| pipe.far.as_raw_fd())
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        for (_, pipe) in std::mem::take(&mut self.pipes) {
+            pipe.reset();
+        }
+        self.close(true);
+    }
+}
+
+fn broken(error: Violation) -> io::Error {
+    log::error!("a shared session's peer breaks its rules, and is cut off: {error}");
+    io::Error::from_raw_os_error(libc::EPROTO)
+}

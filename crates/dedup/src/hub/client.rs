@@ -1,0 +1,677 @@
+//! The pool's thread: dials, merges, opens streams, watches sessions and their lines.
+
+mod flight;
+mod lines;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use core::net::{IpAddr, SocketAddr};
+use crossbeam_channel::{Receiver, Sender};
+use eversock_engine::{Config, Event, EventKind, posix};
+
+use super::carrier::{Carrier, Happening};
+use super::lone::Lone;
+use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, readiness, untoken};
+use crate::config::PoolConfig;
+use crate::mux::{Limits, Role};
+use crate::preface::Preface;
+use crate::state::{Server, State, Todo, Want, Why};
+use flight::Flying;
+use lines::Lines;
+
+/// How long the end of a process waits for what is queued.
+const END_MAX: Duration = Duration::from_secs(2);
+
+/// What a pool's thread is asked for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A connection.
+    Connect(Box<Connect>),
+    /// Who asked for it has gone.
+    Forsake { ticket: u64 },
+    /// Move a connection's session to this address of its server.
+    Migrate { management: u64, addr: SocketAddr, tell: Sender<io::Result<()>> },
+    /// Nothing that was learned of addresses holds any more: the network has changed.
+    Forget,
+    /// Send what is queued, end everything, go.
+    Stop { tell: Sender<()> },
+}
+
+/// A connection that somebody wants.
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) ticket: u64,
+    pub(crate) want: Want,
+    pub(crate) how: How,
+    pub(crate) preface: Preface,
+    pub(crate) far: OwnedFd,
+    /// Bytes of the pair's filling that come out of the far end first, and are nobody's.
+    pub(crate) junk: usize,
+    pub(crate) tell: Tell,
+}
+
+/// What a dial needs to know beside the addresses.
+#[derive(Clone, Debug)]
+pub(crate) struct How {
+    pub(crate) config: Arc<Config>,
+    /// For a server that turns out to have no key, where none is wanted: without asking for one.
+    pub(crate) keyless: Option<Arc<Config>>,
+    pub(crate) host: Option<(String, u16)>,
+    pub(crate) device: Option<String>,
+    pub(crate) source: Option<IpAddr>,
+}
+
+/// Who hears how it went.
+pub(crate) struct Tell(pub(crate) Box<dyn FnOnce(io::Result<u64>) + Send>);
+
+impl std::fmt::Debug for Tell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tell(..)")
+    }
+}
+
+/// The books, which others may look into.
+pub(crate) type Books = Arc<Mutex<Shown>>;
+
+/// What the thread shows.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) state: State,
+    pub(crate) lines: BTreeMap<u64, crate::score::Line>,
+    /// The session's id and epoch, by session.
+    pub(crate) links: BTreeMap<u64, ([u8; 16], u64)>,
+}
+
+pub(crate) fn look(books: &Books) -> MutexGuard<'_, Shown> {
+    books.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection that has no stream yet.
+#[derive(Debug)]
+struct Pending {
+    ticket: u64,
+    how: How,
+    preface: Preface,
+    far: OwnedFd,
+    /// What it has said on a stream that was refused.
+    said: Vec<u8>,
+    tell: Option<Tell>,
+}
+
+/// What a session is to this thread.
+#[derive(Debug)]
+enum Load {
+    Shared(Box<Carrier>),
+    Lone(Box<Lone>),
+}
+
+#[derive(Debug)]
+struct Held {
+    session: u64,
+    number: RawFd,
+    load: Load,
+    events: Option<Receiver<Event>>,
+    /// The session's id.
+    id: [u8; 16],
+    /// How it was dialled.
+    how: How,
+}
+
+/// The thread's own.
+#[derive(Debug)]
+pub(crate) struct Client {
+    config: PoolConfig,
+    clock: Clock,
+    inbox: Inbox<Command>,
+    books: Books,
+    held: BTreeMap<u32, Held>,
+    by_session: BTreeMap<u64, u32>,
+    flights: BTreeMap<u64, Flying>,
+    pending: BTreeMap<u64, Pending>,
+    /// How to try a connection elsewhere, as long as its server has not accepted it.
+    unaccepted: BTreeMap<u64, (How, Preface)>,
+    lines: Lines,
+    next_id: u32,
+    buf: Vec<u8>,
+    tell_end: Option<(Sender<()>, Instant)>,
+}
+
+impl Client {
+    /// Starts the thread. It ends when it is told to.
+    pub(crate) fn start(config: PoolConfig) -> io::Result<(Line<Command>, Books)> {
+        let (line, inbox) = Line::new()?;
+        let rules = crate::state::Rules {
+            linger: micros(config.linger),
+            sessions_max: config.sessions_max,
+            streams_max: config.streams_max,
+            ..crate::state::Rules::default()
+        };
+        let state = State::new(rules);
+        let shown = Shown { state, lines: BTreeMap::new(), links: BTreeMap::new() };
+        let books: Books = Arc::new(Mutex::new(shown));
+        let lines = Lines::new(&config, &inbox.watch);
+        let client = Self {
+            clock: Clock::new(),
+            inbox,
+            books: Arc::clone(&books),
+            held: BTreeMap::new(),
+            by_session: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            unaccepted: BTreeMap::new(),
+            lines,
+            next_id: 0,
+            buf: vec![0; BUF_BYTES],
+            tell_end: None,
+            config,
+        };
+        eversock_engine::host::spawn(c"eversock-pool", move || client.run())?;
+        Ok((line, books))
+    }
+
+    fn run(mut self) {
+        let mut events = Vec::new();
+        loop {
+            let timeout = self.timeout();
+            let n = match self.inbox.watch.wait(&mut events, timeout) {
+                Ok(n) => n,
+                Err(error) => {
+                    log::error!("the pool cannot wait for its sockets, and ends: {error}");
+                    return;
+                }
+            };
+            let mut is_called = false;
+            for event in &events[..n] {
+                let (readable, writable) = readiness(event.events);
+                match event.u64 {
+                    BELL => is_called = true,
+                    data if data >= OTHERS => self.other(data - OTHERS),
+                    data => self.note(data, readable, writable),
+                }
+            }
+            if is_called {
+                self.inbox.watch.silence_bell();
+                self.obey();
+                self.hear_sessions();
+            }
+            self.work();
+            self.keep_time();
+            if self.is_done() {
+                return;
+            }
+        }
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        if self.held.values().any(|held| held.load.has_work()) {
+            return Some(Duration::ZERO);
+        }
+        let now = self.clock.now();
+        let linger = look(&self.books).state.deadline();
+        let end = self.tell_end.as_ref().map(|(_, until)| {
+            now + micros(until.saturating_duration_since(Instant::now()))
+        });
+        let due = [linger, self.lines.deadline(), end].into_iter().flatten().min()?;
+        Some(Duration::from_micros(due.saturating_sub(now)))
+    }
+
+    fn note(&mut self, data: u64, readable: bool, writable: bool) {
+        let (id, stream) = untoken(data);
+        let is_far = data & 1 != 0;
+        match self.held.get_mut(&id).map(|held| &mut held.load) {
+            Some(Load::Shared(carrier)) => {
+                carrier.note(if is_far { stream } else { 0 }, readable, writable);
+            }
+            Some(Load::Lone(lone)) => lone.note(is_far, readable, writable),
+            // Of one that this very round has ended.
+            None => {}
+        }
+    }
+
+    /// Events of a flight's socket, or of the queries'.
+    fn other(&mut self, which: u64) {
+        if self.lines.is_mine(which) {
+            return self.hear_replies();
+        }
+        self.landed(which);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Commands
+
+    fn obey(&mut self) {
+        while let Ok(command) = self.inbox.commands.try_recv() {
+            match command {
+                Command::Connect(connect) => self.connect(*connect),
+                Command::Forsake { ticket } => {
+                    let of = self.pending.iter().find(|(_, pending)| pending.ticket == ticket);
+                    if let Some(connection) = of.map(|(connection, _)| *connection) {
+                        self.pending.remove(&connection);
+                        self.close_connection(connection);
+                    }
+                }
+                Command::Migrate { management, addr, tell } => {
+                    let result = self.migrate(management, addr);
+                    let _gone = tell.send(result);
+                }
+                Command::Forget => look(&self.books).state.forget_addresses(),
+                Command::Stop { tell } => {
+                    self.stop();
+                    self.tell_end = Some((tell, Instant::now() + END_MAX));
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, connect: Connect) {
+        let Connect { ticket, want, how, preface, far, junk, tell } = connect;
+        if self.tell_end.is_some() {
+            return (tell.0)(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
+        }
+        if junk > 0 && let Err(error) = eversock_engine::host::drain(&far, junk) {
+            return (tell.0)(Err(error));
+        }
+        let (connection, todo) = look(&self.books).state.request(want, self.clock.now());
+        let pending = Pending { ticket, how, preface, far, said: Vec::new(), tell: Some(tell) };
+        self.pending.insert(connection, pending);
+        self.perform(todo);
+    }
+
+    fn migrate(&mut self, management: u64, addr: SocketAddr) -> io::Result<()> {
+        let session = {
+            let shown = look(&self.books);
+            shown.state.session_of(management)
+        };
+        let none = || io::Error::from_raw_os_error(libc::ENOENT);
+        let id = session.and_then(|session| self.by_session.get(&session)).ok_or_else(none)?;
+        let held = self.held.get(id).ok_or_else(none)?;
+        posix::redial_at(held.number, addr)
+    }
+
+    /// Sends what is queued and ends all sessions.
+    fn stop(&mut self) {
+        let todo = look(&self.books).state.clear();
+        for (_, flying) in std::mem::take(&mut self.flights) {
+            flying.cancel();
+        }
+        self.pending.clear();
+        self.perform(todo);
+    }
+
+    fn is_done(&mut self) -> bool {
+        let Some((_, until)) = &self.tell_end else { return false };
+        if !self.held.is_empty() && Instant::now() < *until {
+            return false;
+        }
+        self.held.clear();
+        if let Some((tell, _)) = self.tell_end.take() {
+            let _gone = tell.send(());
+        }
+        true
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // What the books say
+
+    fn perform(&mut self, todo: Vec<Todo>) {
+        let mut todo: std::collections::VecDeque<Todo> = todo.into();
+        while let Some(next) = todo.pop_front() {
+            let more = match next {
+                Todo::Dial { flight } => self.take_off(flight),
+                Todo::Cancel { flight } => {
+                    if let Some(flying) = self.flights.remove(&flight) {
+                        flying.cancel();
+                    }
+                    Vec::new()
+                }
+                // Its number is in the flight; the load comes with what is to be done with it.
+                Todo::Keep { flight, session } => self.keep(flight, session),
+                Todo::Open { connection, session } => self.open(connection, session),
+                Todo::Alone { connection, flight } => self.alone(connection, flight),
+                Todo::Fail { connection, error } => {
+                    self.fail(connection, io::Error::from_raw_os_error(error));
+                    Vec::new()
+                }
+                Todo::Close { session } => {
+                    self.with(session, |held, _| match &mut held.load {
+                        Load::Shared(carrier) => carrier.finish(),
+                        Load::Lone(_) => {}
+                    });
+                    Vec::new()
+                }
+                Todo::Kill { session } => {
+                    let mut tell = Vec::new();
+                    self.with(session, |held, tell| {
+                        if let Load::Shared(carrier) = &mut held.load {
+                            carrier.kill(tell);
+                        }
+                    });
+                    self.with_news(session, &mut tell);
+                    Vec::new()
+                }
+            };
+            more.into_iter().rev().for_each(|more| todo.push_front(more));
+        }
+    }
+
+    fn with(&mut self, session: u64, run: impl FnOnce(&mut Held, &mut Vec<Happening>)) {
+        let Some(&id) = self.by_session.get(&session) else { return };
+        let Some(held) = self.held.get_mut(&id) else { return };
+        let mut tell = Vec::new();
+        run(held, &mut tell);
+        self.happened(id, tell);
+    }
+
+    fn with_news(&mut self, session: u64, tell: &mut Vec<Happening>) {
+        if let Some(&id) = self.by_session.get(&session) {
+            self.happened(id, std::mem::take(tell));
+        }
+    }
+
+    /// The flight's socket becomes a session. One that is to be a connection's alone waits for it.
+    fn keep(&mut self, flight: u64, session: u64) -> Vec<Todo> {
+        let Some(flying) = self.flights.get(&flight) else { return Vec::new() };
+        if look(&self.books).state.server(session).is_none() {
+            // Its connection comes next, and takes it.
+            return Vec::new();
+        }
+        let number = flying.number;
+        let id = self.id();
+        let limits = Limits {
+            streams_max: 2 * self.config.streams_max as usize,
+            unacked_max: 2 * self.config.streams_max as usize,
+            ..Limits::default()
+        };
+        self.inbox.watch.remove_virtual(number);
+        let Some(flying) = self.flights.remove(&flight) else { return Vec::new() };
+        let how = flying.landed();
+        match Carrier::new(number, id, Role::Client, limits, &self.inbox.watch) {
+            Ok(carrier) => {
+                self.hold(session, id, number, Load::Shared(Box::new(carrier)), how);
+            },
+            Err(error) => {
+                log::warn!("a session cannot be carried: {error}");
+                let _closed = posix::close(number);
+                look(&self.books).state.died(session);
+            }
+        }
+        Vec::new()
+    }
+
+    fn hold(&mut self, session: u64, id: u32, number: RawFd, load: Load, how: How) {
+        let bell = Arc::clone(&self.inbox.watch.bell);
+        let events = match posix::subscribe_with(number, bell) {
+            Ok(events) => Some(events),
+            Err(error) => {
+                log::warn!("what happens to a session will not be noticed: {error}");
+                None
+            }
+        };
+        let link = posix::link(number).ok();
+        let name = link.as_ref().map_or([0; 16], |link| link.id);
+        if let Some(link) = &link {
+            look(&self.books).links.insert(session, (link.id, link.epoch));
+        }
+        self.by_session.insert(session, id);
+        self.held.insert(id, Held { session, number, load, events, id: name, how });
+        self.lines.begins(session, self.clock.now());
+        self.measure(session);
+    }
+
+    fn id(&mut self) -> u32 {
+        loop {
+            self.next_id = (self.next_id + 1) % (1 << 30);
+            if !self.held.contains_key(&self.next_id) {
+                return self.next_id;
+            }
+        }
+    }
+
+    fn open(&mut self, connection: u64, session: u64) -> Vec<Todo> {
+        let Some(pending) = self.pending.remove(&connection) else { return Vec::new() };
+        let now = self.clock.now();
+        let Pending { ticket, how, preface, far, said, tell } = pending;
+        let held = self.by_session.get(&session).and_then(|id| self.held.get_mut(id));
+        let Some(Held { load: Load::Shared(carrier), number, .. }) = held else {
+            self.pending.insert(
+                connection,
+                Pending { ticket, how, preface, far, said, tell },
+            );
+            self.fail(connection, io::Error::from_raw_os_error(libc::ECONNRESET));
+            return self.close_later(connection);
+        };
+        if !posix::link(*number).is_ok_and(|link| link.attached) {
+            // Its server is there, by what a handshake has just shown.
+            if let Err(error) = posix::redial(*number) {
+                log::debug!("session {session} is not dialled: {error}");
+            }
+        }
+        let encoded = preface.encode();
+        match carrier.open(connection, far, &encoded, said, now, &self.inbox.watch) {
+            Ok(()) => {
+                self.unaccepted.insert(connection, (how, preface));
+                if let Some(tell) = tell {
+                    (tell.0)(Ok(connection));
+                }
+                Vec::new()
+            }
+            Err((error, far, said)) => {
+                log::debug!("no stream for connection {connection}: {error}");
+                self.pending.insert(
+                    connection,
+                    Pending { ticket, how, preface, far, said, tell },
+                );
+                self.fail(connection, io::Error::from_raw_os_error(libc::EAGAIN));
+                self.close_later(connection)
+            }
+        }
+    }
+
+    fn alone(&mut self, connection: u64, flight: u64) -> Vec<Todo> {
+        let Some(flying) = self.flights.remove(&flight) else { return Vec::new() };
+        let Some(pending) = self.pending.remove(&connection) else {
+            flying.cancel();
+            return self.close_later(connection);
+        };
+        let number = flying.number;
+        self.inbox.watch.remove_virtual(number);
+        let how = flying.landed();
+        let session = look(&self.books).state.session_of(connection).unwrap_or(0);
+        let id = self.id();
+        match Lone::new(number, pending.far, connection, id, &self.inbox.watch) {
+            Ok(lone) => {
+                self.hold(session, id, number, Load::Lone(Box::new(lone)), how);
+                if let Some(tell) = pending.tell {
+                    (tell.0)(Ok(connection));
+                }
+                Vec::new()
+            }
+            Err(error) => {
+                let _closed = posix::close(number);
+                if let Some(tell) = pending.tell {
+                    (tell.0)(Err(error));
+                }
+                self.close_later(connection)
+            }
+        }
+    }
+
+    fn fail(&mut self, connection: u64, error: io::Error) {
+        let Some(pending) = self.pending.remove(&connection) else { return };
+        match pending.tell {
+            Some(tell) => (tell.0)(Err(error)),
+            // It was connected once, to a server that did not have its service.
+            None => super::pipe::reset(&pending.far),
+        }
+    }
+
+    fn close_later(&mut self, connection: u64) -> Vec<Todo> {
+        look(&self.books).state.closed(connection, self.clock.now())
+    }
+
+    fn close_connection(&mut self, connection: u64) {
+        let todo = self.close_later(connection);
+        self.perform(todo);
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // What sessions do
+
+    fn work(&mut self) {
+        let now = self.clock.now();
+        let ids: Vec<u32> = self.held.keys().copied().collect();
+        for id in ids {
+            let Some(held) = self.held.get_mut(&id) else { continue };
+            let mut tell = Vec::new();
+            match &mut held.load {
+                Load::Shared(carrier) => carrier.turn(&mut self.buf, now, &mut tell),
+                Load::Lone(lone) => {
+                    if lone.turn(&mut self.buf) {
+                        tell.push(Happening::Over { connection: lone.connection });
+                        tell.push(Happening::Ended { error: None });
+                    }
+                }
+            }
+            self.happened(id, tell);
+        }
+    }
+
+    fn happened(&mut self, id: u32, tell: Vec<Happening>) {
+        let Some(session) = self.held.get(&id).map(|held| held.session) else { return };
+        for happening in tell {
+            let now = self.clock.now();
+            match happening {
+                Happening::Over { connection } => {
+                    self.unaccepted.remove(&connection);
+                    self.close_connection(connection);
+                }
+                Happening::Accepted { connection } => {
+                    self.unaccepted.remove(&connection);
+                }
+                Happening::Opened { stream, .. } => {
+                    // A server has nothing to open here.
+                    if let Some(Held { load: Load::Shared(carrier), .. }) = self.held.get_mut(&id) {
+                        carrier.refuse(stream, crate::mux::reason::UNKNOWN_SERVICE);
+                    }
+                }
+                Happening::Misdirected { connection, far, said } => {
+                    let Some((how, preface)) = self.unaccepted.remove(&connection) else {
+                        continue;
+                    };
+                    let pending =
+                        Pending { ticket: 0, how, preface, far, said, tell: None };
+                    self.pending.insert(connection, pending);
+                    let todo = look(&self.books).state.misdirected(connection, now);
+                    self.perform(todo);
+                }
+                Happening::GoesAway { code } => {
+                    log::info!("session {session}: its server takes no more connections ({code})");
+                    let todo = look(&self.books).state.went_away(session);
+                    self.perform(todo);
+                }
+                Happening::Ended { error } => {
+                    if let Some(error) = error {
+                        log::info!("session {session} has ended, and what was on it: {error}");
+                    }
+                    self.held.remove(&id);
+                    self.by_session.remove(&session);
+                    self.lines.ended(session);
+                    let mut shown = look(&self.books);
+                    shown.state.died(session);
+                    shown.lines.remove(&session);
+                    shown.links.remove(&session);
+                }
+            }
+        }
+    }
+
+    /// What the engine says of the sessions' connections.
+    fn hear_sessions(&mut self) {
+        let mut heard = Vec::new();
+        for held in self.held.values() {
+            let Some(events) = &held.events else { continue };
+            heard.extend(events.try_iter().map(|event| (held.session, held.number, event.kind)));
+        }
+        let now = self.clock.now();
+        for (session, number, kind) in heard {
+            match kind {
+                EventKind::Lost { .. } => look(&self.books).state.lost(session),
+                EventKind::Resumed { .. } => self.resumed(session, number),
+                EventKind::MoveFailed { addr, cause } => {
+                    log::info!("session {session} is not moved to {addr}: {cause}");
+                    look(&self.books).state.metrics_mut().migrations_failed += 1;
+                    self.lines.failed(session, addr, now);
+                }
+                EventKind::Refused { addr, proven: false, .. } => {
+                    log::debug!("session {session} is not known at {addr}: who is there now?");
+                    let flight = look(&self.books).state.check(session);
+                    if let Some(flight) = flight {
+                        let todo = self.take_off_to_check(flight, session);
+                        self.perform(todo);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn resumed(&mut self, session: u64, number: RawFd) {
+        let now = self.clock.now();
+        let Ok(link) = posix::link(number) else { return };
+        let mut shown = look(&self.books);
+        shown.links.insert(session, (link.id, link.epoch));
+        let before = shown.state.addr(session);
+        if let Some(addr) = link.peer {
+            shown.state.resumed(session, addr, now);
+            if before != Some(addr) {
+                self.lines.moved(session, now);
+            }
+        }
+        drop(shown);
+        self.measure(session);
+    }
+
+    /// What the kernel knows of the session's line.
+    fn measure(&mut self, session: u64) {
+        let Some(held) = self.by_session.get(&session).and_then(|id| self.held.get_mut(id)) else {
+            return;
+        };
+        let Ok(line) = posix::line(held.number) else { return };
+        if let (Load::Shared(carrier), Some(rtt)) = (&mut held.load, line.rtt_us) {
+            carrier.set_rtt(u64::from(rtt));
+        }
+        let link = posix::link(held.number).ok();
+        self.lines.kernel_says(session, &line, link.as_ref());
+        if let Some(line) = self.lines.active(session) {
+            look(&self.books).lines.insert(session, line);
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let now = self.clock.now();
+        let todo = look(&self.books).state.tick(now);
+        self.perform(todo);
+        self.time_lines(now);
+    }
+
+    fn server_of(&self, session: u64) -> Option<Server> {
+        look(&self.books).state.server(session)
+    }
+}
+
+impl Load {
+    fn has_work(&self) -> bool {
+        match self {
+            Self::Shared(carrier) => carrier.has_work(),
+            Self::Lone(lone) => lone.has_work(),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,196 @@
+//! A connection whose peer does not share: a virtual socket of its own, copied byte by byte.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use eversock_engine::posix;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use super::{Watch, would_block};
+
+/// Bytes that one direction moves before others have their turn.
+const BUDGET: usize = 1024 * 1024;
+
+/// What was read and found no room behind.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    at: usize,
+    /// The direction has ended, and the end has been passed on.
+    ended: bool,
+    told: bool,
+}
+
+impl Held {
+    fn left(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    fn took(&mut self, n: usize) {
+        self.at += n;
+        if self.at == self.bytes.len() {
+            (self.bytes, self.at) = (Vec::new(), 0);
+        }
+    }
+}
+
+/// A program's connection and the session that is its alone.
+#[derive(Debug)]
+pub(super) struct Lone {
+    number: RawFd,
+    far: OwnedFd,
+    pub(super) connection: u64,
+    /// Of the socket, and of the descriptor.
+    ready: [(bool, bool); 2],
+    to_session: Held,
+    to_program: Held,
+    is_over: bool,
+}
+
+impl Lone {
+    pub(super) fn new(
+        number: RawFd,
+        far: OwnedFd,
+        connection: u64,
+        id: u32,
+        watch: &Watch,
+    ) -> io::Result<Self> {
+        posix::set_nonblocking(number, true)?;
+        watch.add_virtual(number, super::token(id, 0, false))?;
+        watch.add(&far, super::token(id, 0, true))?;
+        let (to_session, to_program) = (Held::default(), Held::default());
+        let ready = [(true, true); 2];
+        Ok(Self { number, far, connection, ready, to_session, to_program, is_over: false })
+    }
+
+    pub(super) fn note(&mut self, is_far: bool, readable: bool, writable: bool) {
+        let (read, write) = &mut self.ready[usize::from(is_far)];
+        *read |= readable;
+        *write |= writable;
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        let [(read, write), (far_read, far_write)] = self.ready;
+        // What is still readable was left for the budget's sake.
+        read && far_write && !self.to_program.ended || far_read && write && !self.to_session.ended
+    }
+
+    /// True when the connection is over, both ways or by an error.
+    pub(super) fn turn(&mut self, buf: &mut [u8]) -> bool {
+        let result = self.up(buf).and_then(|()| self.down(buf));
+        let is_done = match result {
+            Err(_) => {
+                super::reset_virtual(self.number);
+                super::pipe::reset(&self.far);
+                true
+            }
+            Ok(()) => self.to_session.told && self.to_program.told,
+        };
+        if is_done {
+            self.close();
+        }
+        is_done
+    }
+
+    fn up(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        let mut moved = 0;
+        loop {
+            let held = &mut self.to_session;
+            if !held.left().is_empty() {
+                if !self.ready[0].1 {
+                    return Ok(());
+                }
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                match posix::send(self.number, &[IoSlice::new(held.left())], flags) {
+                    Ok(n) => held.took(n),
+                    Err(error) if would_block(&error) => self.ready[0].1 = false,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
+            if held.ended {
+                if !std::mem::replace(&mut held.told, true) {
+                    posix::shutdown(self.number, libc::SHUT_WR)?;
+                }
+                return Ok(());
+            }
+            if !self.ready[1].0 || moved >= BUDGET {
+                return Ok(());
+            }
+            match rustix::net::recv(&self.far, &mut *buf, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => held.ended = true,
+                Ok((_, n)) => {
+                    moved += n;
+                    held.bytes.extend_from_slice(&buf[..n]);
+                }
+                Err(Errno::AGAIN) => self.ready[1].0 = false,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn down(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        let mut moved = 0;
+        loop {
+            let held = &mut self.to_program;
+            if !held.left().is_empty() {
+                if !self.ready[1].1 {
+                    return Ok(());
+                }
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                match rustix::net::send(&self.far, held.left(), flags) {
+                    Ok(n) => held.took(n),
+                    Err(Errno::AGAIN) => self.ready[1].1 = false,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                continue;
+            }
+            if held.ended {
+                if !std::mem::replace(&mut held.told, true) {
+                    let _gone = rustix::net::shutdown(&self.far, Shutdown::Write);
+                }
+                return Ok(());
+            }
+            if !self.ready[0].0 || moved >= BUDGET {
+                return Ok(());
+            }
+            match posix::recv(self.number, &mut [IoSliceMut::new(buf)], libc::MSG_DONTWAIT) {
+                Ok(0) => held.ended = true,
+                Ok(n) => {
+                    moved += n;
+                    held.bytes.extend_from_slice(&buf[..n]);
+                }
+                Err(error) if would_block(&error) => self.ready[0].0 = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        if let Err(error) = posix::close(self.number) {
+            log::debug!("session closed: {error}");
+        }
+    }
+
+    pub(super) fn far_end(&self) -> RawFd {
+        self.far.as_raw_fd()
+    }
+}
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        if !self.is_over {
+            super::reset_virtual(self.number);
+            super::pipe::reset(&self.far);
+            self.close();
+        }
+    }
+}

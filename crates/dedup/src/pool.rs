@@ -1,0 +1,460 @@
+//! Connections that share a session wherever they go to the same server.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use eversock_engine::{
+    Config, KnownServers, KnowsServers, Mode, PublicKey, RecoveryPolicy, Sealing, host,
+};
+
+use crate::config::{ConnectOptions, PoolConfig};
+use crate::hub::Line;
+use crate::hub::client::{Books, Client, Command, Connect, How, Tell, look};
+use crate::key::KeyParts;
+use crate::preface::{Preface, Service};
+use crate::score;
+use crate::state::{Metrics, Row, Want};
+
+/// A pool of sessions, each to one server, whatever addresses it is called by.
+///
+/// [`Self::connect`] gives ordinary TCP streams: any system call and any event loop works on them.
+/// The session under them is resumed when its connection dies, on another address of its server if
+/// need be, and they notice nothing but a pause.
+///
+/// *Threads*: one of its own, from the first connect on; any number may use the pool. Clones are
+/// the same pool. *Processes*: a child that was forked has a pool without sessions; what it has
+/// inherited of connections is the parent's to carry. When the last clone is dropped, what was
+/// written is sent (at most 2 s of waiting) and all connections end.
+#[derive(Clone, Debug)]
+pub struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: PoolConfig,
+    trust: Trust,
+    /// None before the first connect.
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    /// The process that it runs in: a child's copy is none.
+    process: u32,
+    line: Line<Command>,
+    books: Books,
+}
+
+/// How the pool's sessions are made.
+#[derive(Debug)]
+struct Trust {
+    config: Arc<Config>,
+    keyless: Option<Arc<Config>>,
+    /// The policy that was configured, and not our own.
+    known: Option<KnownServers>,
+}
+
+/// A connection of a pool.
+#[derive(Debug)]
+pub struct PooledStream {
+    stream: TcpStream,
+    management: u64,
+}
+
+impl PooledStream {
+    /// The number under which the pool's table has it.
+    pub fn management(&self) -> u64 {
+        self.management
+    }
+
+    /// The connection alone. `peer_addr` and `local_addr` of it are those of the pair that joins
+    /// it to the pool; the table has the server's.
+    pub fn into_tcp(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl std::ops::Deref for PooledStream {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+/// A connection as the pool's table shows it: the figures 5, 17 and 25 of EP 2107762.
+#[derive(Clone, Debug)]
+pub struct TableRow {
+    /// What the pool's books say.
+    pub row: Row,
+    /// What the line of its session is like.
+    pub line: score::Line,
+    /// The session's id, as `evs ls` shows it; all zero while there is none.
+    pub session: [u8; 16],
+    /// The number of the session's connection.
+    pub epoch: u64,
+}
+
+static TICKETS: AtomicU64 = AtomicU64::new(1);
+
+impl Pool {
+    /// A pool without sessions; no thread and no descriptor before the first connect.
+    ///
+    /// # Errors
+    /// EINVAL for a configuration beyond its limits.
+    pub fn new(config: PoolConfig) -> io::Result<Self> {
+        config.check()?;
+        let trust = Trust::of(&config.session);
+        Ok(Self(Arc::new(Inner { config, trust, running: Mutex::new(None) })))
+    }
+
+    /// Connects, or shares a session that there is. The addresses are taken to be one host's.
+    ///
+    /// # Errors
+    /// Those of connect(2); EAGAIN when the pool has as many sessions as it may, EACCES when keys
+    /// differ.
+    pub fn connect(&self, addr: impl ToSocketAddrs) -> io::Result<TcpStream> {
+        let addrs: Vec<SocketAddr> = addr.to_socket_addrs()?.collect();
+        let requested = addrs.first().map(ToString::to_string).unwrap_or_default();
+        let options = ConnectOptions::default();
+        Ok(self.connect_any(&addrs, None, requested, &options)?.into_tcp())
+    }
+
+    /// The same by name, which is looked up again when the session is redialled, and with options.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; ENOENT-like errors of the resolver; EINVAL for options beyond their
+    /// limits.
+    pub fn connect_host(
+        &self,
+        host: &str,
+        port: u16,
+        options: &ConnectOptions,
+    ) -> io::Result<PooledStream> {
+        let addrs: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+        let named = Some((host.to_owned(), port));
+        self.connect_any(&addrs, named, format!("{host}:{port}"), options)
+    }
+
+    /// The same by address, with options.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_with(
+        &self,
+        addr: impl ToSocketAddrs,
+        options: &ConnectOptions,
+    ) -> io::Result<PooledStream> {
+        let addrs: Vec<SocketAddr> = addr.to_socket_addrs()?.collect();
+        let requested = addrs.first().map(ToString::to_string).unwrap_or_default();
+        self.connect_any(&addrs, None, requested, options)
+    }
+
+    fn connect_any(
+        &self,
+        addrs: &[SocketAddr],
+        host: Option<(String, u16)>,
+        requested: String,
+        options: &ConnectOptions,
+    ) -> io::Result<PooledStream> {
+        let (near, far) = host::pair()?;
+        let (sender, receiver) = bounded(1);
+        let tell = Tell(Box::new(move |result| {
+            let _gone = sender.send(result);
+        }));
+        let ends = Ends { far, junk: 0, tell };
+        let ticket = self.ask(addrs, host, requested, options, ends)?;
+        let timeout = options.timeout.unwrap_or(self.0.config.session.connect_timeout + GRACE);
+        let result = receiver.recv_timeout(timeout).unwrap_or_else(|_| {
+            self.forsake(ticket);
+            Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))
+        });
+        Ok(PooledStream { management: result?, stream: TcpStream::from(near) })
+    }
+
+    /// Begins to connect the program's own number, a fresh TCP socket, and returns at once: it is
+    /// writable when the connection stands, as with connect(2) on a non-blocking socket. `done`
+    /// hears the errno if there is one, on the pool's thread.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], as far as they are known at once.
+    pub fn begin(
+        &self,
+        number: RawFd,
+        addrs: &[SocketAddr],
+        options: &ConnectOptions,
+        done: impl FnOnce(io::Result<u64>) + Send + 'static,
+    ) -> io::Result<()> {
+        let (near, far, junk) = host::connecting_pair()?;
+        let requested = addrs.first().map(ToString::to_string).unwrap_or_default();
+        host::replace(near, number)?;
+        let ends = Ends { far, junk, tell: Tell(Box::new(done)) };
+        self.ask(addrs, None, requested, options, ends).map(drop)
+    }
+
+    fn ask(
+        &self,
+        addrs: &[SocketAddr],
+        host: Option<(String, u16)>,
+        requested: String,
+        options: &ConnectOptions,
+        ends: Ends,
+    ) -> io::Result<u64> {
+        let Some(first) = addrs.first() else {
+            return Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
+        };
+        let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        let service = Service::new(&options.service).map_err(bad)?;
+        let parts = self.0.trust.parts(first.port(), host.as_ref(), options)?;
+        let want = Want {
+            key: parts.pre_key(),
+            addrs: distinct(addrs),
+            application: options.application.clone(),
+            requested,
+        };
+        let how = How {
+            config: Arc::clone(&self.0.trust.config),
+            keyless: self.0.trust.keyless.clone(),
+            host,
+            device: options.device.clone(),
+            source: options.source,
+        };
+        let preface = Preface { service, requested: Some(*first) };
+        let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
+        let Ends { far, junk, tell } = ends;
+        let connect = Connect { ticket, want, how, preface, far, junk, tell };
+        if !self.running()?.line.tell(Command::Connect(Box::new(connect))) {
+            return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
+        }
+        Ok(ticket)
+    }
+
+    fn forsake(&self, ticket: u64) {
+        if let Ok(running) = self.running() {
+            running.line.tell(Command::Forsake { ticket });
+        }
+    }
+
+    fn running(&self) -> io::Result<Running> {
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = std::process::id();
+        if let Some(running) = running.as_ref().filter(|running| running.process == process) {
+            return Ok(running.clone());
+        }
+        // What a child has inherited is the parent's: neither its thread nor its sessions are here.
+        let (line, books) = Client::start(self.0.config.clone())?;
+        let started = Running { process, line, books };
+        if let Some(inherited) = running.replace(started.clone()) {
+            // Its descriptors go with it; nothing is said over them.
+            drop(inherited);
+        }
+        register(&started.books);
+        Ok(started)
+    }
+
+    fn running_if_any(&self) -> Option<Running> {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.clone().filter(|running| running.process == std::process::id())
+    }
+
+    /// All connections, with their sessions and lines.
+    pub fn table(&self) -> Vec<TableRow> {
+        self.running_if_any().map_or_else(Vec::new, |running| table(&running.books))
+    }
+
+    /// What has happened.
+    pub fn metrics(&self) -> Metrics {
+        let running = self.running_if_any();
+        running.map_or_else(Metrics::default, |running| look(&running.books).state.metrics().clone())
+    }
+
+    /// Sessions that there are, those without connections included.
+    pub fn sessions(&self) -> usize {
+        self.running_if_any().map_or(0, |running| look(&running.books).state.sessions().len())
+    }
+
+    /// Moves the session of a connection of the table to this address of its server, beside the
+    /// connection that stands. Does not wait for it.
+    ///
+    /// # Errors
+    /// ENOENT for a number that the table does not have, EALREADY while a dial is under way.
+    pub fn migrate(&self, management: u64, addr: SocketAddr) -> io::Result<()> {
+        let none = || io::Error::from_raw_os_error(libc::ENOENT);
+        let running = self.running_if_any().ok_or_else(none)?;
+        let (tell, told) = bounded(1);
+        running.line.tell(Command::Migrate { management, addr, tell });
+        told.recv().map_err(|_| none())?
+    }
+
+    /// Forgets which addresses belong to which server: the network is another one.
+    pub fn network_changed(&self) {
+        if let Some(running) = self.running_if_any() {
+            running.line.tell(Command::Forget);
+        }
+    }
+}
+
+/// What is waited for beyond the session's own time to connect.
+const GRACE: Duration = Duration::from_secs(1);
+
+struct Ends {
+    far: OwnedFd,
+    junk: usize,
+    tell: Tell,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(running) = running.filter(|running| running.process == std::process::id()) else {
+            return;
+        };
+        let (tell, told) = bounded(1);
+        if running.line.tell(Command::Stop { tell }) {
+            // It bounds its own end; if it is gone, so is the other end of this.
+            let _gone = told.recv();
+        }
+    }
+}
+
+fn distinct(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut all = Vec::new();
+    for addr in addrs {
+        if !all.contains(addr) && all.len() < ADDRS_MAX {
+            all.push(*addr);
+        }
+    }
+    all
+}
+
+/// Addresses of one request.
+const ADDRS_MAX: usize = 16;
+
+fn table(books: &Books) -> Vec<TableRow> {
+    let shown = look(books);
+    let rows = shown.state.rows().into_iter().map(|row| {
+        let of = |session: u64| shown.links.get(&session).copied();
+        let (session, epoch) = row.session.and_then(of).unwrap_or_default();
+        let line = row.session.and_then(|session| shown.lines.get(&session)).copied();
+        TableRow { row, line: line.unwrap_or_default(), session, epoch }
+    });
+    rows.collect()
+}
+
+/// The pools of this process, for `evs dedup`.
+static POOLS: Mutex<Vec<std::sync::Weak<Mutex<crate::hub::client::Shown>>>> = Mutex::new(Vec::new());
+
+fn register(books: &Books) {
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    pools.retain(|pool| pool.strong_count() > 0);
+    pools.push(Arc::downgrade(books));
+    host::control_table("dedup", || {
+        let pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        let books: Vec<Books> = pools.iter().filter_map(std::sync::Weak::upgrade).collect();
+        drop(pools);
+        crate::table::json(books.iter().map(|books| {
+            let metrics = look(books).state.metrics().clone();
+            (table(books), metrics)
+        }))
+    });
+}
+
+// -------------------------------------------------------------------------------------------------
+// Trust
+
+/// Believes every server that has a key: what it proves is that it is the same as before.
+struct AnyServer;
+
+impl KnowsServers for AnyServer {
+    fn key_of(&self, _: &str, _: u16) -> Result<Option<PublicKey>, String> {
+        Ok(None)
+    }
+
+    fn first_seen(&self, _: &str, _: u16, _: PublicKey) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Trust {
+    fn of(session: &Config) -> Self {
+        let base = Config {
+            mode: Mode::Direct,
+            share: true,
+            private: true,
+            ..session.clone()
+        };
+        let has_trust =
+            base.key.is_some() || base.server_key.is_some() || base.known_servers.is_some();
+        let known = base.known_servers.clone();
+        if has_trust {
+            return Self { config: base.share(), keyless: None, known };
+        }
+        let any = Some(KnownServers(Arc::new(AnyServer)));
+        let keyless = Some(base.clone().share());
+        Self { config: Config { known_servers: any, ..base }.share(), keyless, known: None }
+    }
+
+    /// What connections must have in common.
+    fn parts(
+        &self,
+        port: u16,
+        host: Option<&(String, u16)>,
+        options: &ConnectOptions,
+    ) -> io::Result<KeyParts> {
+        let Config { key, identity, server_key, sealing, policy, .. } = &*self.config;
+        let (mut pinned, mut known) = (server_key.map(|key| key.0), 0);
+        if let Some(policy) = &self.known {
+            // Which key the server has to have depends on its name: names that are known by
+            // different keys, or not yet, never share.
+            known = Arc::as_ptr(&policy.0).cast::<()>().addr() as u64;
+            if let (None, Some((host, port))) = (pinned, host) {
+                let denied = |cause| io::Error::new(io::ErrorKind::PermissionDenied, cause);
+                pinned = policy.0.key_of(host, *port).map_err(denied)?.map(|key| key.0);
+            }
+        }
+        let not_known = self.known.is_some() && pinned.is_none();
+        let name = host.map(|(host, port)| format!("{host}:{port}")).filter(|_| not_known);
+        Ok(KeyParts {
+            service: options.service.clone(),
+            port,
+            identity: identity.as_ref().map(|key| key.public().0),
+            psk_hash: key.as_ref().map(|key| crate::key::hash(&key.0)),
+            server_key: pinned,
+            known_servers: known,
+            sealing: match sealing {
+                Sealing::Never => 0,
+                Sealing::Always => 1,
+                _ => 2,
+            },
+            device: options.device.clone(),
+            source: options.source,
+            namespace: namespace(),
+            mux_version: MUX_VERSION,
+            recovery: match policy {
+                RecoveryPolicy::Automatic => 0,
+                RecoveryPolicy::Ask(_) => 1,
+                RecoveryPolicy::AskOutside => 2,
+                RecoveryPolicy::Never => 3,
+            },
+            isolation: [options.tag.as_str(), name.as_deref().unwrap_or("")].join("\0"),
+            user: rustix::process::geteuid().as_raw(),
+        })
+    }
+}
+
+const MUX_VERSION: u16 = 1;
+
+/// The inode of this thread's network namespace; 0 where /proc is not there.
+fn namespace() -> u64 {
+    rustix::fs::stat("/proc/thread-self/ns/net").map_or(0, |stat| stat.st_ino)
+}
+
+impl AsRawFd for PooledStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
