@@ -12,15 +12,29 @@ const HEADER_BYTES: usize = 12;
 #[derive(Arbitrary, Debug)]
 enum Step {
     /// A frame, with as many bytes behind it as it says when it is not too many.
-    Frame { kind: u8, flags: u8, stream: u8, length: u32 },
+    Frame {
+        kind: u8,
+        flags: u8,
+        stream: u8,
+        length: u32,
+    },
     Raw(Vec<u8>),
     Open,
     Accept(u8),
-    Write { stream: u8, length: u16 },
-    Read { stream: u8, length: u16 },
+    Write {
+        stream: u8,
+        length: u16,
+    },
+    Read {
+        stream: u8,
+        length: u16,
+    },
     Finish(u8),
     Close(u8),
-    Reset { stream: u8, reason: u32 },
+    Reset {
+        stream: u8,
+        reason: u32,
+    },
     GoAway(u32),
     Fill(u16),
     News,

@@ -5,12 +5,25 @@
 //!
 //! * [`mux`]: many logical connections over one session.
 //! * [`key`]: who a server is, and what connections must have in common.
-//! * [`preface`]: what each of them is for.
+//! * [`ident`]: queries that ask an address which server it is.
+//! * [`preface`]: what each connection is for.
 //! * [`state`]: which session a connection goes over.
 #![forbid(unsafe_code)]
 
+mod config;
+mod hub;
+pub mod ident;
 pub mod key;
+mod listener;
 pub mod mux;
+mod pool;
 pub mod preface;
+pub mod race;
+pub mod score;
 pub mod state;
+mod table;
 mod wire;
+
+pub use config::{ConnectOptions, PoolConfig, SharedConfig};
+pub use listener::{Accepted, SharedListener};
+pub use pool::{Pool, PooledStream, TableRow};
