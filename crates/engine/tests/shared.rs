@@ -3,10 +3,16 @@
 
 mod common;
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
-use common::{PlayedServer, connect, errno, pair, quick, recv, send, socket, wait_until};
-use eversock_engine::{Config, StaticKey, posix};
+use common::{PATIENCE, PlayedServer, connect, errno, listen, message, pair, quick, recv, send};
+use common::{socket, wait_until};
+use eversock_engine::{Answer, Config, Event, EventKind, RecoveryPolicy, State, StaticKey, posix};
+use eversock_proto::resume::{Reason, Reject};
 
 fn close_all(numbers: &[i32]) {
     for &number in numbers {
@@ -146,4 +152,159 @@ fn a_server_announces_and_withdraws_its_addresses_while_the_session_stands() {
     wait_until("a dial", || was_dialled(&other));
     wait_until("a resume where it was", || posix::link(client).unwrap().epoch > before);
     close_all(&numbers);
+}
+
+type Events = crossbeam_channel::Receiver<Event>;
+
+/// The next event that is of interest.
+fn next(events: &Events, mut is_it: impl FnMut(&EventKind) -> bool) -> EventKind {
+    loop {
+        let event = events.recv_timeout(PATIENCE).expect("an event");
+        if is_it(&event.kind) {
+            return event.kind;
+        }
+    }
+}
+
+fn moved_or_not(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Resumed { .. } | EventKind::MoveFailed { .. })
+}
+
+fn bell() -> Arc<OwnedFd> {
+    let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
+    Arc::new(rustix::event::eventfd(0, flags).unwrap())
+}
+
+fn has_rung(bell: &OwnedFd) -> bool {
+    rustix::io::read(bell, &mut [0; 8]).is_ok()
+}
+
+#[test]
+fn a_redial_to_one_address_leaves_the_others_alone() {
+    let numbers @ [client, server, _] = pair(quick(), quick());
+    let (second, there) = listen(quick());
+    let (other, elsewhere) = other_place();
+    posix::set_candidates(client, &[elsewhere]).unwrap();
+    let bell = bell();
+    let events = posix::subscribe_with(client, Arc::clone(&bell)).unwrap();
+    assert!(!has_rung(&bell));
+    assert_eq!(errno(posix::redial_at(server, there)), libc::ENOTCONN);
+    posix::redial_at(client, there).unwrap();
+    let mut fds = [libc::pollfd { fd: bell.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    assert_eq!(posix::poll(&mut fds, Some(PATIENCE), std::ptr::null()).unwrap(), 1);
+    let EventKind::Resumed { peer, local, .. } = next(&events, moved_or_not) else {
+        panic!("it has not moved");
+    };
+    assert!(has_rung(&bell));
+    let link = posix::link(client).unwrap();
+    assert_eq!((link.peer, link.local, link.epoch), (peer, local, 2));
+    assert_eq!(peer, Some(there));
+    send(client, b"x").unwrap();
+    assert_eq!(recv(server, &mut [0; 1]).unwrap(), 1);
+    assert_eq!(posix::link(server).unwrap().local, Some(there));
+    assert!(!was_dialled(&other));
+    close_all(&numbers);
+    close_all(&[second]);
+}
+
+/// A server that was started anew: it knows no session.
+fn play_a_stranger() -> (SocketAddr, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        message(&mut stream).expect("a resume");
+        let reject = Reject::plain(Reason::UnknownSession, Duration::ZERO);
+        stream.write_all(&reject.encode()).unwrap();
+    });
+    (addr, thread)
+}
+
+#[test]
+fn a_move_that_fails_changes_nothing() {
+    let client = Config { connect_timeout: Duration::from_millis(300), ..quick() };
+    let numbers @ [client, server, _] = pair(client, quick());
+    let before = posix::link(client).unwrap();
+    let events = posix::subscribe(client).unwrap();
+    let nobody = {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+        gone.local_addr().unwrap()
+    };
+    let (_silent, silent) = other_place();
+    let (stranger, played) = play_a_stranger();
+    for place in [nobody, silent, stranger] {
+        posix::redial_at(client, place).unwrap();
+        if place == silent {
+            assert_eq!(errno(posix::redial_at(client, nobody)), libc::EALREADY);
+        }
+        if place == stranger {
+            let refused = next(&events, |kind| matches!(kind, EventKind::Refused { .. }));
+            assert_eq!(refused, EventKind::Refused { addr: stranger, reason: 1, proven: false });
+        }
+        let failed = next(&events, moved_or_not);
+        assert!(
+            matches!(failed, EventKind::MoveFailed { addr, .. } if addr == place),
+            "{failed:?}"
+        );
+        assert_eq!(posix::link(client).unwrap(), before);
+        send(client, b"x").unwrap();
+        assert_eq!(recv(server, &mut [0; 1]).unwrap(), 1);
+    }
+    played.join().unwrap();
+    assert_eq!(events.try_iter().count(), 0);
+    close_all(&numbers);
+    let numbers @ [client, _, _] =
+        pair(Config { policy: RecoveryPolicy::Never, ..quick() }, quick());
+    assert_eq!(errno(posix::redial_at(client, nobody)), libc::ENOTCONN);
+    close_all(&numbers);
+}
+
+/// A program that is being asked says where to try; if that fails, it is still being asked.
+#[test]
+fn a_move_of_a_session_without_a_connection_answers_nothing_unless_it_succeeds() {
+    let mut server = PlayedServer::new();
+    let (addr, policy) = (server.addr(), RecoveryPolicy::AskOutside);
+    let client = std::thread::spawn(move || connect(addr, Config { policy, ..quick() }));
+    let stream = server.take();
+    let number = client.join().unwrap();
+    let events = posix::subscribe(number).unwrap();
+    drop(stream);
+    let state = || posix::info(number).unwrap().state;
+    wait_until("it asks", || state() == State::Asking);
+    let (stranger, played) = play_a_stranger();
+    posix::redial_at(number, stranger).unwrap();
+    assert!(matches!(next(&events, moved_or_not), EventKind::MoveFailed { .. }));
+    played.join().unwrap();
+    engine_has_obeyed();
+    assert_eq!(state(), State::Asking);
+    posix::redial_at(number, addr).unwrap();
+    let second = server.take();
+    assert!(matches!(next(&events, moved_or_not), EventKind::Resumed { .. }));
+    assert_eq!(state(), State::Attached);
+    drop(second);
+    wait_until("it asks again", || state() == State::Asking);
+    assert!(eversock_engine::answer(posix::info(number).unwrap().local_id, Answer::Continue));
+    drop(server.take());
+    posix::close(number).unwrap();
+}
+
+/// Where it was to move says nothing, and then the connection that it had is cut: the session goes
+/// back to where it can, and waits for nobody.
+#[test]
+fn a_cut_in_the_middle_of_a_move_is_mended_at_once() {
+    let mut server = PlayedServer::new();
+    let addr = server.addr();
+    let client = std::thread::spawn(move || connect(addr, quick()));
+    let stream = server.take();
+    let number = client.join().unwrap();
+    let events = posix::subscribe(number).unwrap();
+    let (_silent, silent) = other_place();
+    posix::redial_at(number, silent).unwrap();
+    drop(stream);
+    let begun = std::time::Instant::now();
+    assert!(matches!(next(&events, moved_or_not), EventKind::MoveFailed { .. }));
+    let _second = server.take();
+    assert!(matches!(next(&events, moved_or_not), EventKind::Resumed { .. }));
+    assert!(begun.elapsed() < Duration::from_secs(8), "it has waited for the connect's time-out");
+    posix::close(number).unwrap();
 }

@@ -21,11 +21,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
-use crossbeam_channel::{Receiver, bounded};
 
 use crate::config::{Config, Mode, Peers};
 use crate::error::{errno, fail};
-use crate::event::Event;
 use crate::inspect::{SessionInfo, describe};
 use crate::listener::{Listener, not_connected};
 use crate::process;
@@ -48,7 +46,7 @@ pub use adopt::{
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
-pub use shared::{Link, announce, link, set_candidates};
+pub use shared::{Link, announce, link, redial_at, set_candidates, subscribe, subscribe_with};
 pub use wait::{epoll_ctl, epoll_wait, forget_epoll, poll, select};
 
 /// True when the number is a virtual socket or listener. One load.
@@ -696,15 +694,6 @@ pub fn getpeername(number: RawFd) -> io::Result<Option<SocketAddr>> {
 /// The session behind a number.
 pub fn info(number: RawFd) -> io::Result<SessionInfo> {
     describe(&stream(number)?).ok_or_else(crate::error::poisoned)
-}
-
-/// Events of the session behind a number; the channel holds 256, later ones are missed until it is
-/// read.
-pub fn subscribe(number: RawFd) -> io::Result<Receiver<Event>> {
-    let socket = stream(number)?;
-    let (sender, receiver) = bounded(256);
-    Socket::lock(&socket.meta)?.rare_mut().subscribers.push(sender);
-    Ok(receiver)
 }
 
 /// Dials the session behind a number again now, beside the connection that stands if one does;

@@ -1,17 +1,20 @@
 //! What who carries logical connections over one session has to know of it, and to ask for.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
 
 use core::net::SocketAddr;
+use crossbeam_channel::{Receiver, bounded};
 use eversock_proto::identity::PublicKey;
 
 use eversock_proto::limits::ADDRS_MAX;
 
 use super::stream;
-use crate::error::fail;
+use crate::error::{fail, poisoned};
+use crate::event::{Event, Subscriber};
 use crate::process;
-use crate::reactor::{Command, engine};
+use crate::reactor::{Command, engine, on_engine_thread};
 use crate::socket::route::CANDIDATES_MAX;
 use crate::socket::send::Flushed;
 use crate::socket::{Socket, bits};
@@ -110,4 +113,49 @@ pub fn announce(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
     }
     socket.finish_tx(tx);
     Ok(())
+}
+
+/// Resumes a client's session at exactly this address: beside the connection that stands, which
+/// stays until the new one is proven, or at once when there is none. `Ok` when it has begun; the
+/// event `Resumed` or `MoveFailed` tells how it went, and where it fails nothing changes. Blocks
+/// for a moment only.
+///
+/// # Errors
+/// EALREADY while a dial runs. ENOTCONN where none can: the session does not stand or has ended, is
+/// a server's or a relative's, or its policy is never to dial. EAGAIN when too many sessions dial.
+/// EDEADLK in a callback on the engine's own thread; those of [`link`].
+pub fn redial_at(number: RawFd, addr: SocketAddr) -> io::Result<()> {
+    let socket = stream(number)?;
+    if addr.port() == 0 {
+        return fail(libc::EINVAL);
+    }
+    if on_engine_thread() {
+        return fail(libc::EDEADLK);
+    }
+    let (answer, answered) = bounded(1);
+    engine()?.command(Command::RedialAt { socket, addr, answer });
+    match answered.recv().map_err(|_| poisoned())? {
+        0 => Ok(()),
+        number => fail(number),
+    }
+}
+
+/// Events of the session behind a number; the channel holds 256, later ones are missed until it is
+/// read.
+pub fn subscribe(number: RawFd) -> io::Result<Receiver<Event>> {
+    subscribed(number, None)
+}
+
+/// The same for who waits for many sessions, and other things, in an epoll of its own: `bell`, an
+/// eventfd, counts one up for each event. It is the caller's to empty, and is let go with the
+/// session or the receiver.
+pub fn subscribe_with(number: RawFd, bell: Arc<OwnedFd>) -> io::Result<Receiver<Event>> {
+    subscribed(number, Some(bell))
+}
+
+fn subscribed(number: RawFd, bell: Option<Arc<OwnedFd>>) -> io::Result<Receiver<Event>> {
+    let socket = stream(number)?;
+    let (sender, receiver) = bounded(256);
+    Socket::lock(&socket.meta)?.rare_mut().subscribers.push(Subscriber::new(sender, bell));
+    Ok(receiver)
 }

@@ -3,6 +3,7 @@
 mod change;
 mod claim;
 mod hello;
+mod only;
 mod plain;
 
 use std::collections::VecDeque;
@@ -73,6 +74,8 @@ pub(super) struct Dial {
     error: i32,
     cause: String,
     refused: bool,
+    /// The one address that the program has asked for.
+    only: Option<SocketAddr>,
     /// A proven connection that found the socket's locks taken.
     won: Option<Won>,
 }
@@ -159,6 +162,16 @@ impl Reactor {
     }
 
     pub(super) fn dial(&mut self, socket: &Arc<Socket>, addrs: Vec<SocketAddr>, is_open: bool) {
+        self.dial_to(socket, addrs, is_open, None);
+    }
+
+    fn dial_to(
+        &mut self,
+        socket: &Arc<Socket>,
+        addrs: Vec<SocketAddr>,
+        is_open: bool,
+        only: Option<SocketAddr>,
+    ) {
         if self.dials.contains_key(&socket.id) {
             return;
         }
@@ -178,6 +191,7 @@ impl Reactor {
             error: libc::EADDRNOTAVAIL,
             cause: "no address to dial".to_owned(),
             refused: false,
+            only,
             won: None,
         };
         self.dials.insert(socket.id, dial);
@@ -439,7 +453,10 @@ impl Reactor {
             }
             let kind = match epoch {
                 1 => EventKind::Opened,
-                _ => EventKind::Resumed { replayed, stalled },
+                _ => {
+                    let (peer, local) = route.unzip();
+                    EventKind::Resumed { replayed, stalled, peer, local }
+                }
             };
             // After the end there is only the last call, which is nobody's event.
             if !socket.has(bits::OVER) {
@@ -536,6 +553,7 @@ impl Reactor {
         let Some(dial) = self.dials.get(&id) else { return };
         let (socket, is_open) = (Arc::clone(&dial.socket), dial.is_open);
         let (error, cause, refused) = (dial.error, dial.cause.clone(), dial.refused);
+        let only = dial.only;
         self.end_dial(id);
         if is_open {
             return self.give_up(&socket, error, &cause);
@@ -553,6 +571,9 @@ impl Reactor {
                 return self.plan_redial(&socket);
             }
             return self.over(&socket);
+        }
+        if let Some(addr) = only {
+            return self.move_failed(&socket, addr, cause);
         }
         if !socket.has(bits::DETACHED) {
             return;
@@ -605,7 +626,7 @@ impl Reactor {
     /// The session's other end has said that it is over.
     fn refused_for_good(&mut self, id: u64, reject: &Reject) {
         let Some(dial) = self.dials.get(&id) else { return };
-        let socket = Arc::clone(&dial.socket);
+        let (socket, only) = (Arc::clone(&dial.socket), dial.only);
         self.end_dial(id);
         let cause = format!("the peer refused: {reject}");
         if reject.reason == Reason::Closed && self.all_delivered(&socket, reject.offset) {
@@ -616,6 +637,9 @@ impl Reactor {
         }
         if !socket.has(bits::DETACHED) {
             // Dialled beside a connection that still stands: that one will tell.
+            if let Some(addr) = only {
+                self.move_failed(&socket, addr, cause);
+            }
             return;
         }
         let number =

@@ -526,7 +526,13 @@ mod tests {
             let mut reactor = Reactor::for_test();
             let (socket, far) = reactor.session_for_test(Config::default());
             let (subscriber, events) = crossbeam_channel::bounded(8);
-            socket.meta.lock().expect("a lock").rare_mut().subscribers.push(subscriber);
+            socket
+                .meta
+                .lock()
+                .expect("a lock")
+                .rare_mut()
+                .subscribers
+                .push(crate::event::Subscriber::new(subscriber, None));
             assert!(socket.set_failure(libc::ECONNABORTED));
             if first != "drain" {
                 socket.change(bits::CLOSED | bits::WRITE_SHUT, 0);

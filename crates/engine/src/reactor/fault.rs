@@ -385,6 +385,7 @@ impl Reactor {
 
     /// Plans the next redial of a detached client.
     pub(super) fn plan_redial(&mut self, socket: &Arc<Socket>) {
+        self.give_way(socket);
         let Ok(mut guard) = socket.meta.lock() else { return };
         let meta = &mut *guard;
         let asking = meta.rare().asking;

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Candidates { socket: Arc<Socket> },
     /// Someone wants a dial now, beside the connection that stands if one does.
     Redial { socket: Arc<Socket> },
+    /// The program wants one to this address; an errno is the answer, or 0.
+    RedialAt { socket: Arc<Socket>, addr: SocketAddr, answer: ChannelSender<i32> },
     /// The peer asks to be resumed elsewhere or later.
     Goaway { socket: Arc<Socket> },
     /// The program closed its last number.
@@ -630,6 +632,9 @@ impl Reactor {
             Command::Fault { socket, epoch, cause } => self.fault(socket, epoch, cause),
             Command::Failed { socket, cause } => self.failed(socket, cause),
             Command::Addrs { socket, addrs } => self.addrs(&socket, addrs),
+            Command::RedialAt { socket, addr, answer } => {
+                let _gone = answer.send(self.redial_at(&socket, addr).err().unwrap_or(0));
+            }
             Command::Candidates { socket } => self.candidates_set(&socket),
             Command::Redial { socket } => self.redial_wanted(&socket),
             Command::Goaway { socket } => self.goaway(&socket),

@@ -26,7 +26,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender as ChannelSender;
 use eversock_proto::control::Control;
 use eversock_proto::identity::PublicKey;
 use eversock_proto::recv::Receiver;
@@ -35,7 +34,7 @@ use eversock_proto::send::Sender;
 
 use crate::config::Config;
 use crate::error::{errno, fail, poisoned};
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Subscriber};
 use crate::listener::Listener;
 use crate::meet::sleepers::Sleepers;
 use crate::meet::word::Word;
@@ -205,7 +204,7 @@ pub(crate) struct Rare {
     pub(crate) detached_since: Option<Instant>,
     pub(crate) next_try: Option<Instant>,
     pub(crate) last_error: Option<String>,
-    pub(crate) subscribers: Vec<ChannelSender<Event>>,
+    pub(crate) subscribers: Vec<Subscriber>,
     pub(crate) asking: bool,
     /// The static key that the peer has proven to have.
     pub(crate) peer_key: Option<PublicKey>,
@@ -449,12 +448,7 @@ impl Socket {
         let epoch = meta.control.as_ref().map_or(0, |control| control.epoch());
         let Some(rare) = meta.rare_if_any() else { return };
         let event = Event { local_id: self.id, epoch, kind };
-        rare.subscribers.retain(|subscriber| {
-            !matches!(
-                subscriber.try_send(event.clone()),
-                Err(crossbeam_channel::TrySendError::Disconnected(_))
-            )
-        });
+        rare.subscribers.retain(|subscriber| subscriber.tell(&event));
     }
 
     /// Checks that the socket is a connected one, for calls that need it.

@@ -154,7 +154,7 @@ impl Reactor {
             // Another address was first; its epoch must stay the only one confirmed.
             return Err(errno(libc::ECANCELED).into());
         }
-        let socket = Arc::clone(&dial.socket);
+        let (socket, is_asked) = (Arc::clone(&dial.socket), dial.only.is_some());
         let (epoch, peer_receive, confirm, keys) = match stage {
             Stage::Opening(client) => {
                 let known = unpinned(&socket, addr);
@@ -175,7 +175,7 @@ impl Reactor {
                 (1, 0, confirm, keys)
             }
             Stage::Resuming(client, epoch) => {
-                let meta = Socket::lock(&socket.meta)?;
+                let mut meta = Socket::lock(&socket.meta)?;
                 let Some(control) = meta.control.as_ref() else {
                     return Err(errno(libc::ENOTCONN).into());
                 };
@@ -188,6 +188,8 @@ impl Reactor {
                     }
                     Err(ResumeError::Refused(reject)) => {
                         let proven = reject.is_proven(&control.secret, client.message());
+                        let reason = reject.reason as u8;
+                        socket.tell(&mut meta, EventKind::Refused { addr, reason, proven });
                         return Err(judge(reject, proven));
                     }
                     Err(_) => return Err(errno(libc::EPROTO).into()),
@@ -211,7 +213,7 @@ impl Reactor {
             if epoch == 1 {
                 meta.peer = Some(addr);
             }
-            meta.worked(addr, epoch == 1);
+            meta.worked(addr, epoch == 1 || is_asked);
         }
         let Some(dial) = self.dials.get_mut(&id) else { return Ok(()) };
         dial.won = Some(Won { fd, epoch, peer_receive, keys });
