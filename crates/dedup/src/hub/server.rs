@@ -1,0 +1,466 @@
+//! A shared listener's thread: takes sessions, hands out their streams, answers queries.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use core::net::SocketAddr;
+use crossbeam_channel::{Sender, TrySendError};
+use eversock_engine::udp::Udp;
+use eversock_engine::{host, posix};
+
+use super::carrier::{Carrier, Happening};
+use super::lone::Lone;
+use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, readiness, ring, untoken, would_block};
+use crate::ident::{self, Answerer, Reply};
+use crate::listener::Accepted;
+use crate::mux::{Limits, Role, reason};
+
+/// How long the end waits for what is queued.
+const END_MAX: Duration = Duration::from_secs(2);
+/// Sessions that are taken at a time.
+const ACCEPTS_MAX: usize = 64;
+/// Queries that are answered at a time.
+const ANSWERS_MAX: usize = 64;
+
+/// What a shared listener's thread is asked for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Tell everybody these addresses, in place of those before.
+    Announce { addrs: Vec<SocketAddr>, tell: Sender<io::Result<()>> },
+    /// No more streams on the sessions that there are; each ends with its last.
+    GoAway { code: u32 },
+    /// Streams for this service are somewhere else from now on, or here again.
+    Misdirect { service: String, on: bool },
+    /// Send what is queued, end everything, go.
+    Stop { tell: Sender<()> },
+}
+
+/// What the listener has, to begin with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) listeners: Vec<RawFd>,
+    pub(crate) udp: Vec<(Udp, SocketAddr)>,
+    pub(crate) answerer: Option<Answerer>,
+    pub(crate) services: Vec<String>,
+    pub(crate) streams_max: u32,
+    pub(crate) accepted: Sender<(OwnedFd, Accepted)>,
+    /// Readable as often as there is something to accept.
+    pub(crate) ready: Arc<OwnedFd>,
+}
+
+#[derive(Debug)]
+enum Load {
+    Shared(Box<Carrier>),
+    Lone(Box<Lone>),
+}
+
+#[derive(Debug)]
+struct Held {
+    load: Load,
+    number: RawFd,
+    about: Accepted,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    parts: Parts,
+    clock: Clock,
+    inbox: Inbox<Command>,
+    held: BTreeMap<u32, Held>,
+    /// Sessions by id, for proofs.
+    by_id: BTreeMap<[u8; 16], u32>,
+    misdirected: Vec<String>,
+    address_set: u32,
+    next_id: u32,
+    next_connection: u64,
+    buf: Vec<u8>,
+    tell_end: Option<(Sender<()>, Instant)>,
+}
+
+/// Where the queries' sockets are counted from, behind [`OTHERS`].
+const UDP: u64 = 1 << 32;
+
+impl Server {
+    pub(crate) fn start(parts: Parts) -> io::Result<Line<Command>> {
+        let (line, inbox) = Line::new()?;
+        for (place, number) in parts.listeners.iter().enumerate() {
+            posix::set_nonblocking(*number, true)?;
+            inbox.watch.add_listener(*number, OTHERS + place as u64)?;
+        }
+        for (place, (udp, _)) in parts.udp.iter().enumerate() {
+            inbox.watch.add(udp, OTHERS + UDP + place as u64)?;
+        }
+        let server = Self {
+            parts,
+            clock: Clock::new(),
+            inbox,
+            held: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            misdirected: Vec::new(),
+            address_set: 1,
+            next_id: 0,
+            next_connection: 0,
+            buf: vec![0; BUF_BYTES],
+            tell_end: None,
+        };
+        host::spawn(c"eversock-shared", move || server.run())?;
+        Ok(line)
+    }
+
+    fn run(mut self) {
+        let mut events = Vec::new();
+        loop {
+            let timeout = self.timeout();
+            let n = match self.inbox.watch.wait(&mut events, timeout) {
+                Ok(n) => n,
+                Err(error) => {
+                    log::error!("the shared listener cannot wait, and ends: {error}");
+                    return;
+                }
+            };
+            let mut is_called = false;
+            for event in &events[..n] {
+                let (readable, writable) = readiness(event.events);
+                match event.u64 {
+                    BELL => is_called = true,
+                    data if data >= OTHERS + UDP => self.answer((data - OTHERS - UDP) as usize),
+                    data if data >= OTHERS => self.accept((data - OTHERS) as usize),
+                    data => self.note(data, readable, writable),
+                }
+            }
+            if is_called {
+                self.inbox.watch.silence_bell();
+                self.obey();
+            }
+            self.work();
+            if self.is_done() {
+                return;
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let has_work = |held: &Held| match &held.load {
+            Load::Shared(carrier) => carrier.has_work(),
+            Load::Lone(lone) => lone.has_work(),
+        };
+        if self.held.values().any(has_work) {
+            return Some(Duration::ZERO);
+        }
+        let (_, until) = self.tell_end.as_ref()?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    fn note(&mut self, data: u64, readable: bool, writable: bool) {
+        let (id, stream) = untoken(data);
+        let is_far = data & 1 != 0;
+        match self.held.get_mut(&id).map(|held| &mut held.load) {
+            Some(Load::Shared(carrier)) => {
+                carrier.note(if is_far { stream } else { 0 }, readable, writable);
+            }
+            Some(Load::Lone(lone)) => lone.note(is_far, readable, writable),
+            None => {}
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Sessions
+
+    fn accept(&mut self, place: usize) {
+        let Some(&listener) = self.parts.listeners.get(place) else { return };
+        for _ in 0..ACCEPTS_MAX {
+            match posix::accept4(listener, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) {
+                Ok((number, peer)) => {
+                    if let Err(error) = self.take(number, peer) {
+                        log::warn!("a session from {peer} cannot be carried: {error}");
+                        super::reset_virtual(number);
+                        let _closed = posix::close(number);
+                    }
+                }
+                Err(error) if would_block(&error) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                Err(error) => {
+                    log::warn!("no session is accepted: {error}");
+                    // Level-triggered: asked again, and not in a tight loop for long.
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, number: RawFd, peer: SocketAddr) -> io::Result<()> {
+        let link = posix::link(number)?;
+        let about = Accepted {
+            peer,
+            requested: None,
+            service: String::new(),
+            client_key: link.key,
+            session: link.id,
+            is_shared: link.shares,
+        };
+        let id = self.id();
+        let load = if link.shares {
+            let streams_max = self.parts.streams_max as usize;
+            let limits = Limits { streams_max, ..Limits::default() };
+            Load::Shared(Box::new(Carrier::new(
+                number,
+                id,
+                Role::Server,
+                limits,
+                &self.inbox.watch,
+            )?))
+        } else {
+            let (near, far) = host::pair()?;
+            let connection = self.connection();
+            let lone = Lone::new(number, far, connection, id, &self.inbox.watch)?;
+            if !self.hand_out(near, about.clone()) {
+                // The lone one's end resets the session.
+                return Ok(());
+            }
+            Load::Lone(Box::new(lone))
+        };
+        self.by_id.insert(link.id, id);
+        self.held.insert(id, Held { load, number, about });
+        Ok(())
+    }
+
+    fn id(&mut self) -> u32 {
+        loop {
+            self.next_id = (self.next_id + 1) % (1 << 30);
+            if !self.held.contains_key(&self.next_id) {
+                return self.next_id;
+            }
+        }
+    }
+
+    fn connection(&mut self) -> u64 {
+        self.next_connection += 1;
+        self.next_connection
+    }
+
+    /// False when nobody takes more.
+    fn hand_out(&self, near: OwnedFd, about: Accepted) -> bool {
+        match self.parts.accepted.try_send((near, about)) {
+            Ok(()) => {
+                ring(&self.parts.ready);
+                true
+            }
+            Err(TrySendError::Full(_)) => {
+                log::warn!("a connection is refused: as many as may wait to be accepted do");
+                false
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    fn work(&mut self) {
+        let now = self.clock.now();
+        let ids: Vec<u32> = self.held.keys().copied().collect();
+        for id in ids {
+            let Some(held) = self.held.get_mut(&id) else { continue };
+            let mut tell = Vec::new();
+            match &mut held.load {
+                Load::Shared(carrier) => carrier.turn(&mut self.buf, now, &mut tell),
+                Load::Lone(lone) => {
+                    if lone.turn(&mut self.buf) {
+                        tell.push(Happening::Ended { error: None });
+                    }
+                }
+            }
+            let opened = !tell.is_empty();
+            for happening in tell {
+                self.happened(id, happening);
+            }
+            if opened && let Some(Held { load: Load::Shared(carrier), .. }) = self.held.get_mut(&id)
+            {
+                // What was accepted just now is told at once.
+                let mut later = Vec::new();
+                carrier.turn(&mut self.buf, now, &mut later);
+                for happening in later {
+                    self.happened(id, happening);
+                }
+            }
+        }
+    }
+
+    fn happened(&mut self, id: u32, happening: Happening) {
+        match happening {
+            Happening::Opened { stream, preface } => {
+                let service = preface.service.as_str().to_owned();
+                let is_known =
+                    self.parts.services.is_empty() || self.parts.services.contains(&service);
+                if self.misdirected.contains(&service) {
+                    return self.refuse(id, stream, reason::MISDIRECTED);
+                }
+                if !is_known {
+                    return self.refuse(id, stream, reason::UNKNOWN_SERVICE);
+                }
+                let connection = self.connection();
+                let Some(held) = self.held.get_mut(&id) else { return };
+                let about =
+                    Accepted { requested: preface.requested, service, ..held.about.clone() };
+                let (near, far) = match host::pair() {
+                    Ok(pair) => pair,
+                    Err(error) => {
+                        log::warn!("a connection is refused: {error}");
+                        return self.refuse(id, stream, reason::FULL);
+                    }
+                };
+                if !self.hand_out(near, about) {
+                    return self.refuse(id, stream, reason::FULL);
+                }
+                if let Some(Held { load: Load::Shared(carrier), .. }) = self.held.get_mut(&id) {
+                    carrier.accept(stream, connection, far, &self.inbox.watch);
+                }
+            }
+            Happening::Ended { error } => {
+                if let Some(error) = error {
+                    log::info!("a shared session has ended, and what was on it: {error}");
+                }
+                self.held.remove(&id);
+                self.by_id.retain(|_, of| *of != id);
+            }
+            Happening::GoesAway { .. }
+            | Happening::Over { .. }
+            | Happening::Accepted { .. }
+            | Happening::Misdirected { .. } => {}
+        }
+    }
+
+    fn refuse(&mut self, id: u32, stream: u32, reason: u32) {
+        if let Some(Held { load: Load::Shared(carrier), .. }) = self.held.get_mut(&id) {
+            carrier.refuse(stream, reason);
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Commands
+
+    fn obey(&mut self) {
+        while let Ok(command) = self.inbox.commands.try_recv() {
+            match command {
+                Command::Announce { addrs, tell } => {
+                    let _gone = tell.send(self.announce(addrs));
+                }
+                Command::GoAway { code } => {
+                    for held in self.held.values_mut() {
+                        if let Load::Shared(carrier) = &mut held.load {
+                            carrier.go_away(code);
+                        }
+                    }
+                }
+                Command::Misdirect { service, on } => {
+                    self.misdirected.retain(|known| *known != service);
+                    if on {
+                        self.misdirected.push(service);
+                    }
+                }
+                Command::Stop { tell } => self.stop(tell),
+            }
+        }
+    }
+
+    fn announce(&mut self, addrs: Vec<SocketAddr>) -> io::Result<()> {
+        self.address_set = self.address_set.wrapping_add(1);
+        if let Some(answerer) = &mut self.parts.answerer {
+            let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+            answerer.set_addresses(addrs.clone(), self.address_set).map_err(bad)?;
+        }
+        let mut result = Ok(());
+        for held in self.held.values() {
+            if let Err(error) = posix::announce(held.number, &addrs) {
+                log::debug!("a session's peer is not told of the addresses: {error}");
+                if error.raw_os_error() == Some(libc::EINVAL) {
+                    result = Err(error);
+                }
+            }
+        }
+        result
+    }
+
+    fn stop(&mut self, tell: Sender<()>) {
+        for number in std::mem::take(&mut self.parts.listeners) {
+            self.inbox.watch.remove_virtual(number);
+            if let Err(error) = posix::close(number) {
+                log::debug!("a listener: {error}");
+            }
+        }
+        self.parts.udp.clear();
+        for held in self.held.values_mut() {
+            if let Load::Shared(carrier) = &mut held.load {
+                carrier.finish();
+            }
+        }
+        self.tell_end = Some((tell, Instant::now() + END_MAX));
+    }
+
+    fn is_done(&mut self) -> bool {
+        let Some((_, until)) = &self.tell_end else { return false };
+        let has_pipes = self.held.values().any(|held| match &held.load {
+            Load::Shared(carrier) => !carrier.is_over(),
+            Load::Lone(_) => true,
+        });
+        if has_pipes && Instant::now() < *until {
+            return false;
+        }
+        self.held.clear();
+        if let Some((tell, _)) = self.tell_end.take() {
+            let _gone = tell.send(());
+        }
+        true
+    }
+
+    // ---------------------------------------------------------------------------------------------
+    // Queries
+
+    fn answer(&mut self, place: usize) {
+        for _ in 0..ANSWERS_MAX {
+            let Some((udp, local)) = self.parts.udp.get(place) else { return };
+            let Some(answerer) = &mut self.parts.answerer else { return };
+            // One byte more than a query, to see what is longer.
+            let mut query = [0; ident::QUERY_BYTES + 1];
+            let received = match udp.recv(&mut query) {
+                Ok(received) => received,
+                Err(error) if would_block(&error) => return,
+                // What an earlier reply met with; the socket is well.
+                Err(_) => continue,
+            };
+            let to = received.to.map(|ip| SocketAddr::new(ip, local.port()));
+            let said = &query[..received.len];
+            let now = self.clock.now();
+            let Some((mut reply, session)) =
+                answerer.answer(said, received.from, to, received.ttl, now)
+            else {
+                continue;
+            };
+            if let Some(session) = session {
+                self.prove(said, &mut reply, &session);
+            }
+            let Some((udp, _)) = self.parts.udp.get(place) else { return };
+            if let Err(error) = udp.send(&reply.encode(), received.from, received.to) {
+                log::debug!("a query of {} is not answered: {error}", received.from);
+            }
+        }
+    }
+
+    /// Only this end of the session can say it so.
+    fn prove(&self, query: &[u8], reply: &mut Reply, session: &[u8; 16]) {
+        let Some(held) = self.by_id.get(session).and_then(|id| self.held.get(id)) else { return };
+        let said = reply.encode();
+        let Some(parts) = ident::mac_input(query, &said) else { return };
+        match posix::identity_proof(held.number, &parts) {
+            Ok(mac) => reply.mac = mac,
+            Err(error) => log::debug!("no proof: {error}"),
+        }
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inbox.watch.set.as_fd()
+    }
+}
