@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use common::{PATIENCE, PlayedServer, connect, errno, listen, message, pair, quick, recv, send};
 use common::{socket, wait_until};
-use eversock_engine::{Answer, Config, Event, EventKind, RecoveryPolicy, State, StaticKey, posix};
+use eversock_engine::{
+    Answer, Config, Event, EventKind, Mode, RecoveryPolicy, State, StaticKey, posix,
+};
 use eversock_proto::resume::{Reason, Reject};
 
 fn close_all(numbers: &[i32]) {
@@ -307,4 +309,44 @@ fn a_cut_in_the_middle_of_a_move_is_mended_at_once() {
     assert!(matches!(next(&events, moved_or_not), EventKind::Resumed { .. }));
     assert!(begun.elapsed() < Duration::from_secs(8), "it has waited for the connect's time-out");
     posix::close(number).unwrap();
+}
+
+#[test]
+fn the_two_ends_of_a_session_and_nobody_else_make_the_same_proof() {
+    let numbers @ [client, server, _] = pair(quick(), quick());
+    let others @ [other, ..] = pair(quick(), quick());
+    let of = |number, parts: &[&[u8]]| posix::identity_proof(number, parts).unwrap();
+    let proof = of(client, &[b"ab", b"c"]);
+    assert_eq!(of(server, &[b"ab", b"c"]), proof);
+    assert!(posix::is_identity_proof(server, &[b"ab", b"c"], &proof).unwrap());
+    assert!(!posix::is_identity_proof(server, &[b"a", b"bc"], &proof).unwrap());
+    assert_ne!(of(other, &[b"ab", b"c"]), proof);
+    assert_ne!(of(server, &[b"abc"]), proof);
+    let fresh = socket(quick());
+    assert_eq!(errno(posix::identity_proof(fresh, &[])), libc::ENOTCONN);
+    assert_eq!(errno(posix::line(fresh)), libc::ENOTCONN);
+    close_all(&[fresh]);
+    close_all(&numbers);
+    close_all(&others);
+}
+
+#[test]
+fn the_line_under_a_session_is_the_kernels_own_whatever_the_descriptor_is() {
+    for mode in [Mode::Direct, Mode::Pumped] {
+        let numbers @ [client, server, _] = pair(Config { mode, ..quick() }, quick());
+        send(client, &[7; 1000]).unwrap();
+        let mut got = 0;
+        while got < 1000 {
+            got += recv(server, &mut [0; 1000]).unwrap();
+        }
+        send(server, b"x").unwrap();
+        assert_eq!(recv(client, &mut [0; 1]).unwrap(), 1);
+        let line = posix::line(client).unwrap();
+        assert!(line.rtt_us.is_some_and(|rtt| rtt < 10_000_000), "{line:?}");
+        assert!(line.segs_out.is_some_and(|sent| (2..100).contains(&sent)), "{line:?}");
+        assert!(line.retrans.is_some_and(|again| again < 100), "{line:?}");
+        assert!(line.pmtu.is_some_and(|pmtu| (576..=65_536).contains(&pmtu)), "{line:?}");
+        assert!(line.min_rtt_us <= line.rtt_us.max(Some(1_000_000)), "{line:?}");
+        close_all(&numbers);
+    }
 }

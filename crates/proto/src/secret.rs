@@ -104,6 +104,12 @@ impl Secret {
         out
     }
 
+    /// A proof that whoever made it has the session, for what the programs carry over it: of
+    /// something that is no message of the session's own.
+    pub fn identity_proof(&self, parts: &[&[u8]]) -> [u8; KEY_BYTES] {
+        self.mac(IDENTITY_LABEL, parts)
+    }
+
     /// Compares in constant time.
     pub fn verify(&self, label: &str, parts: &[&[u8]], tag: &[u8]) -> bool {
         let ours = self.mac(label, parts);
@@ -119,6 +125,8 @@ impl Secret {
         context
     }
 }
+
+const IDENTITY_LABEL: &str = "identity proof";
 
 /// A pre-shared key that both ends were configured with.
 #[derive(Clone, PartialEq, Eq)]

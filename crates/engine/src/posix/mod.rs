@@ -46,7 +46,10 @@ pub use adopt::{
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
-pub use shared::{Link, announce, link, redial_at, set_candidates, subscribe, subscribe_with};
+pub use shared::{
+    Line, Link, announce, identity_proof, is_identity_proof, line, link, redial_at, set_candidates,
+    subscribe, subscribe_with,
+};
 pub use wait::{epoll_ctl, epoll_wait, forget_epoll, poll, select};
 
 /// True when the number is a virtual socket or listener. One load.

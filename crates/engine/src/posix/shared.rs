@@ -11,13 +11,14 @@ use eversock_proto::identity::PublicKey;
 use eversock_proto::limits::ADDRS_MAX;
 
 use super::stream;
-use crate::error::{fail, poisoned};
+use crate::error::{errno, fail, poisoned};
 use crate::event::{Event, Subscriber};
 use crate::process;
 use crate::reactor::{Command, engine, on_engine_thread};
 use crate::socket::route::CANDIDATES_MAX;
 use crate::socket::send::Flushed;
 use crate::socket::{Socket, bits};
+use crate::sys::tcp;
 
 /// A session, the connection under it, and who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,4 +159,58 @@ fn subscribed(number: RawFd, bell: Option<Arc<OwnedFd>>) -> io::Result<Receiver<
     let (sender, receiver) = bounded(256);
     Socket::lock(&socket.meta)?.rare_mut().subscribers.push(Subscriber::new(sender, bell));
     Ok(receiver)
+}
+
+/// A proof that this end has the session behind a number: a MAC under the session's secret of these
+/// parts, each with its length, in a role of its own (PROTOCOL 5.2). The other end makes the same
+/// of the same parts; compare in constant time, with [`is_identity_proof`].
+///
+/// # Errors
+/// ENOTCONN before the session stands, ENOTSOCK or EBADF when the number is no virtual stream.
+pub fn identity_proof(number: RawFd, parts: &[&[u8]]) -> io::Result<[u8; 32]> {
+    let socket = stream(number)?;
+    let meta = Socket::lock(&socket.meta)?;
+    let Some(control) = meta.control.as_ref() else { return fail(libc::ENOTCONN) };
+    Ok(control.secret.identity_proof(parts))
+}
+
+/// True when the proof is the one that the session's ends make of these parts. Takes as long
+/// whatever it is.
+///
+/// # Errors
+/// Those of [`identity_proof`].
+pub fn is_identity_proof(number: RawFd, parts: &[&[u8]], proof: &[u8; 32]) -> io::Result<bool> {
+    let ours = identity_proof(number, parts)?;
+    Ok(ours.iter().zip(proof).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0)
+}
+
+/// How the path of a connection is, in the kernel's words (TCP_INFO). None where the kernel is too
+/// old to say, or has not measured it yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// The smoothed round-trip time, in microseconds.
+    pub rtt_us: Option<u32>,
+    /// The least round-trip time of late, in microseconds.
+    pub min_rtt_us: Option<u32>,
+    /// Segments that were sent again, over the life of the connection.
+    pub retrans: Option<u32>,
+    /// Segments that were sent, over the life of the connection.
+    pub segs_out: Option<u32>,
+    /// What the path has delivered lately, in bytes per second.
+    pub delivery_rate: Option<u64>,
+    /// The greatest packet that the path takes, in bytes.
+    pub pmtu: Option<u32>,
+}
+
+/// How the path of the connection is that carries the session behind a number. Never blocks for
+/// long.
+///
+/// # Errors
+/// ENOTCONN while no connection stands here; ENOTSOCK or EBADF when the number is no virtual
+/// stream.
+pub fn line(number: RawFd) -> io::Result<Line> {
+    let socket = stream(number)?;
+    let apart = bits::DETACHED | bits::CONNECTING | bits::FRESH | bits::FAILED | bits::GUEST;
+    let real = socket.standing().filter(|_| !socket.has(apart));
+    tcp::line(real.ok_or_else(|| errno(libc::ENOTCONN))?)
 }

@@ -272,6 +272,27 @@ fn counts(number: RawFd) -> Option<Counts> {
     (n == info.len()).then_some(Counts { state: info[0], acked, received })
 }
 
+/// How a connection's path is, as far as the kernel has counted; fields that an older one does not
+/// know, or has not measured yet, are none.
+pub(crate) fn line(number: RawFd) -> io::Result<crate::posix::Line> {
+    // Of struct tcp_info (linux/tcp.h), which libc's does not reach to its end.
+    const BYTES: usize = 168;
+    let mut info = [0; BYTES];
+    let n = get_option(number, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    let known = info.get(..n).unwrap_or(&info);
+    let four = |at: usize| Some(u32::from_ne_bytes(*known.get(at..)?.first_chunk()?));
+    let eight = |at: usize| Some(u64::from_ne_bytes(*known.get(at..)?.first_chunk()?));
+    Ok(crate::posix::Line {
+        rtt_us: four(68).filter(|&rtt| rtt != 0),
+        // The greatest number stands for "not measured".
+        min_rtt_us: four(148).filter(|&rtt| rtt != 0 && rtt != u32::MAX),
+        retrans: four(100),
+        segs_out: four(136),
+        delivery_rate: eight(160).filter(|&rate| rate != 0),
+        pmtu: four(60).filter(|&pmtu| pmtu != 0),
+    })
+}
+
 /// Bytes that have come over this connection so far, if it is one of TCP's and not closed.
 pub(crate) fn bytes_received(number: RawFd) -> Option<u64> {
     /// TCP_CLOSE of linux/net/tcp_states.h.
