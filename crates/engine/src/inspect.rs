@@ -3,7 +3,8 @@
 //! Each process with virtual sockets listens on `<dir>/<pid>.sock`, where `<dir>` is
 //! `$XDG_RUNTIME_DIR/eversock` or `/tmp/eversock-<uid>` (mode 0700). One line of JSON in, one out:
 //! `{"cmd":"ls"}`, `{"cmd":"kill","id":7}`, `{"cmd":"redial","id":7}`,
-//! `{"cmd":"answer","id":7,"answer":"continue"}` (or `"give-up"`).
+//! `{"cmd":"answer","id":7,"answer":"continue"}` (or `"give-up"`), `{"cmd":"table","name":"x"}` for
+//! what somebody above this crate tells ([`crate::host::control_table`]).
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -202,6 +203,7 @@ enum Request {
     Kill { id: u64 },
     Redial { id: u64 },
     Answer { id: u64, answer: AnswerWord },
+    Table { name: String },
 }
 
 #[derive(Debug, Deserialize)]
@@ -362,6 +364,13 @@ fn reply(line: &[u8]) -> Vec<u8> {
                 "program": program.unwrap_or_default(),
                 "sessions": sessions(),
             }));
+        }
+        Request::Table { name } => {
+            return json(&match crate::host::table(&name) {
+                Some(Ok(table)) => serde_json::json!({ "pid": std::process::id(), "table": table }),
+                Some(Err(error)) => serde_json::json!({ "error": error }),
+                None => serde_json::json!({ "error": "no such table in this process" }),
+            });
         }
         Request::Kill { id } => kill(id),
         Request::Redial { id } => redial(id),

@@ -12,6 +12,7 @@
 //! * `process`, `family`: who owns a session after a fork, and how relatives share it.
 //! * [`exec`]: what another program inherits.
 //! * [`cabi`]: memory and addresses as callers from C hand them over.
+//! * [`host`]: pairs, threads and tables for who serves programs' sockets above this crate.
 //! * [`posix`]: the system calls' twins, by descriptor.
 //! * `table`: from descriptor to virtual socket.
 //! * [`keys`]: files with keys, and with lists of keys.
@@ -27,6 +28,7 @@ mod error;
 mod event;
 pub mod exec;
 mod family;
+pub mod host;
 mod inspect;
 pub mod keys;
 mod listener;

@@ -224,7 +224,7 @@ fn prepare_connect(
 }
 
 /// Fills one direction of a pair so that `near` is not writable; gives the number of bytes.
-fn fill_pair(near: RawFd) -> usize {
+pub(crate) fn fill_pair(near: RawFd) -> usize {
     let chunk = [0; 4096];
     let mut filled = 0;
     for size in [chunk.len(), 64, 1] {
