@@ -1,16 +1,8 @@
-<<<<<<< HEAD
-//! Queries and replies of session dedup: whatever datagrams come, from wherever and whenever, at the
-//! server and at the client.
-//!
-//! Nothing may panic; what is read has one form only; no reply is longer than what it replies to;
-//! no network has more replies than it may; and no answer is from anybody who was not asked.
-=======
 //! Queries and replies of session dedup: whatever datagrams come, from wherever and whenever, at
 //! the server and at the client.
 //!
 //! Nothing may panic; what is read has one form only; no reply is longer than what it replies to;
 //! and no answer is from anybody who was not asked.
->>>>>>> 2225f7e (x)
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};

@@ -14,6 +14,7 @@ const KEY_BYTES: usize = 32;
 
 const SERVER_LABEL: &[u8] = b"eversock server id 1";
 const PROCESS_LABEL: &[u8] = b"eversock server process 1";
+const PSK_LABEL: &[u8] = b"eversock reuse psk 1";
 const PARTS_LABEL: &[u8] = b"eversock reuse parts 1";
 const REUSE_LABEL: &[u8] = b"eversock reuse key 1";
 
@@ -86,6 +87,14 @@ pub struct KeyParts {
     pub isolation: String,
     /// Effective user id of the process.
     pub user: u32,
+}
+
+/// SHA-256, for a pre-shared key among [`KeyParts`].
+pub fn hash(secret: &[u8; KEY_BYTES]) -> [u8; KEY_BYTES] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(PSK_LABEL);
+    context.update(secret);
+    finish(context)
 }
 
 /// One part, in the only form in which it is hashed and compared.

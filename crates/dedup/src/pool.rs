@@ -166,7 +166,7 @@ impl Pool {
         let tell = Tell(Box::new(move |result| {
             let _gone = sender.send(result);
         }));
-        let ends = Ends { far, junk: 0, tell };
+        let ends = Ends { far, filled: None, tell };
         let ticket = self.ask(addrs, host, requested, options, ends)?;
         let timeout = options.timeout.unwrap_or(self.0.config.session.connect_timeout + GRACE);
         let result = receiver.recv_timeout(timeout).unwrap_or_else(|_| {
@@ -191,8 +191,9 @@ impl Pool {
     ) -> io::Result<()> {
         let (near, far, junk) = host::connecting_pair()?;
         let requested = addrs.first().map(ToString::to_string).unwrap_or_default();
+        let copy = near.try_clone()?;
         host::replace(near, number)?;
-        let ends = Ends { far, junk, tell: Tell(Box::new(done)) };
+        let ends = Ends { far, filled: Some((junk, copy)), tell: Tell(Box::new(done)) };
         self.ask(addrs, None, requested, options, ends).map(drop)
     }
 
@@ -209,7 +210,8 @@ impl Pool {
         };
         let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         let service = Service::new(&options.service).map_err(bad)?;
-        let parts = self.0.trust.parts(first.port(), host.as_ref(), options)?;
+        let name = host.as_ref().map_or_else(|| first.ip().to_string(), |(name, _)| name.clone());
+        let parts = self.0.trust.parts(&name, first.port(), options)?;
         let want = Want {
             key: parts.pre_key(),
             addrs: distinct(addrs),
@@ -225,8 +227,8 @@ impl Pool {
         };
         let preface = Preface { service, requested: Some(*first) };
         let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-        let Ends { far, junk, tell } = ends;
-        let connect = Connect { ticket, want, how, preface, far, junk, tell };
+        let Ends { far, filled, tell } = ends;
+        let connect = Connect { ticket, want, how, preface, far, filled, tell };
         if !self.running()?.line.tell(Command::Connect(Box::new(connect))) {
             return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
         }
@@ -303,7 +305,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 struct Ends {
     far: OwnedFd,
-    junk: usize,
+    filled: Option<(usize, OwnedFd)>,
     tell: Tell,
 }
 
@@ -401,8 +403,8 @@ impl Trust {
     /// What connections must have in common.
     fn parts(
         &self,
+        host: &str,
         port: u16,
-        host: Option<&(String, u16)>,
         options: &ConnectOptions,
     ) -> io::Result<KeyParts> {
         let Config { key, identity, server_key, sealing, policy, .. } = &*self.config;
@@ -411,13 +413,13 @@ impl Trust {
             // Which key the server has to have depends on its name: names that are known by
             // different keys, or not yet, never share.
             known = Arc::as_ptr(&policy.0).cast::<()>().addr() as u64;
-            if let (None, Some((host, port))) = (pinned, host) {
+            if pinned.is_none() {
                 let denied = |cause| io::Error::new(io::ErrorKind::PermissionDenied, cause);
-                pinned = policy.0.key_of(host, *port).map_err(denied)?.map(|key| key.0);
+                pinned = policy.0.key_of(host, port).map_err(denied)?.map(|key| key.0);
             }
         }
         let not_known = self.known.is_some() && pinned.is_none();
-        let name = host.map(|(host, port)| format!("{host}:{port}")).filter(|_| not_known);
+        let name = if not_known { host } else { "" };
         Ok(KeyParts {
             service: options.service.clone(),
             port,
@@ -440,7 +442,8 @@ impl Trust {
                 RecoveryPolicy::AskOutside => 2,
                 RecoveryPolicy::Never => 3,
             },
-            isolation: [options.tag.as_str(), name.as_deref().unwrap_or("")].join("\0"),
+            // With its length, so that no byte passes from the one to the other.
+            isolation: format!("{}:{}{name}", options.tag.len(), options.tag),
             user: rustix::process::geteuid().as_raw(),
         })
     }

@@ -293,6 +293,16 @@ fn a_replayed_or_forged_reply_is_dropped() {
     assert_eq!(asker.counts(), Counts { forged: 6, late: 4 });
 }
 
+#[test]
+fn the_lengths_in_the_document_are_those_of_the_code() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/DEDUP.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let most = format!("and no reply is longer ({REPLY_BYTES_MAX} at most).");
+    let says = format!("A query has exactly {QUERY_BYTES} bytes, {most}");
+    assert!(text.contains(&says), "not in the document: {says}");
+    assert!(text.contains(&format!("number of addresses ({ADDRESSES_MAX} at most)")));
+}
+
 fn some_address() -> impl Strategy<Value = SocketAddr> {
     (any::<IpAddr>(), 1..=u16::MAX).prop_map(|(ip, port)| SocketAddr::new(ip.to_canonical(), port))
 }

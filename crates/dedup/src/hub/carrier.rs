@@ -104,7 +104,7 @@ impl Carrier {
     pub(super) fn open(
         &mut self,
         connection: u64,
-        far: OwnedFd,
+        (far, skip): (OwnedFd, usize),
         preface: &[u8],
         said: Vec<u8>,
         now: u64,
@@ -123,14 +123,14 @@ impl Carrier {
             self.mux.reset(stream);
             return Err((OpenError::Full, far, said));
         }
-        self.add(stream, Pipe::new(far, stream, connection, Some(said)), watch);
+        self.add(stream, Pipe::new(far, skip, stream, connection, Some(said)), watch);
         Ok(())
     }
 
     /// A stream of the peer's gets its descriptor.
     pub(super) fn accept(&mut self, stream: u32, connection: u64, far: OwnedFd, watch: &Watch) {
         if self.mux.accept(stream).is_ok() {
-            self.add(stream, Pipe::new(far, stream, connection, None), watch);
+            self.add(stream, Pipe::new(far, 0, stream, connection, None), watch);
         }
     }
 

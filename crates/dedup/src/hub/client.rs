@@ -5,7 +5,7 @@ mod lines;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use eversock_engine::{Config, Event, EventKind, posix};
 
 use super::carrier::{Carrier, Happening};
 use super::lone::Lone;
-use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, readiness, untoken};
+use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, Watch, readiness, untoken};
 use crate::config::PoolConfig;
 use crate::mux::{Limits, Role};
 use crate::preface::Preface;
@@ -49,8 +49,9 @@ pub(crate) struct Connect {
     pub(crate) how: How,
     pub(crate) preface: Preface,
     pub(crate) far: OwnedFd,
-    /// Bytes of the pair's filling that come out of the far end first, and are nobody's.
-    pub(crate) junk: usize,
+    /// Of a pair that is filled so that it does not look connected: how many bytes come out of the
+    /// far end first and are nobody's, and a copy of the near one.
+    pub(crate) filled: Option<(usize, OwnedFd)>,
     pub(crate) tell: Tell,
 }
 
@@ -97,6 +98,7 @@ struct Pending {
     how: How,
     preface: Preface,
     far: OwnedFd,
+    filled: Option<(usize, OwnedFd)>,
     /// What it has said on a stream that was refused.
     said: Vec<u8>,
     tell: Option<Tell>,
@@ -153,7 +155,7 @@ impl Client {
         let state = State::new(rules);
         let shown = Shown { state, lines: BTreeMap::new(), links: BTreeMap::new() };
         let books: Books = Arc::new(Mutex::new(shown));
-        let lines = Lines::new(&config, &inbox.watch);
+        let lines = Lines::new(&config);
         let client = Self {
             clock: Clock::new(),
             inbox,
@@ -258,7 +260,10 @@ impl Client {
                     let result = self.migrate(management, addr);
                     let _gone = tell.send(result);
                 }
-                Command::Forget => look(&self.books).state.forget_addresses(),
+                Command::Forget => {
+                    look(&self.books).state.forget_addresses();
+                    self.lines.forget();
+                }
                 Command::Stop { tell } => {
                     self.stop();
                     self.tell_end = Some((tell, Instant::now() + END_MAX));
@@ -268,15 +273,13 @@ impl Client {
     }
 
     fn connect(&mut self, connect: Connect) {
-        let Connect { ticket, want, how, preface, far, junk, tell } = connect;
+        let Connect { ticket, want, how, preface, far, filled, tell } = connect;
         if self.tell_end.is_some() {
             return (tell.0)(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
         }
-        if junk > 0 && let Err(error) = eversock_engine::host::drain(&far, junk) {
-            return (tell.0)(Err(error));
-        }
         let (connection, todo) = look(&self.books).state.request(want, self.clock.now());
-        let pending = Pending { ticket, how, preface, far, said: Vec::new(), tell: Some(tell) };
+        let (said, tell) = (Vec::new(), Some(tell));
+        let pending = Pending { ticket, how, preface, far, filled, said, tell };
         self.pending.insert(connection, pending);
         self.perform(todo);
     }
@@ -418,7 +421,7 @@ impl Client {
         }
         self.by_session.insert(session, id);
         self.held.insert(id, Held { session, number, load, events, id: name, how });
-        self.lines.begins(session, self.clock.now());
+        self.lines.begins(session);
         self.measure(session);
     }
 
@@ -434,12 +437,12 @@ impl Client {
     fn open(&mut self, connection: u64, session: u64) -> Vec<Todo> {
         let Some(pending) = self.pending.remove(&connection) else { return Vec::new() };
         let now = self.clock.now();
-        let Pending { ticket, how, preface, far, said, tell } = pending;
+        let Pending { ticket, how, preface, far, filled, said, tell } = pending;
         let held = self.by_session.get(&session).and_then(|id| self.held.get_mut(id));
         let Some(Held { load: Load::Shared(carrier), number, .. }) = held else {
             self.pending.insert(
                 connection,
-                Pending { ticket, how, preface, far, said, tell },
+                Pending { ticket, how, preface, far, filled, said, tell },
             );
             self.fail(connection, io::Error::from_raw_os_error(libc::ECONNRESET));
             return self.close_later(connection);
@@ -451,7 +454,12 @@ impl Client {
             }
         }
         let encoded = preface.encode();
-        match carrier.open(connection, far, &encoded, said, now, &self.inbox.watch) {
+        let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
+        if let Some((_, near)) = &filled {
+            eversock_engine::host::widen(near.as_fd(), far.as_fd());
+        }
+        let ends = (far, skip);
+        match carrier.open(connection, ends, &encoded, said, now, &self.inbox.watch) {
             Ok(()) => {
                 self.unaccepted.insert(connection, (how, preface));
                 if let Some(tell) = tell {
@@ -463,7 +471,7 @@ impl Client {
                 log::debug!("no stream for connection {connection}: {error}");
                 self.pending.insert(
                     connection,
-                    Pending { ticket, how, preface, far, said, tell },
+                    Pending { ticket, how, preface, far, filled, said, tell },
                 );
                 self.fail(connection, io::Error::from_raw_os_error(libc::EAGAIN));
                 self.close_later(connection)
@@ -482,17 +490,22 @@ impl Client {
         let how = flying.landed();
         let session = look(&self.books).state.session_of(connection).unwrap_or(0);
         let id = self.id();
-        match Lone::new(number, pending.far, connection, id, &self.inbox.watch) {
+        let Pending { far, filled, tell, .. } = pending;
+        let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
+        if let Some((_, near)) = &filled {
+            eversock_engine::host::widen(near.as_fd(), far.as_fd());
+        }
+        match Lone::new(number, far, skip, connection, id, &self.inbox.watch) {
             Ok(lone) => {
                 self.hold(session, id, number, Load::Lone(Box::new(lone)), how);
-                if let Some(tell) = pending.tell {
+                if let Some(tell) = tell {
                     (tell.0)(Ok(connection));
                 }
                 Vec::new()
             }
             Err(error) => {
                 let _closed = posix::close(number);
-                if let Some(tell) = pending.tell {
+                if let Some(tell) = tell {
                     (tell.0)(Err(error));
                 }
                 self.close_later(connection)
@@ -563,7 +576,7 @@ impl Client {
                         continue;
                     };
                     let pending =
-                        Pending { ticket: 0, how, preface, far, said, tell: None };
+                        Pending { ticket: 0, how, preface, far, filled: None, said, tell: None };
                     self.pending.insert(connection, pending);
                     let todo = look(&self.books).state.misdirected(connection, now);
                     self.perform(todo);
@@ -645,7 +658,8 @@ impl Client {
             carrier.set_rtt(u64::from(rtt));
         }
         let link = posix::link(held.number).ok();
-        self.lines.kernel_says(session, &line, link.as_ref());
+        let local = link.and_then(|link| link.local);
+        self.lines.kernel_says(session, &line, local);
         if let Some(line) = self.lines.active(session) {
             look(&self.books).lines.insert(session, line);
         }

@@ -43,6 +43,8 @@ pub(super) struct Lone {
     pub(super) connection: u64,
     /// Of the socket, and of the descriptor.
     ready: [(bool, bool); 2],
+    /// As a pipe's.
+    skip: usize,
     to_session: Held,
     to_program: Held,
     is_over: bool,
@@ -52,6 +54,7 @@ impl Lone {
     pub(super) fn new(
         number: RawFd,
         far: OwnedFd,
+        skip: usize,
         connection: u64,
         id: u32,
         watch: &Watch,
@@ -61,7 +64,7 @@ impl Lone {
         watch.add(&far, super::token(id, 0, true))?;
         let (to_session, to_program) = (Held::default(), Held::default());
         let ready = [(true, true); 2];
-        Ok(Self { number, far, connection, ready, to_session, to_program, is_over: false })
+        Ok(Self { number, far, connection, ready, skip, to_session, to_program, is_over: false })
     }
 
     pub(super) fn note(&mut self, is_far: bool, readable: bool, writable: bool) {
@@ -95,6 +98,14 @@ impl Lone {
 
     fn up(&mut self, buf: &mut [u8]) -> io::Result<()> {
         let mut moved = 0;
+        if self.skip > 0 {
+            if !super::pipe::drain(&self.far, &mut self.skip, buf) {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            if self.skip > 0 {
+                return Ok(());
+            }
+        }
         loop {
             let held = &mut self.to_session;
             if !held.left().is_empty() {

@@ -42,13 +42,22 @@ pub(super) struct Pipe {
     /// What came for the program and found no room.
     pending: Vec<u8>,
     at: usize,
+    /// Bytes that come out of the descriptor first and are nobody's: they kept it from looking
+    /// connected.
+    skip: usize,
     /// What the program has written, until the stream is accepted.
     held: Option<Vec<u8>>,
 }
 
 impl Pipe {
     /// `held`: bytes that go first, by a client that keeps them until the stream is accepted.
-    pub(super) fn new(far: OwnedFd, stream: u32, connection: u64, held: Option<Vec<u8>>) -> Self {
+    pub(super) fn new(
+        far: OwnedFd,
+        skip: usize,
+        stream: u32,
+        connection: u64,
+        held: Option<Vec<u8>>,
+    ) -> Self {
         Self {
             far,
             stream,
@@ -59,6 +68,7 @@ impl Pipe {
             write_done: false,
             pending: Vec::new(),
             at: 0,
+            skip,
             held,
         }
     }
@@ -99,7 +109,10 @@ impl Pipe {
     /// From the program to the stream.
     fn pull(&mut self, mux: &mut Mux, buf: &mut [u8], budget: usize) -> (Flow, bool) {
         let mut moved = 0;
-        while self.readable && !self.read_done {
+        if self.skip > 0 && !drain(&self.far, &mut self.skip, buf) {
+            return (Flow::Left, false);
+        }
+        while self.readable && !self.read_done && self.skip == 0 {
             let mut room = mux.room(self.stream).min(buf.len());
             if let Some(held) = &self.held {
                 room = room.min(HELD_MAX.saturating_sub(held.len()));
@@ -208,4 +221,20 @@ pub(super) fn reset(far: &impl AsFd) {
     if let Err(error) = rustix::net::shutdown(far, Shutdown::Read) {
         log::debug!("already gone: {}", io::Error::from(error));
     }
+}
+
+/// Reads away what a connecting pair was filled with, as far as it has come; false when its program
+/// has left.
+pub(super) fn drain(far: &impl AsFd, skip: &mut usize, buf: &mut [u8]) -> bool {
+    while *skip > 0 {
+        let wants = (*skip).min(buf.len());
+        match rustix::net::recv(far, &mut buf[..wants], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return false,
+            Ok((_, n)) => *skip -= n,
+            Err(Errno::AGAIN) => return true,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
 }

@@ -216,7 +216,7 @@ impl Server {
         } else {
             let (near, far) = host::pair()?;
             let connection = self.connection();
-            let lone = Lone::new(number, far, connection, id, &self.inbox.watch)?;
+            let lone = Lone::new(number, far, 0, connection, id, &self.inbox.watch)?;
             if !self.hand_out(near, about.clone()) {
                 // The lone one's end resets the session.
                 return Ok(());

@@ -26,7 +26,7 @@ pub struct Card {
     pub boot: u64,
     /// It takes many streams over one session.
     pub shares: bool,
-    /// Its services; to queries for others there is no reply.
+    /// Its services; to queries for others there is no reply. Any if there is none here.
     pub services: Vec<Service>,
 }
 
@@ -108,7 +108,9 @@ impl Answerer {
             return None;
         }
         let query = Query::decode(query)?;
-        if !self.card.services.contains(&query.service) || !self.buckets.take(from.ip(), now) {
+        let services = &self.card.services;
+        let has_it = services.is_empty() || services.contains(&query.service);
+        if !has_it || !self.buckets.take(from.ip(), now) {
             return None;
         }
         let minute = now / COOKIE_MICROS;

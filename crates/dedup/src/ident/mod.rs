@@ -7,17 +7,10 @@
 //! Query, all numbers little-endian: `"EVSQ" | version u8 | kind u8 = 1 | flags u16 (1 wants
 //! addresses, 2 probe) | nonce 16 | cookie 16 | session 16 | service length u8 | service | zeros`.
 //!
-<<<<<<< HEAD
-//! Reply: `"EVSQ" | version u8 | kind u8 = 2 | flags u16 (1 more, 2 shares) | nonce 16 | server 16 |
-//! boot u64 | address set u32 | hop limit u8 | cookie 16 | asked at | n u8 | n addresses | MAC 32`;
-//! an address is `family u8 (4 or 6) | 4 or 16 bytes | port u16`. What is absent is zero; an address
-//! that the server does not know is 0.0.0.0 with port 0.
-=======
 //! Reply: `"EVSQ" | version u8 | kind u8 = 2 | flags u16 (1 more, 2 shares) | nonce 16 | server 16
 //! | boot u64 | address set u32 | hop limit u8 | cookie 16 | asked at | n u8 | n addresses | MAC
 //! 32`; an address is `family u8 (4 or 6) | 4 or 16 bytes | port u16`. What is absent is zero; an
 //! address that the server does not know is 0.0.0.0 with port 0.
->>>>>>> 2225f7e (x)
 //!
 //! What is not exactly so is refused: another length, version, flag, or padding that is not zero.
 

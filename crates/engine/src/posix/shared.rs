@@ -214,3 +214,37 @@ pub fn line(number: RawFd) -> io::Result<Line> {
     let real = socket.standing().filter(|_| !socket.has(apart));
     tcp::line(real.ok_or_else(|| errno(libc::ENOTCONN))?)
 }
+
+/// The number by which this process is known as a server: the [`Link::instance`] of the sessions
+/// that its listeners give. Starts the engine.
+///
+/// # Errors
+/// What keeps the engine from starting.
+pub fn instance() -> io::Result<u64> {
+    Ok(engine()?.instance)
+}
+
+/// Where the session would be looked for at a redial, best first: what the program named or looked
+/// up, and what the peer has announced.
+///
+/// # Errors
+/// ENOTSOCK or EBADF when the number is no virtual stream.
+pub fn candidates(number: RawFd) -> io::Result<Vec<SocketAddr>> {
+    Ok(Socket::lock(&stream(number)?.meta)?.candidates.clone())
+}
+
+/// Adds addresses to [`candidates`], behind those that there are, as far as there is room: each
+/// session remembers 32.
+///
+/// # Errors
+/// Those of [`candidates`].
+pub fn add_candidates(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
+    let socket = stream(number)?;
+    let mut meta = Socket::lock(&socket.meta)?;
+    for addr in addrs.iter().filter(|addr| addr.port() != 0) {
+        if meta.candidates.len() < CANDIDATES_MAX && !meta.candidates.contains(addr) {
+            meta.candidates.push(*addr);
+        }
+    }
+    Ok(())
+}
