@@ -217,6 +217,9 @@ pub struct Config {
     /// Whether this side would carry several logical connections over one session; a session is
     /// shared if both ends would. The engine only agrees on it. Default: no.
     pub share: bool,
+    /// The session is this process's alone: a child of a fork has none of its numbers, and cannot
+    /// take it. For who has a session of which the program knows nothing. Default: no.
+    pub private: bool,
 }
 
 impl Default for Config {
@@ -249,6 +252,7 @@ impl Default for Config {
             memory_max: 0,
             handshakes_per_source: 64,
             share: false,
+            private: false,
         }
     }
 }
@@ -316,6 +320,7 @@ impl Config {
             peers,
             server_speaks_first,
             share,
+            private,
         } = self;
         let same_policy = match (policy, &other.policy) {
             (RecoveryPolicy::Ask(ours), RecoveryPolicy::Ask(theirs)) => Arc::ptr_eq(ours, theirs),
@@ -361,6 +366,7 @@ impl Config {
             && *peers == other.peers
             && *server_speaks_first == other.server_speaks_first
             && *share == other.share
+            && *private == other.private
     }
 }
 
@@ -383,6 +389,7 @@ mod tests {
             Config { key: Some(PresharedKey([1; 32])), ..config.clone() },
             Config { linger: Duration::from_secs(1), ..config.clone() },
             Config { share: true, ..config.clone() },
+            Config { private: true, ..config.clone() },
             Config { sealing: Sealing::Always, ..config.clone() },
             Config { server_key: Some(PublicKey([1; 32])), ..config.clone() },
             Config { line_up: Some(LineUp::Command("true".to_owned())), ..config.clone() },

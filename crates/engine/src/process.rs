@@ -394,7 +394,8 @@ extern "C" fn prepare() {
             | bits::GUESTS
             | bits::ORPHAN;
         // A thread that is in the middle of a read is a program that uses the session.
-        if socket.owner.is(engine.instance) && !socket.sleepers.is_reading() {
+        let may_go = !socket.config.private && !socket.sleepers.is_reading();
+        if socket.owner.is(engine.instance) && may_go {
             let is_free = held.place.private.is_none() && !socket.has(busy) && !owes;
             if is_free && socket.owner.is_shared {
                 socket.owner.release(engine.instance);
@@ -467,7 +468,9 @@ extern "C" fn in_child() {
     frozen.free.clear();
     let Frozen { locks, sockets, .. } = &mut *frozen;
     for (locks, socket) in locks.iter_mut().zip(sockets.iter()) {
-        if socket.sleepers.is_reading() {
+        if socket.config.private {
+            leave_numbers(socket, &mut locks.place);
+        } else if socket.sleepers.is_reading() {
             leave_the_read(&mut locks.place);
         }
         // The parent's threads sleep, the parent's engine watches; the child has neither. Nor has
@@ -491,7 +494,24 @@ extern "C" fn in_child() {
     drop(frozen);
     reactor::after_fork();
     epoll::leave_sets();
+    for socket in sockets.iter().filter(|socket| socket.config.private) {
+        // For who has it by other ways than a number.
+        socket.set_failure(libc::EBADF);
+    }
     drop(sockets);
+}
+
+/// In a child: a session that is the parent's alone loses its numbers here. The parent's copies of
+/// them, and the connection, stay as they are.
+fn leave_numbers(socket: &Arc<Socket>, place: &mut Place) {
+    let expected = place.identity;
+    for number in std::mem::take(&mut place.numbers) {
+        table::take_of(number, socket);
+        if fd::identity(number).is_ok_and(|found| found == expected) {
+            fd::close(number);
+        }
+    }
+    place.placeholder = None;
 }
 
 /// In a child that was forked while a thread was inside a read. If that was the forking thread

@@ -92,6 +92,9 @@ impl Reactor {
         let Some(socket) = owned.map(|owned| Arc::clone(&owned.socket)) else {
             return Err(self.say_of_unknown(session));
         };
+        if socket.config.private {
+            return Err(Answer::Ended(libc::EBADF));
+        }
         let us = self.engine.instance;
         match socket.owner.holder(us) {
             Holder::Mine => Ok(socket),
