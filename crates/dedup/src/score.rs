@@ -256,6 +256,11 @@ impl Judge {
         self.best = None;
     }
 
+    /// Where it was advised to move to, until it is known what came of it.
+    pub fn moving(&self) -> Option<SocketAddr> {
+        self.moving
+    }
+
     /// The move to this address came to nothing: it is left alone for twice as long as the last
     /// time, up to ten minutes.
     pub fn failed(&mut self, address: SocketAddr, now: u64) {

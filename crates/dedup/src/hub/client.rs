@@ -187,9 +187,9 @@ impl Client {
                 }
             };
             let mut is_called = false;
-            for event in &events[..n] {
-                let (readable, writable) = readiness(event.events);
-                match event.u64 {
+            for &libc::epoll_event { events, u64: data } in &events[..n] {
+                let (readable, writable) = readiness(events);
+                match data {
                     BELL => is_called = true,
                     data if data >= OTHERS => self.other(data - OTHERS),
                     data => self.note(data, readable, writable),
@@ -612,7 +612,7 @@ impl Client {
         let now = self.clock.now();
         for (session, number, kind) in heard {
             match kind {
-                EventKind::Lost { .. } => look(&self.books).state.lost(session),
+                EventKind::Fault { .. } => look(&self.books).state.lost(session),
                 EventKind::Resumed { .. } => self.resumed(session, number),
                 EventKind::MoveFailed { addr, cause } => {
                     log::info!("session {session} is not moved to {addr}: {cause}");
@@ -640,9 +640,7 @@ impl Client {
         let before = shown.state.addr(session);
         if let Some(addr) = link.peer {
             shown.state.resumed(session, addr, now);
-            if before != Some(addr) {
-                self.lines.moved(session, now);
-            }
+            self.lines.resumed(session, before != Some(addr), now);
         }
         drop(shown);
         self.measure(session);

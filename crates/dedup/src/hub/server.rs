@@ -122,9 +122,9 @@ impl Server {
                 }
             };
             let mut is_called = false;
-            for event in &events[..n] {
-                let (readable, writable) = readiness(event.events);
-                match event.u64 {
+            for &libc::epoll_event { events, u64: data } in &events[..n] {
+                let (readable, writable) = readiness(events);
+                match data {
                     BELL => is_called = true,
                     data if data >= OTHERS + UDP => self.answer((data - OTHERS - UDP) as usize),
                     data if data >= OTHERS => self.accept((data - OTHERS) as usize),

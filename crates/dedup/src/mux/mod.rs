@@ -271,6 +271,13 @@ impl Mux {
         stream.map_or(0, |stream| self.limits.queue_max.saturating_sub(stream.queue.len()))
     }
 
+    /// [`news::ROOM`] will tell of room for more, for who has found none.
+    pub fn want_room(&mut self, number: u32) {
+        if let Some(stream) = self.streams.get_mut(&number) {
+            stream.wants_room = true;
+        }
+    }
+
     /// Takes what has come; 0 when there is nothing now, or the peer's direction is at its end
     /// ([`Self::is_at_end`]).
     ///

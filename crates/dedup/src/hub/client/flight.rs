@@ -101,7 +101,7 @@ impl Client {
         let domain = if first.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let number = posix::socket(domain, kind, 0, Arc::clone(config))?;
-        let started = self.start(number, how, &order).and_then(|()| {
+        let started = Self::set_out(number, how, &order).and_then(|()| {
             self.inbox.watch.add_virtual(number, OTHERS + flight)
         });
         if let Err(error) = started {
@@ -111,7 +111,7 @@ impl Client {
         Ok(number)
     }
 
-    fn start(&self, number: RawFd, how: &How, order: &[SocketAddr]) -> io::Result<()> {
+    fn set_out(number: RawFd, how: &How, order: &[SocketAddr]) -> io::Result<()> {
         if let Some(device) = &how.device {
             let name = device.as_bytes();
             posix::setsockopt(number, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name)?;

@@ -114,10 +114,15 @@ impl Lines {
         self.watched.remove(&session);
     }
 
-    pub(super) fn moved(&mut self, session: u64, now: u64) {
-        if let Some(watched) = self.watched.get_mut(&session) {
+    /// A new connection carries the session, to this address.
+    pub(super) fn resumed(&mut self, session: u64, has_moved: bool, now: u64) {
+        let Some(watched) = self.watched.get_mut(&session) else { return };
+        watched.samples.clear();
+        if has_moved {
             watched.judge.moved(now);
-            watched.samples.clear();
+        } else if let Some(to) = watched.judge.moving() {
+            // Its old line was lost and found meanwhile.
+            watched.judge.failed(to, now);
         }
     }
 
