@@ -16,6 +16,7 @@
 //! * [`posix`]: the system calls' twins, by descriptor.
 //! * `table`: from descriptor to virtual socket.
 //! * [`keys`]: files with keys, and with lists of keys.
+//! * [`udp`], [`names`]: datagrams with the addresses of both ends, and the system's resolver.
 //! * `sys`: system calls, and with the table and the fork hooks the unsafe code.
 //!
 //! Architecture: no `#[no_mangle]` here; no lock but a socket's own direction lock is held across a
@@ -34,6 +35,7 @@ pub mod keys;
 mod listener;
 mod mark;
 mod meet;
+pub mod names;
 mod options;
 pub mod posix;
 mod process;
@@ -41,6 +43,7 @@ mod reactor;
 mod socket;
 mod sys;
 mod table;
+pub mod udp;
 mod wait;
 
 pub use config::{

@@ -6,9 +6,11 @@
 pub(crate) mod calls;
 pub(crate) mod fd;
 pub(crate) mod io;
+pub(crate) mod names;
 pub(crate) mod pass;
 pub(crate) mod process;
 pub(crate) mod tcp;
 pub(crate) mod thread;
+pub(crate) mod udp;
 
 pub(crate) use fd::{Fd, borrow, open};
