@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eversock_engine::Config;
 
-pub use crate::score::Weights;
+use crate::score::Weights;
 
 /// What can be set about a pool.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl Default for PoolConfig {
 }
 
 /// Most connections of one session.
-pub const STREAMS_MAX: u32 = 16_384;
+const STREAMS_MAX: u32 = 16_384;
 
 impl PoolConfig {
     pub(crate) fn check(&self) -> io::Result<()> {

@@ -195,8 +195,7 @@ impl Drop for SharedListener {
 }
 
 fn session_config(session: &Config) -> io::Result<Config> {
-    let mut config =
-        Config { mode: Mode::Direct, share: true, private: true, ..session.clone() };
+    let mut config = Config { mode: Mode::Direct, share: true, private: true, ..session.clone() };
     if config.key.is_none() && config.identity.is_none() {
         let mut seed = [0; 32];
         random(&mut seed)?;

@@ -271,7 +271,8 @@ impl Pool {
     /// What has happened.
     pub fn metrics(&self) -> Metrics {
         let running = self.running_if_any();
-        running.map_or_else(Metrics::default, |running| look(&running.books).state.metrics().clone())
+        running
+            .map_or_else(Metrics::default, |running| look(&running.books).state.metrics().clone())
     }
 
     /// Sessions that there are, those without connections included.
@@ -348,7 +349,8 @@ fn table(books: &Books) -> Vec<TableRow> {
 }
 
 /// The pools of this process, for `evs dedup`.
-static POOLS: Mutex<Vec<std::sync::Weak<Mutex<crate::hub::client::Shown>>>> = Mutex::new(Vec::new());
+static POOLS: Mutex<Vec<std::sync::Weak<Mutex<crate::hub::client::Shown>>>> =
+    Mutex::new(Vec::new());
 
 fn register(books: &Books) {
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -383,12 +385,7 @@ impl KnowsServers for AnyServer {
 
 impl Trust {
     fn of(session: &Config) -> Self {
-        let base = Config {
-            mode: Mode::Direct,
-            share: true,
-            private: true,
-            ..session.clone()
-        };
+        let base = Config { mode: Mode::Direct, share: true, private: true, ..session.clone() };
         let has_trust =
             base.key.is_some() || base.server_key.is_some() || base.known_servers.is_some();
         let known = base.known_servers.clone();
@@ -401,12 +398,7 @@ impl Trust {
     }
 
     /// What connections must have in common.
-    fn parts(
-        &self,
-        host: &str,
-        port: u16,
-        options: &ConnectOptions,
-    ) -> io::Result<KeyParts> {
+    fn parts(&self, host: &str, port: u16, options: &ConnectOptions) -> io::Result<KeyParts> {
         let Config { key, identity, server_key, sealing, policy, .. } = &*self.config;
         let (mut pinned, mut known) = (server_key.map(|key| key.0), 0);
         if let Some(policy) = &self.known {

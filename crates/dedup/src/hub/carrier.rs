@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use eversock_engine::posix;
 
@@ -47,6 +47,8 @@ pub(super) struct Carrier {
     /// Streams of the peer's whose first bytes have not all come.
     nameless: BTreeMap<u32, Vec<u8>>,
     work: VecDeque<u32>,
+    /// Connections that were reset as they began; their owner is told at the next turn.
+    unwatched: Vec<u64>,
     /// Frames on their way into the session.
     out: Vec<u8>,
     sent: usize,
@@ -60,7 +62,13 @@ pub(super) struct Carrier {
 
 impl Carrier {
     /// Takes over a virtual socket that stands.
-    pub(super) fn new(number: RawFd, id: u32, role: Role, limits: Limits, watch: &Watch) -> io::Result<Self> {
+    pub(super) fn new(
+        number: RawFd,
+        id: u32,
+        role: Role,
+        limits: Limits,
+        watch: &Watch,
+    ) -> io::Result<Self> {
         posix::set_nonblocking(number, true)?;
         watch.add_virtual(number, super::token(id, 0, false))?;
         Ok(Self {
@@ -70,6 +78,7 @@ impl Carrier {
             pipes: BTreeMap::new(),
             nameless: BTreeMap::new(),
             work: VecDeque::new(),
+            unwatched: Vec::new(),
             out: Vec::new(),
             sent: 0,
             readable: true,
@@ -90,14 +99,9 @@ impl Carrier {
         self.is_over
     }
 
-    /// Connections on it.
-    pub(super) fn len(&self) -> usize {
-        self.pipes.len()
-    }
-
     /// True when there is something that [`Self::turn`] could do at once.
     pub(super) fn has_work(&self) -> bool {
-        !self.is_over && (!self.work.is_empty() || self.readable)
+        !self.is_over && (!self.work.is_empty() || !self.unwatched.is_empty() || self.readable)
     }
 
     /// Begins a stream for a connection: `preface`, then `said`.
@@ -142,7 +146,9 @@ impl Carrier {
     fn add(&mut self, stream: u32, pipe: Pipe, watch: &Watch) {
         if let Err(error) = watch.add(&pipe.far, super::token(self.id, stream, true)) {
             log::warn!("a connection cannot be watched, and is reset: {error}");
-            return self.mux.reset(stream);
+            self.mux.reset(stream);
+            self.unwatched.push(pipe.connection);
+            return pipe.reset();
         }
         self.pipes.insert(stream, pipe);
         self.work.push_back(stream);
@@ -175,6 +181,8 @@ impl Carrier {
         if self.is_over {
             return;
         }
+        let unwatched = self.unwatched.drain(..);
+        tell.extend(unwatched.map(|connection| Happening::Over { connection }));
         if let Err(error) = self.take_in(buf, now) {
             return self.end(error, tell);
         }
@@ -254,13 +262,7 @@ impl Carrier {
 
     /// Reads what a stream begins with, byte by byte where its length is not known yet: what comes
     /// behind is the program's.
-    fn read_preface(
-        &mut self,
-        stream: u32,
-        buf: &mut [u8],
-        now: u64,
-        tell: &mut Vec<Happening>,
-    ) {
+    fn read_preface(&mut self, stream: u32, buf: &mut [u8], now: u64, tell: &mut Vec<Happening>) {
         let Some(have) = self.nameless.get_mut(&stream) else { return };
         loop {
             match Preface::decode(have) {
@@ -356,11 +358,6 @@ impl Carrier {
         if let Err(error) = posix::close(self.number) {
             log::debug!("session closed: {error}");
         }
-    }
-
-    /// Descriptors of the connections, for a child that must not have them.
-    pub(super) fn far_ends(&self) -> impl Iterator<Item = RawFd> {
-        self.pipes.values().map(|pipe| pipe.far.as_raw_fd())
     }
 }
 

@@ -214,9 +214,10 @@ impl Client {
         }
         let now = self.clock.now();
         let linger = look(&self.books).state.deadline();
-        let end = self.tell_end.as_ref().map(|(_, until)| {
-            now + micros(until.saturating_duration_since(Instant::now()))
-        });
+        let end = self
+            .tell_end
+            .as_ref()
+            .map(|(_, until)| now + micros(until.saturating_duration_since(Instant::now())));
         let due = [linger, self.lines.deadline(), end].into_iter().flatten().min()?;
         Some(Duration::from_micros(due.saturating_sub(now)))
     }
@@ -395,7 +396,7 @@ impl Client {
         match Carrier::new(number, id, Role::Client, limits, &self.inbox.watch) {
             Ok(carrier) => {
                 self.hold(session, id, number, Load::Shared(Box::new(carrier)), how);
-            },
+            }
             Err(error) => {
                 log::warn!("a session cannot be carried: {error}");
                 let _closed = posix::close(number);
@@ -440,10 +441,8 @@ impl Client {
         let Pending { ticket, how, preface, far, filled, said, tell } = pending;
         let held = self.by_session.get(&session).and_then(|id| self.held.get_mut(id));
         let Some(Held { load: Load::Shared(carrier), number, .. }) = held else {
-            self.pending.insert(
-                connection,
-                Pending { ticket, how, preface, far, filled, said, tell },
-            );
+            self.pending
+                .insert(connection, Pending { ticket, how, preface, far, filled, said, tell });
             self.fail(connection, io::Error::from_raw_os_error(libc::ECONNRESET));
             return self.close_later(connection);
         };
@@ -469,10 +468,8 @@ impl Client {
             }
             Err((error, far, said)) => {
                 log::debug!("no stream for connection {connection}: {error}");
-                self.pending.insert(
-                    connection,
-                    Pending { ticket, how, preface, far, filled, said, tell },
-                );
+                self.pending
+                    .insert(connection, Pending { ticket, how, preface, far, filled, said, tell });
                 self.fail(connection, io::Error::from_raw_os_error(libc::EAGAIN));
                 self.close_later(connection)
             }
@@ -572,7 +569,11 @@ impl Client {
                     }
                 }
                 Happening::Misdirected { connection, far, said } => {
+                    // It will be known by another number.
+                    self.inbox.watch.remove(&far);
                     let Some((how, preface)) = self.unaccepted.remove(&connection) else {
+                        super::pipe::reset(&far);
+                        self.close_connection(connection);
                         continue;
                     };
                     let pending =

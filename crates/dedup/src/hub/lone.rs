@@ -1,7 +1,7 @@
 //! A connection whose peer does not share: a virtual socket of its own, copied byte by byte.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use eversock_engine::posix;
 use rustix::io::Errno;
@@ -189,10 +189,6 @@ impl Lone {
         if let Err(error) = posix::close(self.number) {
             log::debug!("session closed: {error}");
         }
-    }
-
-    pub(super) fn far_end(&self) -> RawFd {
-        self.far.as_raw_fd()
     }
 }
 

@@ -75,6 +75,12 @@ impl Watch {
         Ok(epoll::add(&self.set, fd, data, interest)?)
     }
 
+    fn remove(&self, fd: &impl AsFd) {
+        if let Err(error) = epoll::delete(&self.set, fd) {
+            log::debug!("not watched any more: {}", io::Error::from(error));
+        }
+    }
+
     fn add_virtual(&self, number: RawFd, data: u64) -> io::Result<()> {
         let event = libc::epoll_event { events: INTEREST, u64: data };
         posix::epoll_ctl(self.set.as_raw_fd(), libc::EPOLL_CTL_ADD, number, Some(event))

@@ -215,7 +215,10 @@ impl Pipe {
 pub(super) fn reset(far: &impl AsFd) {
     let at_once = Some(Duration::ZERO);
     if let Err(error) = rustix::net::sockopt::set_socket_linger(far, at_once) {
-        log::debug!("a connection ends in order rather than by a reset: {}", io::Error::from(error));
+        log::debug!(
+            "a connection ends in order rather than by a reset: {}",
+            io::Error::from(error)
+        );
     }
     // A child that was forked has the same file, and would keep it.
     if let Err(error) = rustix::net::shutdown(far, Shutdown::Read) {

@@ -163,7 +163,6 @@ struct Session {
     addr: SocketAddr,
     verified: BTreeMap<SocketAddr, u64>,
     references: u32,
-    since: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -392,21 +391,10 @@ impl State {
         let is_exclusive = why == Why::Misdirected;
         let phase = Phase::Lingering(now + self.rules.linger);
         let (verified, server) = (BTreeMap::from([(addr, now)]), Some(server));
-        let (attached, references, since) = (true, 0, now);
+        let (attached, references) = (true, 0);
         self.sessions.insert(
             session,
-            Session {
-                key,
-                server,
-                phase,
-                why,
-                is_exclusive,
-                attached,
-                addr,
-                verified,
-                references,
-                since,
-            },
+            Session { key, server, phase, why, is_exclusive, attached, addr, verified, references },
         );
         self.metrics.sessions_opened += 1;
         todo.push(Todo::Keep { flight, session });
@@ -528,7 +516,6 @@ impl State {
             addr,
             verified: BTreeMap::new(),
             references: 1,
-            since: now,
         };
         self.sessions.insert(session, one);
         self.metrics.sessions_opened += 1;

@@ -97,13 +97,13 @@ impl Client {
         addrs: &[SocketAddr],
     ) -> io::Result<RawFd> {
         let order = self.lines.order(addrs, self.clock.now());
-        let first = order.first().ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))?;
+        let first =
+            order.first().ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))?;
         let domain = if first.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let number = posix::socket(domain, kind, 0, Arc::clone(config))?;
-        let started = Self::set_out(number, how, &order).and_then(|()| {
-            self.inbox.watch.add_virtual(number, OTHERS + flight)
-        });
+        let started = Self::set_out(number, how, &order)
+            .and_then(|()| self.inbox.watch.add_virtual(number, OTHERS + flight));
         if let Err(error) = started {
             let _closed = posix::close(number);
             return Err(error);
@@ -129,8 +129,7 @@ impl Client {
     pub(super) fn landed(&mut self, flight: u64) {
         let Some(flying) = self.flights.get(&flight) else { return };
         let mut value = [0; 4];
-        let asked =
-            posix::getsockopt(flying.number, libc::SOL_SOCKET, libc::SO_ERROR, &mut value);
+        let asked = posix::getsockopt(flying.number, libc::SOL_SOCKET, libc::SO_ERROR, &mut value);
         let error = match asked {
             Ok(_) => i32::from_ne_bytes(value),
             Err(error) => error.raw_os_error().unwrap_or(libc::EIO),

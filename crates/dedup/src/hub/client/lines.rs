@@ -46,7 +46,6 @@ struct Watched {
 /// Queries, and what they have shown.
 #[derive(Debug)]
 pub(super) struct Lines {
-    migrate: bool,
     weights: Weights,
     rules: score::Rules,
     window: u64,
@@ -66,7 +65,6 @@ impl Lines {
         let rules = score::Rules { dwell_us: micros(config.dwell), ..score::Rules::default() };
         let weights = config.weights.checked().unwrap_or_default();
         Self {
-            migrate: config.migrate,
             weights,
             rules,
             window: micros(config.window),
@@ -133,7 +131,12 @@ impl Lines {
     }
 
     /// TCP_INFO, and where our end of the connection is.
-    pub(super) fn kernel_says(&mut self, session: u64, line: &posix::Line, local: Option<SocketAddr>) {
+    pub(super) fn kernel_says(
+        &mut self,
+        session: u64,
+        line: &posix::Line,
+        local: Option<SocketAddr>,
+    ) {
         let Some(watched) = self.watched.get_mut(&session) else { return };
         let lost = line.retrans.zip(line.segs_out).filter(|(_, out)| *out > 0);
         let device = local.and_then(|local| device::of_local(local.ip()));

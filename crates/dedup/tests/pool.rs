@@ -1,0 +1,312 @@
+//! A pool and a shared listener over real sockets of loopback.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use eversock_dedup::state::Why;
+use eversock_dedup::{ConnectOptions, Pool, PoolConfig, SharedConfig, SharedListener};
+use eversock_engine::{Config, PresharedKey};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Fails the test when the condition does not come true in time.
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn addrs(all: &[&str]) -> Vec<SocketAddr> {
+    all.iter().map(|addr| addr.parse().expect("an address")).collect()
+}
+
+/// Echoes everything, ends when the client has ended.
+fn echo(listener: SharedListener) -> Arc<SharedListener> {
+    let listener = Arc::new(listener);
+    let served = Arc::clone(&listener);
+    thread::spawn(move || {
+        while let Ok((stream, _)) = served.accept() {
+            thread::spawn(move || {
+                let (mut from, mut to) = (&stream, &stream);
+                let _gone = io::copy(&mut from, &mut to);
+                let _gone = stream.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    listener
+}
+
+fn shared(on: &[&str]) -> Arc<SharedListener> {
+    let config = SharedConfig::default();
+    echo(SharedListener::bind_with(&addrs(on), config).expect("a listener"))
+}
+
+fn pool(config: PoolConfig) -> Pool {
+    Pool::new(config).expect("a pool")
+}
+
+fn set(stream: &TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+}
+
+fn says(mut stream: &TcpStream, text: &[u8]) {
+    set(stream);
+    stream.write_all(text).expect("written");
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back).expect("echoed");
+    assert_eq!(back, text);
+}
+
+#[test]
+fn many_connections_to_four_addresses_share_one_session() {
+    let server = shared(&["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0", "[::1]:0"]);
+    let pool = pool(PoolConfig::default());
+    let mut streams = Vec::new();
+    for turn in 0..100 {
+        let addr = server.local_addrs()[turn % 4];
+        let stream = pool.connect(addr).expect("connected");
+        says(&stream, format!("this is {turn}").as_bytes());
+        streams.push(stream);
+    }
+    assert_eq!(pool.sessions(), 1, "{:?}", pool.metrics());
+    let table = pool.table();
+    assert_eq!(table.len(), 100);
+    assert!(table.iter().all(|row| row.row.references == 100 && row.session == table[0].session));
+    let metrics = pool.metrics();
+    assert_eq!((metrics.opens, metrics.sessions_saved), (100, 99));
+    for (turn, stream) in streams.iter().enumerate() {
+        says(stream, format!("still {turn}").as_bytes());
+    }
+}
+
+#[test]
+fn a_hundred_threads_at_once_open_one_session() {
+    let server = shared(&["127.0.0.1:0"]);
+    let addr = server.local_addrs()[0];
+    let pool = pool(PoolConfig::default());
+    thread::scope(|scope| {
+        for turn in 0..100 {
+            let pool = &pool;
+            scope.spawn(move || {
+                let stream = pool.connect(addr).expect("connected");
+                says(&stream, &[turn; 3000]);
+            });
+        }
+    });
+    assert_eq!(pool.metrics().sessions_opened, 1);
+}
+
+#[test]
+fn megabytes_are_exact_and_each_direction_ends_by_itself() {
+    let server = shared(&["127.0.0.1:0"]);
+    let pool = pool(PoolConfig::default());
+    let mut handles = Vec::new();
+    for seed in 1..=4_u8 {
+        let stream = pool.connect(server.local_addrs()[0]).expect("connected");
+        set(&stream);
+        handles.push(thread::spawn(move || {
+            let data: Vec<u8> = (0..8_000_000_u32)
+                .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ seed)
+                .collect();
+            let sent = data.clone();
+            let writer = stream.try_clone().expect("a copy");
+            let write = thread::spawn(move || {
+                (&writer).write_all(&sent).expect("written");
+                writer.shutdown(Shutdown::Write).expect("ended");
+            });
+            let mut back = Vec::new();
+            (&stream).read_to_end(&mut back).expect("to the end");
+            write.join().expect("the writer");
+            assert!(back == data, "{} of {} bytes", back.len(), data.len());
+        }));
+    }
+    handles.into_iter().for_each(|handle| handle.join().expect("a connection"));
+    wait_for("all are closed", || pool.table().is_empty());
+}
+
+#[test]
+fn a_stuck_connection_stops_nobody_else() {
+    let listener =
+        SharedListener::bind_with(&addrs(&["127.0.0.1:0"]), SharedConfig::default()).expect("one");
+    let pool = pool(PoolConfig::default());
+    let addr = listener.local_addrs()[0];
+    let stuck = pool.connect(addr).expect("connected");
+    let (held, _) = listener.accept().expect("accepted");
+    let writer = stuck.try_clone().expect("a copy");
+    writer.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    // Nobody reads it: in the end nothing more is taken.
+    let mut wrote = 0_usize;
+    while let Ok(n) = (&writer).write(&[7; 65536]) {
+        wrote += n;
+        assert!(wrote < 64 * 1024 * 1024, "it is held without bound");
+    }
+    let echo = echo(listener);
+    let other = pool.connect(echo.local_addrs()[0]).expect("connected");
+    says(&other, &[1; 500_000]);
+    assert_eq!(pool.sessions(), 1);
+    drop(held);
+    // It was left unread: the other end is told by a reset.
+    let mut one = [0];
+    set(&stuck);
+    let told = (&stuck).read(&mut one).expect_err("a reset");
+    assert_eq!(told.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn the_last_close_ends_the_session_after_the_linger_and_no_other_does() {
+    let server = shared(&["127.0.0.1:0"]);
+    let config = PoolConfig { linger: Duration::from_millis(200), ..PoolConfig::default() };
+    let pool = pool(config);
+    let mut streams: Vec<_> =
+        (0..5).map(|_| pool.connect(server.local_addrs()[0]).expect("connected")).collect();
+    streams.iter().for_each(|stream| says(stream, b"here"));
+    let last = streams.pop().expect("five");
+    drop(streams);
+    wait_for("four are closed", || pool.table().len() == 1);
+    says(&last, b"still here");
+    assert_eq!(pool.sessions(), 1);
+    drop(last);
+    wait_for("the session is closed", || pool.sessions() == 0);
+    let metrics = pool.metrics();
+    assert_eq!((metrics.sessions_opened, metrics.opens), (1, 5));
+}
+
+#[test]
+fn a_pool_s_end_does_not_wait_for_the_linger_and_loses_nothing() {
+    let listener =
+        SharedListener::bind_with(&addrs(&["127.0.0.1:0"]), SharedConfig::default()).expect("one");
+    let pool = pool(PoolConfig::default());
+    let stream = pool.connect(listener.local_addrs()[0]).expect("connected");
+    let (mut served, _) = listener.accept().expect("accepted");
+    set(&served);
+    (&stream).write_all(&[9; 100_000]).expect("written");
+    drop(stream);
+    let begun = Instant::now();
+    let mut all = Vec::new();
+    served.read_to_end(&mut all).expect("to the end");
+    assert_eq!(all.len(), 100_000);
+    drop(served);
+    wait_for("it is closed", || pool.table().is_empty());
+    drop(pool);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn tags_services_and_keys_keep_connections_apart() {
+    let server = shared(&["127.0.0.1:0"]);
+    let addr = server.local_addrs()[0];
+    let pool = pool(PoolConfig::default());
+    let with = |tag: &str, service: &str| {
+        let options = ConnectOptions {
+            tag: tag.to_owned(),
+            service: service.to_owned(),
+            ..ConnectOptions::default()
+        };
+        pool.connect_with(addr, &options).expect("connected")
+    };
+    let all = [with("", ""), with("a", ""), with("a", ""), with("", "a"), with("b", "")];
+    all.iter().for_each(|stream| says(stream, b"hello"));
+    assert_eq!(pool.sessions(), 4);
+    let metrics = pool.metrics();
+    assert_eq!(metrics.refused.get(&Why::KeyDiffers), Some(&3), "{metrics:?}");
+}
+
+#[test]
+fn a_pre_shared_key_names_the_server_by_its_process() {
+    let session = Config { key: Some(PresharedKey([7; 32])), ..Config::default() };
+    let config = SharedConfig { session: session.clone(), ..SharedConfig::default() };
+    let on = addrs(&["127.0.0.1:0", "127.0.0.2:0"]);
+    let server = echo(SharedListener::bind_with(&on, config).expect("a listener"));
+    let pool = pool(PoolConfig { session, ..PoolConfig::default() });
+    for addr in server.local_addrs() {
+        says(&pool.connect(addr).expect("connected"), b"secret");
+    }
+    assert_eq!(pool.metrics().sessions_opened, 1);
+    assert_eq!(pool.metrics().late_merges + pool.metrics().query_hits, 1);
+    let other = Config { key: Some(PresharedKey([8; 32])), ..Config::default() };
+    let stranger = Pool::new(PoolConfig { session: other, ..PoolConfig::default() }).expect("one");
+    let error = stranger.connect(server.local_addrs()[0]).expect_err("another key");
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+}
+
+#[test]
+fn nobody_there_is_told_as_of_any_connect() {
+    let pool = pool(PoolConfig::default());
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        listener.local_addr().expect("an address")
+    };
+    let error = pool.connect(closed).expect_err("nobody is there");
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+    assert!(pool.table().is_empty());
+}
+
+#[test]
+fn goaway_moves_new_connections_to_another_session_and_keeps_the_old_ones() {
+    let server = shared(&["127.0.0.1:0"]);
+    let pool = pool(PoolConfig::default());
+    let old = pool.connect(server.local_addrs()[0]).expect("connected");
+    says(&old, b"before");
+    server.go_away(1);
+    wait_for("it is heard", || pool.metrics().goaways == 1);
+    let new = pool.connect(server.local_addrs()[0]).expect("connected");
+    says(&new, b"after");
+    says(&old, b"still");
+    assert_eq!(pool.sessions(), 2);
+    drop(old);
+    wait_for("the old one goes with its last connection", || pool.sessions() == 1);
+    assert_eq!(pool.metrics().refused.get(&Why::GoAway), Some(&1));
+}
+
+#[test]
+fn a_misdirected_connection_is_tried_once_more_with_all_that_it_has_said() {
+    let server = shared(&["127.0.0.1:0"]);
+    let pool = pool(PoolConfig::default());
+    let addr = server.local_addrs()[0];
+    let options = ConnectOptions { service: "moved".to_owned(), ..ConnectOptions::default() };
+    server.misdirect("moved", true);
+    let stream = pool.connect_with(addr, &options).expect("connected");
+    set(&stream);
+    // Both tries are refused.
+    let mut one = [0];
+    let told = (&*stream).read(&mut one).expect_err("a reset");
+    assert_eq!(told.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(pool.metrics().misdirected, 2);
+    wait_for("it is gone", || pool.table().is_empty());
+    // The server has it again: what is remembered costs a session, no connection.
+    server.misdirect("moved", false);
+    let stream = pool.connect_with(addr, &options).expect("connected");
+    says(&stream, b"hello");
+}
+
+#[test]
+fn more_connections_than_a_session_takes_get_another() {
+    let server = shared(&["127.0.0.1:0"]);
+    let pool = pool(PoolConfig { streams_max: 2, ..PoolConfig::default() });
+    let addr = server.local_addrs()[0];
+    let streams: Vec<_> = (0..5).map(|_| pool.connect(addr).expect("connected")).collect();
+    streams.iter().for_each(|stream| says(stream, b"room"));
+    assert_eq!(pool.sessions(), 3);
+    assert_eq!(pool.metrics().refused.get(&Why::StreamLimit), Some(&2));
+}
+
+#[test]
+fn a_restarted_server_is_another_and_resets_what_it_does_not_know() {
+    let key = eversock_engine::StaticKey::from_bytes([5; 32]);
+    let session = Config { identity: Some(key), ..Config::default() };
+    let config = SharedConfig { session, ..SharedConfig::default() };
+    let first = echo(
+        SharedListener::bind_with(&addrs(&["127.0.0.1:0"]), config.clone()).expect("a listener"),
+    );
+    let id = first.server_id();
+    let pool = pool(PoolConfig::default());
+    let stream = pool.connect(first.local_addrs()[0]).expect("connected");
+    says(&stream, b"one");
+    assert_eq!(pool.table()[0].row.server, id);
+}
