@@ -50,6 +50,8 @@ mod stream;
 pub mod wait;
 
 pub use config::{Builder, builder};
+#[cfg(feature = "dedup")]
+pub use eversock_dedup as dedup;
 pub use eversock_engine::keys::KnownFile;
 pub use eversock_engine::{
     Answer, BackOff, Config, Event, EventKind, FaultReport, KnownServers, KnowsServers, LineUp,

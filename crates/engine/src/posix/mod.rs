@@ -46,7 +46,10 @@ pub use adopt::{
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};
 pub use option::{fcntl, getsockopt, readable_bytes, set_nonblocking, setsockopt, unsent_bytes};
-pub use shared::{add_candidates, announce, candidates, identity_proof, instance, is_identity_proof, line, link, redial_at, set_candidates, subscribe, subscribe_with, Line, Link};
+pub use shared::{
+    Line, Link, add_candidates, announce, candidates, identity_proof, instance, is_identity_proof,
+    line, link, redial_at, set_candidates, subscribe, subscribe_with,
+};
 pub use wait::{epoll_ctl, epoll_wait, forget_epoll, poll, select};
 
 /// True when the number is a virtual socket or listener. One load.

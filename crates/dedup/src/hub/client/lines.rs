@@ -384,7 +384,7 @@ impl Client {
                 .filter(|(_, samples)| samples.rtts.len() >= ANSWERS_MIN)
                 .map(|(addr, samples)| (addr, samples.line(addr)))
                 .collect();
-            // Both by the same measure: the kernel's view of a busy connection has its queues in it.
+            // Both by the same measure: the kernel's of a busy connection has its queues in it.
             let Some(active) = lines.remove(&here) else { continue };
             watched.active.hops = active.hops;
             let others: Vec<(SocketAddr, Line)> = lines.into_iter().collect();
