@@ -189,7 +189,10 @@ impl Reactor {
                     Err(ResumeError::Refused(reject)) => {
                         let proven = reject.is_proven(&control.secret, client.message());
                         let reason = reject.reason as u8;
-                        socket.tell(&mut meta, EventKind::Refused { addr, reason, proven });
+                        // The last call of a session that is over is nobody's affair.
+                        if !socket.has(bits::OVER) {
+                            socket.tell(&mut meta, EventKind::Refused { addr, reason, proven });
+                        }
                         return Err(judge(reject, proven));
                     }
                     Err(_) => return Err(errno(libc::EPROTO).into()),

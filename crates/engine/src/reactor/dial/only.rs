@@ -33,7 +33,9 @@ impl Reactor {
     pub(super) fn move_failed(&mut self, socket: &Arc<Socket>, addr: SocketAddr, cause: String) {
         let Ok(mut meta) = socket.meta.lock() else { return };
         log::info!("session {}: not moved to {addr}: {cause}", socket.id);
-        socket.tell(&mut meta, EventKind::MoveFailed { addr, cause });
+        if !socket.has(bits::OVER) {
+            socket.tell(&mut meta, EventKind::MoveFailed { addr, cause });
+        }
         let (planned, asking) = (meta.rare().next_try, meta.rare().asking);
         drop(meta);
         if !socket.has(bits::DETACHED) || socket.has(bits::FAILED) {
