@@ -453,3 +453,35 @@ fn the_end_is_told_although_one_guest_has_shut_its_pair_with_bytes_unread() {
     }
     assert!(!shared.socket.has_untold_guests());
 }
+
+/// A relative had the session as it was at the fork: another peer's end, and addresses that were
+/// withdrawn since.
+#[test]
+fn who_gets_a_session_from_a_relative_knows_its_peer_and_route_as_they_are() {
+    use eversock_proto::identity::PublicKey;
+    let engine = crate::reactor::engine().expect("an engine");
+    let (ours, _real, _peer) = session(1 << 16);
+    let (theirs, _other_real, _other_peer) = session(1 << 16);
+    let at = |port: u16| core::net::SocketAddr::from(([127, 0, 0, 1], port));
+    {
+        let mut meta = ours.meta.lock().expect("a lock");
+        meta.announced(&[at(3)]);
+        let rare = meta.rare_mut();
+        (rare.peer_key, rare.shares) = (Some(PublicKey([7; 32])), true);
+        rare.route = Some((at(1), at(2)));
+    }
+    theirs.meta.lock().expect("a lock").announced(&[at(9)]);
+    let mut carried = Vec::new();
+    let asker = engine.instance ^ 4;
+    let given = ours.hand_over(engine.instance, asker, |state, _| {
+        carried = state.to_vec();
+        Ok(())
+    });
+    assert!(matches!(given, Ok(Ok(()))), "{given:?}");
+    theirs.take_over(&carried, None).expect("taken");
+    let meta = theirs.meta.lock().expect("a lock");
+    let rare = meta.rare();
+    assert_eq!((rare.peer_key, rare.shares), (Some(PublicKey([7; 32])), true));
+    assert_eq!(rare.route, Some((at(1), at(2))));
+    assert_eq!((&meta.candidates, &rare.announced), (&vec![at(3)], &vec![at(3)]));
+}
