@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
+use eversock_engine::host::Kept;
 use eversock_engine::{
     Config, KnownServers, KnowsServers, Mode, PublicKey, RecoveryPolicy, Sealing, host,
 };
@@ -305,7 +306,7 @@ impl Pool {
 const GRACE: Duration = Duration::from_secs(1);
 
 struct Ends {
-    far: OwnedFd,
+    far: Kept,
     filled: Option<(usize, OwnedFd)>,
     tell: Tell,
 }

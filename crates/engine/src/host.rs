@@ -17,13 +17,13 @@ use crate::sys::{self, Fd, fd, tcp};
 const TABLES_MAX: usize = 8;
 
 /// A connected pair of TCP over loopback, as pumped sockets have it: the near end blocks and is for
-/// a program, the far end does not. Nobody else can have got between. Blocks for a moment.
+/// a program, the far end does not, and is kept. Nobody else can have got between. Blocks for a moment.
 ///
 /// # Errors
 /// Out of descriptors, buffers or ports.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn pair() -> io::Result<(OwnedFd, Kept)> {
     let (near, far) = tcp::loopback_pair()?;
-    Ok((near.into(), far.into()))
+    Ok((near.into(), Kept::new(far.into())?))
 }
 
 /// The same for a program whose connect is still under way: its end is not writable until so many
@@ -31,10 +31,10 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// # Errors
 /// Those of [`pair`].
-pub fn connecting_pair() -> io::Result<(OwnedFd, OwnedFd, usize)> {
+pub fn connecting_pair() -> io::Result<(OwnedFd, Kept, usize)> {
     let (near, far) = tcp::narrow_pair()?;
     let junk = fill_pair(near.as_raw_fd());
-    Ok((near.into(), far.into(), junk))
+    Ok((near.into(), Kept::new(far.into())?, junk))
 }
 
 /// Gives a [`connecting_pair`] the buffers of any other, once its junk has been read. `near` may be
@@ -191,8 +191,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_known_as_our_own_until_it_is_dropped() {
-        let (_near, far) = pair().expect("a pair");
-        let kept = Kept::new(far).expect("kept");
+        let (_near, kept) = pair().expect("a pair");
         let number = kept.as_raw_fd();
         assert!(crate::posix::is_own_number(number));
         drop(kept);

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
+use eversock_engine::host::Kept;
 use eversock_engine::posix;
 
 use super::pipe::{Flow, Pipe};
@@ -29,7 +30,7 @@ pub(super) enum Happening {
     Over { connection: u64 },
     /// The peer does not have what the connection asks for, which it has not used yet: here it is
     /// again, with what it has said so far.
-    Misdirected { connection: u64, far: OwnedFd, said: Vec<u8> },
+    Misdirected { connection: u64, far: Kept, said: Vec<u8> },
     /// The peer takes no more streams.
     GoesAway { code: u32 },
     /// The session has ended: all of its connections were reset.
@@ -108,12 +109,12 @@ impl Carrier {
     pub(super) fn open(
         &mut self,
         connection: u64,
-        (far, skip): (OwnedFd, usize),
+        (far, skip): (Kept, usize),
         preface: &[u8],
         said: Vec<u8>,
         now: u64,
         watch: &Watch,
-    ) -> Result<(), (OpenError, OwnedFd, Vec<u8>)> {
+    ) -> Result<(), (OpenError, Kept, Vec<u8>)> {
         if self.is_closing || self.is_over {
             return Err((OpenError::GoneAway, far, said));
         }
@@ -132,7 +133,7 @@ impl Carrier {
     }
 
     /// A stream of the peer's gets its descriptor.
-    pub(super) fn accept(&mut self, stream: u32, connection: u64, far: OwnedFd, watch: &Watch) {
+    pub(super) fn accept(&mut self, stream: u32, connection: u64, far: Kept, watch: &Watch) {
         if self.mux.accept(stream).is_ok() {
             self.add(stream, Pipe::new(far, 0, stream, connection, None), watch);
         }

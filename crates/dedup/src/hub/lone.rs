@@ -1,8 +1,9 @@
 //! A connection whose peer does not share: a virtual socket of its own, copied byte by byte.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
+use eversock_engine::host::Kept;
 use eversock_engine::posix;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -39,7 +40,7 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Lone {
     number: RawFd,
-    far: OwnedFd,
+    far: Kept,
     pub(super) connection: u64,
     /// Of the socket, and of the descriptor.
     ready: [(bool, bool); 2],
@@ -53,7 +54,7 @@ pub(super) struct Lone {
 impl Lone {
     pub(super) fn new(
         number: RawFd,
-        far: OwnedFd,
+        far: Kept,
         skip: usize,
         connection: u64,
         id: u32,
