@@ -25,6 +25,10 @@ pub struct PoolConfig {
     /// Ask addresses over UDP, at the service's port number, whether they are a server to which a
     /// session stands, beside the dial. Default: yes.
     pub ask: bool,
+    /// Look for further addresses of a server by its names (canonical, reverse, A and AAAA), as the
+    /// system's resolver gives them; a session that loses its line is looked for there too. Names
+    /// may lie: nothing goes over an address that has not proven itself. Default: yes.
+    pub hints: bool,
     /// Move sessions to a better line. Default: yes.
     pub migrate: bool,
     /// What makes a line better.
@@ -45,6 +49,7 @@ impl Default for PoolConfig {
             streams_max: 1024,
             sessions_max: 256,
             ask: true,
+            hints: true,
             migrate: true,
             weights: Weights::default(),
             window: Duration::from_secs(10),

@@ -5,13 +5,14 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::posix::fill_pair;
 use crate::sys::thread::ROOMY;
-use crate::sys::{self, Fd, fd, tcp};
+use crate::sys::{self, fd, tcp};
 
 /// Tables of one process, at most.
 const TABLES_MAX: usize = 8;
@@ -61,8 +62,15 @@ pub fn replace(near: OwnedFd, number: RawFd) -> io::Result<()> {
 
 /// A descriptor that its owner has among a program's: the program is kept from closing it with
 /// all that it does not know ([`crate::posix::is_own_number`]).
+///
+/// It stays in the process: a child that is forked has no copy of it, which could keep open what is
+/// closed here. (Numbers from 65,536 on are not followed so far.)
 #[derive(Debug)]
-pub struct Kept(Fd);
+pub struct Kept {
+    number: RawFd,
+    /// What was kept in a parent is closed in its child already, and the number may be another's.
+    generation: u64,
+}
 
 impl Kept {
     /// Moves the descriptor out of the program's way, and marks its number as long as it is kept.
@@ -70,19 +78,43 @@ impl Kept {
     /// # Errors
     /// Those of fcntl(2), but not EMFILE: at the limit of open files the number stays as it is.
     pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        Ok(Self(fd::internal(descriptor)?))
+        let number = fd::internal(descriptor)?.into_raw_fd();
+        fd::note_own(number);
+        fd::KEPT.note(number);
+        Ok(Self { number, generation: GENERATION.load(Ordering::Relaxed) })
     }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.generation == GENERATION.load(Ordering::Relaxed) {
+            fd::KEPT.forget(self.number);
+            fd::close_own(self.number);
+        }
+    }
+}
+
+/// Forks that this process has come out of as the child.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// In a child: what is kept is the parent's.
+pub(crate) fn leave_kept() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    fd::KEPT.for_each(|number| {
+        fd::KEPT.forget(number);
+        fd::close_own(number);
+    });
 }
 
 impl AsFd for Kept {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        sys::borrow(self.number)
     }
 }
 
 impl AsRawFd for Kept {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.number
     }
 }
 

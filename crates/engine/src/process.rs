@@ -492,6 +492,7 @@ extern "C" fn in_child() {
     // Sockets that no number of the child names must not be dropped by the books alone.
     let sockets = std::mem::take(&mut frozen.sockets);
     drop(frozen);
+    crate::host::leave_kept();
     reactor::after_fork();
     epoll::leave_sets();
     for socket in sockets.iter().filter(|socket| socket.config.private) {

@@ -2,6 +2,7 @@
 
 mod flight;
 mod lines;
+mod names;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Forsake { ticket: u64 },
     /// Move a connection's session to this address of its server.
     Migrate { management: u64, addr: SocketAddr, tell: Sender<io::Result<()>> },
+    /// What names say of a session's server.
+    Hinted { session: u64, addrs: Vec<SocketAddr> },
     /// Nothing that was learned of addresses holds any more: the network has changed.
     Forget,
     /// Send what is queued, end everything, go.
@@ -120,6 +123,8 @@ struct Held {
     events: Option<Receiver<Event>>,
     /// The session's id.
     id: [u8; 16],
+    /// Addresses that its server may have, by its names.
+    hints: Vec<SocketAddr>,
     /// How it was dialled.
     how: How,
 }
@@ -130,6 +135,8 @@ pub(crate) struct Client {
     config: PoolConfig,
     clock: Clock,
     inbox: Inbox<Command>,
+    /// For the threads that look names up.
+    line: Line<Command>,
     books: Books,
     held: BTreeMap<u32, Held>,
     by_session: BTreeMap<u64, u32>,
@@ -138,6 +145,7 @@ pub(crate) struct Client {
     /// How to try a connection elsewhere, as long as its server has not accepted it.
     unaccepted: BTreeMap<u64, (How, Preface)>,
     lines: Lines,
+    resolvers: Arc<std::sync::atomic::AtomicUsize>,
     next_id: u32,
     buf: Vec<u8>,
     tell_end: Option<(Sender<()>, Instant)>,
@@ -160,6 +168,8 @@ impl Client {
         let client = Self {
             clock: Clock::new(),
             inbox,
+            line: line.clone(),
+            resolvers: Arc::default(),
             books: Arc::clone(&books),
             held: BTreeMap::new(),
             by_session: BTreeMap::new(),
@@ -262,6 +272,7 @@ impl Client {
                     let result = self.migrate(management, addr);
                     let _gone = tell.send(result);
                 }
+                Command::Hinted { session, addrs } => self.hinted(session, &addrs),
                 Command::Forget => {
                     look(&self.books).state.forget_addresses();
                     self.lines.forget();
@@ -396,6 +407,7 @@ impl Client {
         let how = flying.landed();
         match Carrier::new(number, id, Role::Client, limits, &self.inbox.watch) {
             Ok(carrier) => {
+                self.look_up(session, &how, number);
                 self.hold(session, id, number, Load::Shared(Box::new(carrier)), how);
             }
             Err(error) => {
@@ -422,7 +434,8 @@ impl Client {
             look(&self.books).links.insert(session, (link.id, link.epoch));
         }
         self.by_session.insert(session, id);
-        self.held.insert(id, Held { session, number, load, events, id: name, how });
+        self.held
+            .insert(id, Held { session, number, load, events, id: name, hints: Vec::new(), how });
         self.lines.begins(session);
         self.measure(session);
     }

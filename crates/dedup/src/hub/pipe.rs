@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use eversock_engine::host::Kept;
 use rustix::io::Errno;
@@ -212,18 +211,11 @@ impl Pipe {
     }
 }
 
-/// Makes the close of this descriptor a reset.
+/// Resets the connection of this descriptor now, whoever else has it: a child that was forked may.
 pub(super) fn reset(far: &impl AsFd) {
-    let at_once = Some(Duration::ZERO);
-    if let Err(error) = rustix::net::sockopt::set_socket_linger(far, at_once) {
-        log::debug!(
-            "a connection ends in order rather than by a reset: {}",
-            io::Error::from(error)
-        );
-    }
-    // A child that was forked has the same file, and would keep it.
-    if let Err(error) = rustix::net::shutdown(far, Shutdown::Read) {
-        log::debug!("already gone: {}", io::Error::from(error));
+    if let Err(error) = rustix::net::connect_unspec(far) {
+        // Gone already, most likely.
+        log::debug!("a connection is not reset: {}", io::Error::from(error));
     }
 }
 

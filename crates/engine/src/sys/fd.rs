@@ -100,23 +100,61 @@ pub(crate) fn dup_internal(number: RawFd) -> io::Result<Fd> {
 const WORD_BITS: usize = 64;
 const WORDS: usize = 1024;
 
+/// A set of numbers that needs no lock.
+#[derive(Debug)]
+pub(crate) struct Numbers([AtomicU64; WORDS]);
+
+impl Numbers {
+    const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; WORDS])
+    }
+
+    pub(crate) fn note(&self, number: RawFd) {
+        let number = number.unsigned_abs() as usize;
+        if let Some(word) = self.0.get(number / WORD_BITS) {
+            word.fetch_or(1 << (number % WORD_BITS), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn forget(&self, number: RawFd) {
+        let number = number.unsigned_abs() as usize;
+        if let Some(word) = self.0.get(number / WORD_BITS) {
+            word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(RawFd)) {
+        for (at, word) in self.0.iter().enumerate() {
+            let mut bits = word.load(Ordering::Relaxed);
+            while bits != 0 {
+                let number = at * WORD_BITS + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                visit(RawFd::try_from(number).unwrap_or(RawFd::MAX));
+            }
+        }
+    }
+}
+
 /// The numbers that are the engine's own.
-static OWN: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+static OWN: Numbers = Numbers::new();
+
+/// Those among them that no child is to have.
+pub(crate) static KEPT: Numbers = Numbers::new();
 
 /// Notes a number as the engine's own, for programs that close all numbers they do not know.
 pub(crate) fn note_own(number: RawFd) {
-    let number = number.unsigned_abs() as usize;
-    if let Some(word) = OWN.get(number / WORD_BITS) {
-        word.fetch_or(1 << (number % WORD_BITS), Ordering::Relaxed);
-    }
+    OWN.note(number);
 }
 
 /// The number is about to be closed, or somebody else's.
 fn forget_own(number: RawFd) {
-    let number = number.unsigned_abs() as usize;
-    if let Some(word) = OWN.get(number / WORD_BITS) {
-        word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
-    }
+    OWN.forget(number);
+}
+
+/// Closes one of the engine's own numbers, of which no [`Fd`] is left.
+pub(crate) fn close_own(number: RawFd) {
+    forget_own(number);
+    close(number);
 }
 
 /// True when the number is the engine's own: one load when it is not. One that was closed past
@@ -124,7 +162,7 @@ fn forget_own(number: RawFd) {
 /// engine does.
 pub(crate) fn is_own(number: RawFd) -> bool {
     let at = number.unsigned_abs() as usize;
-    let word = OWN.get(at / WORD_BITS).map_or(0, |word| word.load(Ordering::Relaxed));
+    let word = OWN.0.get(at / WORD_BITS).map_or(0, |word| word.load(Ordering::Relaxed));
     number >= 0 && word & 1 << (at % WORD_BITS) != 0 && is_still_own(number)
 }
 
@@ -134,17 +172,11 @@ fn is_still_own(number: RawFd) -> bool {
 
 /// Visits the numbers that are the engine's own.
 pub(crate) fn for_each_own(mut visit: impl FnMut(RawFd)) {
-    for (at, word) in OWN.iter().enumerate() {
-        let mut bits = word.load(Ordering::Relaxed);
-        while bits != 0 {
-            let number = at * WORD_BITS + bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
-            if is_still_own(number) {
-                visit(number);
-            }
+    OWN.for_each(|number| {
+        if is_still_own(number) {
+            visit(number);
         }
-    }
+    });
 }
 
 /// Moves a descriptor, which is close-on-exec, to an internal number. When there is no other number

@@ -210,7 +210,9 @@ impl Client {
     /// can prove it, the dial is not needed.
     pub(super) fn ask_for_proofs(&mut self, flight: u64, addrs: &[SocketAddr]) {
         let now = self.clock.now();
-        let might = look(&self.books).state.might_be(flight, now);
+        let mut might = look(&self.books).state.might_be(flight, now);
+        // Those first whose names lead here.
+        might.sort_by_key(|session| std::cmp::Reverse(self.likelihood(*session, addrs)));
         let connection = look(&self.books).state.first_of(flight);
         let service = connection
             .and_then(|connection| self.pending.get(&connection))
@@ -381,7 +383,7 @@ impl Client {
             let Some(here) = link.peer.filter(|_| link.attached) else { continue };
             let mut lines: BTreeMap<SocketAddr, Line> = samples
                 .into_iter()
-                .filter(|(_, samples)| samples.rtts.len() >= ANSWERS_MIN)
+                .filter(|(addr, samples)| samples.rtts.len() >= ANSWERS_MIN || *addr == here)
                 .map(|(addr, samples)| (addr, samples.line(addr)))
                 .collect();
             // Both by the same measure: the kernel's of a busy connection has its queues in it.
@@ -409,10 +411,12 @@ impl Samples {
         let sum: u64 = self.rtts.iter().sum();
         let answered = u32::try_from(self.rtts.len()).unwrap_or(u32::MAX);
         let lost = u64::from(self.sent.saturating_sub(answered));
+        // Of a line that is too bad to say how fast it is, it is known that it loses.
+        let is_known = self.rtts.len() >= ANSWERS_MIN;
         let ppm = lost * 1_000_000 / u64::from(self.sent.max(1));
         Line {
-            rtt_min_us: self.rtts.iter().min().copied(),
-            rtt_us: Some(sum / u64::from(answered.max(1))),
+            rtt_min_us: self.rtts.iter().min().copied().filter(|_| is_known),
+            rtt_us: is_known.then(|| sum / u64::from(answered.max(1))),
             loss_ppm: u32::try_from(ppm).ok(),
             rate_bps: None,
             link_mbps: device.as_deref().and_then(device::speed),
