@@ -54,7 +54,12 @@ pub(crate) fn command(prefix: &[&str], name: &str, role: &str, argument: &str) -
 
 impl Helper {
     pub(crate) fn spawn(name: &str, role: &str, argument: &str) -> Self {
-        let mut command = command(&[], name, role, argument);
+        Self::spawn_by(&[], name, role, argument)
+    }
+
+    /// The same by way of another program, such as `ip netns exec`.
+    pub(crate) fn spawn_by(prefix: &[&str], name: &str, role: &str, argument: &str) -> Self {
+        let mut command = command(prefix, name, role, argument);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a helper");
         let stdin = child.stdin.take().expect("a pipe");

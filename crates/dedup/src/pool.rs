@@ -294,6 +294,14 @@ impl Pool {
         told.recv().map_err(|_| none())?
     }
 
+    /// How many further addresses the session of a connection may have, by the names of its server.
+    pub fn hinted(&self, management: u64) -> usize {
+        let Some(running) = self.running_if_any() else { return 0 };
+        let shown = look(&running.books);
+        let session = shown.state.session_of(management);
+        session.and_then(|session| shown.hints.get(&session)).copied().unwrap_or(0)
+    }
+
     /// Forgets which addresses belong to which server: the network is another one.
     pub fn network_changed(&self) {
         if let Some(running) = self.running_if_any() {

@@ -89,6 +89,8 @@ pub(crate) struct Shown {
     pub(crate) lines: BTreeMap<u64, crate::score::Line>,
     /// The session's id and epoch, by session.
     pub(crate) links: BTreeMap<u64, ([u8; 16], u64)>,
+    /// Addresses that names have added, by session.
+    pub(crate) hints: BTreeMap<u64, usize>,
 }
 
 pub(crate) fn look(books: &Books) -> MutexGuard<'_, Shown> {
@@ -125,6 +127,8 @@ struct Held {
     id: [u8; 16],
     /// Addresses that its server may have, by its names.
     hints: Vec<SocketAddr>,
+    /// Where it was told to go, until it is known what came of it.
+    moving: Option<SocketAddr>,
     /// How it was dialled.
     how: How,
 }
@@ -162,7 +166,8 @@ impl Client {
             ..crate::state::Rules::default()
         };
         let state = State::new(rules);
-        let shown = Shown { state, lines: BTreeMap::new(), links: BTreeMap::new() };
+        let shown =
+            Shown { state, lines: BTreeMap::new(), links: BTreeMap::new(), hints: BTreeMap::new() };
         let books: Books = Arc::new(Mutex::new(shown));
         let lines = Lines::new(&config);
         let client = Self {
@@ -304,8 +309,10 @@ impl Client {
         };
         let none = || io::Error::from_raw_os_error(libc::ENOENT);
         let id = session.and_then(|session| self.by_session.get(&session)).ok_or_else(none)?;
-        let held = self.held.get(id).ok_or_else(none)?;
-        posix::redial_at(held.number, addr)
+        let held = self.held.get_mut(id).ok_or_else(none)?;
+        posix::redial_at(held.number, addr)?;
+        held.moving = Some(addr);
+        Ok(())
     }
 
     /// Sends what is queued and ends all sessions.
@@ -434,8 +441,10 @@ impl Client {
             look(&self.books).links.insert(session, (link.id, link.epoch));
         }
         self.by_session.insert(session, id);
-        self.held
-            .insert(id, Held { session, number, load, events, id: name, hints: Vec::new(), how });
+        self.held.insert(
+            id,
+            Held { session, number, load, events, id: name, hints: Vec::new(), moving: None, how },
+        );
         self.lines.begins(session);
         self.measure(session);
     }
@@ -612,6 +621,7 @@ impl Client {
                     shown.state.died(session);
                     shown.lines.remove(&session);
                     shown.links.remove(&session);
+                    shown.hints.remove(&session);
                 }
             }
         }
@@ -633,6 +643,7 @@ impl Client {
                     log::info!("session {session} is not moved to {addr}: {cause}");
                     look(&self.books).state.metrics_mut().migrations_failed += 1;
                     self.lines.failed(session, addr, now);
+                    self.with(session, |held, _| held.moving = None);
                 }
                 EventKind::Refused { addr, proven: false, .. } => {
                     log::debug!("session {session} is not known at {addr}: who is there now?");
@@ -650,11 +661,13 @@ impl Client {
     fn resumed(&mut self, session: u64, number: RawFd) {
         let now = self.clock.now();
         let Ok(link) = posix::link(number) else { return };
+        let held = self.by_session.get(&session).and_then(|id| self.held.get_mut(id));
+        let moving = held.and_then(|held| held.moving.take());
         let mut shown = look(&self.books);
         shown.links.insert(session, (link.id, link.epoch));
         let before = shown.state.addr(session);
         if let Some(addr) = link.peer {
-            shown.state.resumed(session, addr, now);
+            shown.state.resumed(session, addr, moving == Some(addr), now);
             self.lines.resumed(session, before != Some(addr), now);
         }
         drop(shown);

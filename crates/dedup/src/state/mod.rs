@@ -612,16 +612,17 @@ impl State {
     }
 
     /// The session goes on, over this address: which has thereby proven to be its server's.
-    pub fn resumed(&mut self, session: u64, addr: SocketAddr, now: u64) {
+    /// `by_choice`: it was to go there, and had not lost its line.
+    pub fn resumed(&mut self, session: u64, addr: SocketAddr, by_choice: bool, now: u64) {
         let Some(found) = self.sessions.get_mut(&session) else { return };
-        let was_lost = !std::mem::replace(&mut found.attached, true);
+        found.attached = true;
         let before = std::mem::replace(&mut found.addr, addr);
         if found.server.is_some() {
             self.verify(session, addr, now);
         }
         if before != addr {
             let count =
-                if was_lost { &mut self.metrics.failovers } else { &mut self.metrics.migrations };
+                if by_choice { &mut self.metrics.migrations } else { &mut self.metrics.failovers };
             *count += 1;
         }
     }

@@ -262,7 +262,7 @@ impl World {
                 if let Some(number) =
                     Self::pick(self.owners.keys().copied().filter(is_there), *which)
                 {
-                    self.state.resumed(session, addr(number), self.now);
+                    self.state.resumed(session, addr(number), false, self.now);
                     self.sessions.get_mut(&session).expect("picked").is_attached = true;
                 }
             }

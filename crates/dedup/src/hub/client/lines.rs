@@ -397,9 +397,12 @@ impl Client {
         }
         for (session, number, to) in moves {
             log::info!("session {session} is moved to the better line of {to}");
-            if let Err(error) = posix::redial_at(number, to) {
-                log::info!("session {session} is not moved to {to}: {error}");
-                self.lines.failed(session, to, now);
+            match posix::redial_at(number, to) {
+                Ok(()) => self.with(session, |held, _| held.moving = Some(to)),
+                Err(error) => {
+                    log::info!("session {session} is not moved to {to}: {error}");
+                    self.lines.failed(session, to, now);
+                }
             }
         }
     }

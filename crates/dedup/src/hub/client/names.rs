@@ -44,6 +44,7 @@ impl Client {
         };
         log::debug!("session {session}: its server's names lead to {addrs:?}");
         held.hints = addrs.to_vec();
+        look(&self.books).hints.insert(session, addrs.len());
         if let Err(error) = posix::add_candidates(held.number, addrs) {
             log::debug!("session {session}: {error}");
         }
