@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use common::child::{hear, role, say};
+use common::child::{Helper, hear, role, say};
 use common::{MIB, begin, data, quick, wait_until};
 use eversock::{Config, StaticKey};
 use eversock_dedup::state::Why;
@@ -42,6 +42,7 @@ fn helper_process() {
         "reset" => in_use(&argument, Fault::Reset),
         "restarted" => restarted(&argument),
         "another" => another(&argument),
+        "forks" => forks(),
         other => panic!("no role {other}"),
     }
 }
@@ -371,6 +372,68 @@ fn another(namespace: &str) {
     assert!(ids.len() <= 2, "{rows:?}");
 }
 
+fn fork() -> libc::pid_t {
+    // SAFETY: libtest runs the helper on the main thread; the other threads are eversock's, which
+    // has hooks around fork, and what the child calls is for such children.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
+    pid
+}
+
+fn exit_now(code: i32) -> ! {
+    // SAFETY: nothing of the child's is needed any more.
+    unsafe { libc::_exit(code) }
+}
+
+fn reap(pid: libc::pid_t) -> i32 {
+    let mut status = 0;
+    // SAFETY: a child of ours, and `status` is writable.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    libc::WEXITSTATUS(status) | libc::WTERMSIG(status) << 8
+}
+
+/// A child does not share; and what it holds copies of does not keep alive what ends here.
+fn forks() {
+    let mut helper = Helper::spawn("helper_process", "server", "1 0 any asked");
+    let port: u16 = helper.word().parse().unwrap();
+    let addr = SocketAddr::from(([127, 0, 0, 1], port));
+    let pool = pool();
+    let stream = connect(&pool, addr);
+    says(&stream, b"before");
+    let pid = fork();
+    if pid == 0 {
+        let is_empty = pool.table().is_empty() && pool.sessions() == 0;
+        let own = connect(&pool, addr);
+        says(&own, b"the child's own");
+        // What it has inherited, its parent carries.
+        says(&stream, b"the parent's");
+        let rows = pool.table().len();
+        exit_now(if is_empty && rows == 1 { 0 } else { 1 });
+    }
+    assert_eq!(reap(pid), 0, "the child has failed");
+    says(&stream, b"after");
+    assert_eq!((pool.sessions(), pool.metrics().opens), (1, 1));
+    // One that lives on, with copies of all that it may have copies of.
+    let (wait, go) = io::pipe().unwrap();
+    let second = connect(&pool, addr);
+    says(&second, b"second");
+    let pid = fork();
+    if pid == 0 {
+        drop(go);
+        let _told = (&wait).read(&mut [0]);
+        exit_now(0);
+    }
+    drop(wait);
+    // The child's copy of the program's own end is the program's business; this one has none.
+    helper.kill();
+    let mut again = Helper::spawn("helper_process", "server", &format!("1 {port} any asked"));
+    assert_eq!(again.word(), port.to_string());
+    let error = (&second).read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    drop(go);
+    assert_eq!(reap(pid), 0);
+}
+
 // -------------------------------------------------------------------------------------------------
 // The tests
 
@@ -438,4 +501,10 @@ fn a_restarted_server_resets_its_streams_and_is_never_resumed_onto() {
 #[test]
 fn an_address_that_becomes_another_server_s_gets_a_session_of_its_own() {
     on_two_hosts("another", "");
+}
+
+#[test]
+fn a_child_after_fork_does_not_share_and_keeps_nothing_alive() {
+    let mut helper = Helper::spawn("helper_process", "forks", "");
+    assert!(helper.end().success(), "see above");
 }

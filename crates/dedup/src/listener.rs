@@ -30,6 +30,7 @@ pub struct SharedListener {
     accepted: Receiver<(OwnedFd, Accepted)>,
     ready: Arc<OwnedFd>,
     local: Vec<SocketAddr>,
+    key: Option<PublicKey>,
     server: Option<ServerId>,
     process: u32,
 }
@@ -75,7 +76,8 @@ impl SharedListener {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let session = session_config(&config.session)?;
-        let server = session.identity.as_ref().map(|key| ServerId::of_key(&key.public().0));
+        let key = session.identity.as_ref().map(StaticKey::public);
+        let server = key.map(|key| ServerId::of_key(&key.0));
         let mut open = Open(Vec::new());
         let mut local: Vec<SocketAddr> = Vec::new();
         // Bound first and listening later, so that whoever finds one finds all.
@@ -106,7 +108,8 @@ impl SharedListener {
             ready: Arc::clone(&ready),
         };
         let line = Server::start(parts)?;
-        Ok(Self { line, accepted, ready, local, server, process: std::process::id() })
+        let process = std::process::id();
+        Ok(Self { line, accepted, ready, local, key, server, process })
     }
 
     /// Waits for a connection.
@@ -145,6 +148,12 @@ impl SharedListener {
     /// By which clients know it; none under a pre-shared key, where it is its process.
     pub fn server_id(&self) -> Option<ServerId> {
         self.server
+    }
+
+    /// The static key by which clients know it, to be pinned or listed by those that want this very
+    /// server; none under a pre-shared key.
+    pub fn server_key(&self) -> Option<PublicKey> {
+        self.key
     }
 
     /// Tells all clients, now and at their next connect, at which addresses this server can be

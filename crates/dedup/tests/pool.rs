@@ -297,16 +297,97 @@ fn more_connections_than_a_session_takes_get_another() {
 }
 
 #[test]
-fn a_restarted_server_is_another_and_resets_what_it_does_not_know() {
+fn the_server_s_id_is_that_of_its_key_and_stays_over_restarts() {
     let key = eversock_engine::StaticKey::from_bytes([5; 32]);
     let session = Config { identity: Some(key), ..Config::default() };
     let config = SharedConfig { session, ..SharedConfig::default() };
-    let first = echo(
-        SharedListener::bind_with(&addrs(&["127.0.0.1:0"]), config.clone()).expect("a listener"),
-    );
-    let id = first.server_id();
     let pool = pool(PoolConfig::default());
-    let stream = pool.connect(first.local_addrs()[0]).expect("connected");
-    says(&stream, b"one");
-    assert_eq!(pool.table()[0].row.server, id);
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let on = addrs(&["127.0.0.1:0"]);
+        let server = echo(SharedListener::bind_with(&on, config.clone()).expect("a listener"));
+        let stream = pool.connect(server.local_addrs()[0]).expect("connected");
+        says(&stream, b"one");
+        ids.push(pool.table().last().expect("a row").row.server);
+        assert_eq!(ids.last(), Some(&server.server_id()));
+    }
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn a_client_that_does_not_share_is_accepted_as_any_other() {
+    let listener =
+        SharedListener::bind_with(&addrs(&["127.0.0.1:0"]), SharedConfig::default()).expect("one");
+    let addr = listener.local_addrs()[0];
+    let key = listener.server_key().expect("it has made itself one");
+    let config =
+        Config { server_key: Some(key), mode: eversock_engine::Mode::Pumped, ..Config::default() };
+    let number = {
+        use eversock_engine::posix;
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+        let number = posix::socket(libc::AF_INET, kind, 0, Arc::new(config)).expect("a socket");
+        posix::connect(number, addr).expect("connected");
+        number
+    };
+    let (served, about) = listener.accept().expect("accepted");
+    assert!(!about.is_shared && about.requested.is_none());
+    set(&served);
+    let slices = [io::IoSlice::new(b"plain")];
+    eversock_engine::posix::send(number, &slices, 0).expect("sent");
+    let mut five = [0; 5];
+    (&served).read_exact(&mut five).expect("read");
+    assert_eq!(&five, b"plain");
+    eversock_engine::posix::close(number).expect("closed");
+    assert_eq!((&served).read(&mut five).expect("the end"), 0);
+}
+
+#[test]
+fn a_server_that_does_not_share_gets_a_session_for_each() {
+    use eversock_engine::posix;
+    let config = Config { mode: eversock_engine::Mode::Pumped, ..Config::default() };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    let listener = posix::socket(libc::AF_INET, kind, 0, Arc::new(config)).expect("a socket");
+    posix::bind(listener, "127.0.0.1:0".parse().expect("an address")).expect("bound");
+    posix::listen(listener, 16).expect("listening");
+    let addr = posix::getsockname(listener).expect("open").expect("bound");
+    thread::spawn(move || {
+        while let Ok((number, _)) = posix::accept4(listener, libc::SOCK_CLOEXEC) {
+            thread::spawn(move || {
+                let mut buf = [0; 4096];
+                loop {
+                    let n = {
+                        let mut slices = [io::IoSliceMut::new(&mut buf)];
+                        posix::recv(number, &mut slices, 0).unwrap_or(0)
+                    };
+                    let slices = [io::IoSlice::new(&buf[..n])];
+                    if n == 0 || posix::send(number, &slices, libc::MSG_NOSIGNAL).is_err() {
+                        break;
+                    }
+                }
+                let _closed = posix::close(number);
+            });
+        }
+    });
+    let pool = pool(PoolConfig::default());
+    let streams: Vec<_> = (0..3).map(|_| pool.connect(addr).expect("connected")).collect();
+    for stream in &streams {
+        says(stream, &[3; 100_000]);
+        stream.shutdown(Shutdown::Write).expect("ended");
+        assert_eq!((&*stream).read(&mut [0]).expect("the end"), 0);
+    }
+    drop(streams);
+    wait_for("they are gone", || pool.table().is_empty() && pool.sessions() == 0);
+    assert_eq!(pool.metrics().refused.get(&Why::NoKey), Some(&3), "{:?}", pool.metrics());
+}
+
+#[test]
+fn a_connection_that_is_given_up_while_it_waits_leaves_nothing() {
+    // Accepted by the kernel, and never answered.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let pool = pool(PoolConfig::default());
+    let options =
+        ConnectOptions { timeout: Some(Duration::from_millis(200)), ..Default::default() };
+    let error = pool.connect_with(silent.local_addr().expect("bound"), &options).expect_err("none");
+    assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");
+    wait_for("nothing waits", || pool.table().is_empty() && pool.sessions() == 0);
 }
