@@ -18,7 +18,8 @@ use crate::sys::{self, fd, tcp};
 const TABLES_MAX: usize = 8;
 
 /// A connected pair of TCP over loopback, as pumped sockets have it: the near end blocks and is for
-/// a program, the far end does not, and is kept. Nobody else can have got between. Blocks for a moment.
+/// a program, the far end does not, and is kept. Nobody else can have got between. Blocks for a
+/// moment.
 ///
 /// # Errors
 /// Out of descriptors, buffers or ports.
