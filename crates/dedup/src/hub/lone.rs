@@ -104,6 +104,7 @@ impl Lone {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             if self.skip > 0 {
+                self.ready[1].0 = false;
                 return Ok(());
             }
         }
