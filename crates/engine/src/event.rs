@@ -1,12 +1,13 @@
 //! What happens to sessions, for those who subscribe.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 
+use crate::host::Kept;
 use crate::sys::fd;
 
 /// One thing that happened to one session.
@@ -82,11 +83,11 @@ pub enum EventKind {
 pub(crate) struct Subscriber {
     events: Sender<Event>,
     /// Rung for each event, for who waits for more than this session.
-    bell: Option<Arc<OwnedFd>>,
+    bell: Option<Arc<Kept>>,
 }
 
 impl Subscriber {
-    pub(crate) fn new(events: Sender<Event>, bell: Option<Arc<OwnedFd>>) -> Self {
+    pub(crate) fn new(events: Sender<Event>, bell: Option<Arc<Kept>>) -> Self {
         Self { events, bell }
     }
 

@@ -5,12 +5,13 @@ mod common;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::{PATIENCE, PlayedServer, connect, errno, listen, message, pair, quick, recv, send};
 use common::{socket, wait_until};
+use eversock_engine::host::Kept;
 use eversock_engine::{
     Answer, Config, Event, EventKind, Mode, RecoveryPolicy, State, StaticKey, posix,
 };
@@ -172,12 +173,12 @@ fn moved_or_not(kind: &EventKind) -> bool {
     matches!(kind, EventKind::Resumed { .. } | EventKind::MoveFailed { .. })
 }
 
-fn bell() -> Arc<OwnedFd> {
+fn bell() -> Arc<Kept> {
     let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
-    Arc::new(rustix::event::eventfd(0, flags).unwrap())
+    Arc::new(Kept::new(rustix::event::eventfd(0, flags).unwrap()).unwrap())
 }
 
-fn has_rung(bell: &OwnedFd) -> bool {
+fn has_rung(bell: &Kept) -> bool {
     rustix::io::read(bell, &mut [0; 8]).is_ok()
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use core::net::{IpAddr, SocketAddr};
 use crossbeam_channel::{Receiver, Sender};
+use eversock_engine::host::Kept;
 use eversock_engine::{Config, Event, EventKind, posix};
 
 use super::carrier::{Carrier, Happening};
@@ -48,7 +49,7 @@ pub(crate) struct Connect {
     pub(crate) want: Want,
     pub(crate) how: How,
     pub(crate) preface: Preface,
-    pub(crate) far: OwnedFd,
+    pub(crate) far: Kept,
     /// Of a pair that is filled so that it does not look connected: how many bytes come out of the
     /// far end first and are nobody's, and a copy of the near one.
     pub(crate) filled: Option<(usize, OwnedFd)>,
@@ -97,7 +98,7 @@ struct Pending {
     ticket: u64,
     how: How,
     preface: Preface,
-    far: OwnedFd,
+    far: Kept,
     filled: Option<(usize, OwnedFd)>,
     /// What it has said on a stream that was refused.
     said: Vec<u8>,
@@ -304,6 +305,12 @@ impl Client {
         }
         self.pending.clear();
         self.perform(todo);
+        for held in self.held.values_mut() {
+            match &mut held.load {
+                Load::Shared(carrier) => carrier.stop(),
+                Load::Lone(lone) => lone.stop(),
+            }
+        }
     }
 
     fn is_done(&mut self) -> bool {

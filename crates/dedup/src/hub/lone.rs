@@ -1,8 +1,9 @@
 //! A connection whose peer does not share: a virtual socket of its own, copied byte by byte.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
+use eversock_engine::host::Kept;
 use eversock_engine::posix;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -39,7 +40,7 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Lone {
     number: RawFd,
-    far: OwnedFd,
+    far: Kept,
     pub(super) connection: u64,
     /// Of the socket, and of the descriptor.
     ready: [(bool, bool); 2],
@@ -47,13 +48,15 @@ pub(super) struct Lone {
     skip: usize,
     to_session: Held,
     to_program: Held,
+    /// Only what the program has written is waited for.
+    stops: bool,
     is_over: bool,
 }
 
 impl Lone {
     pub(super) fn new(
         number: RawFd,
-        far: OwnedFd,
+        far: Kept,
         skip: usize,
         connection: u64,
         id: u32,
@@ -64,7 +67,14 @@ impl Lone {
         watch.add(&far, super::token(id, 0, true))?;
         let (to_session, to_program) = (Held::default(), Held::default());
         let ready = [(true, true); 2];
-        Ok(Self { number, far, connection, ready, skip, to_session, to_program, is_over: false })
+        let (stops, is_over) = (false, false);
+        Ok(Self { number, far, connection, ready, skip, to_session, to_program, stops, is_over })
+    }
+
+    /// Ends in order when what the program has written until now is sent.
+    pub(super) fn stop(&mut self) {
+        self.stops = true;
+        self.ready[1].0 = true;
     }
 
     pub(super) fn note(&mut self, is_far: bool, readable: bool, writable: bool) {
@@ -87,6 +97,10 @@ impl Lone {
                 super::reset_virtual(self.number);
                 super::pipe::reset(&self.far);
                 true
+            }
+            Ok(()) if self.stops => {
+                let is_read = self.to_session.ended || !self.ready[1].0;
+                is_read && self.to_session.left().is_empty()
             }
             Ok(()) => self.to_session.told && self.to_program.told,
         };

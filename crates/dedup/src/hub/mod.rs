@@ -8,11 +8,12 @@ mod pipe;
 pub(crate) mod server;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use eversock_engine::host::Kept;
 use eversock_engine::posix;
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
@@ -57,13 +58,13 @@ fn reset_virtual(number: RawFd) {
 /// What a hub waits for.
 #[derive(Debug)]
 struct Watch {
-    set: OwnedFd,
-    bell: Arc<OwnedFd>,
+    set: Kept,
+    bell: Arc<Kept>,
 }
 
 impl Watch {
-    fn new(bell: Arc<OwnedFd>) -> io::Result<Self> {
-        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    fn new(bell: Arc<Kept>) -> io::Result<Self> {
+        let set = Kept::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)?;
         let data = epoll::EventData::new_u64(BELL);
         epoll::add(&set, &*bell, data, epoll::EventFlags::IN)?;
         Ok(Self { set, bell })
@@ -137,7 +138,7 @@ struct Inbox<C> {
 #[derive(Debug)]
 pub(crate) struct Line<C> {
     commands: Sender<C>,
-    bell: Arc<OwnedFd>,
+    bell: Arc<Kept>,
 }
 
 impl<C> Clone for Line<C> {
@@ -148,7 +149,8 @@ impl<C> Clone for Line<C> {
 
 impl<C> Line<C> {
     fn new() -> io::Result<(Self, Inbox<C>)> {
-        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Arc::new(Kept::new(bell)?);
         let (sender, commands) = unbounded();
         let watch = Watch::new(Arc::clone(&bell))?;
         Ok((Self { commands: sender, bell }, Inbox { commands, watch }))
@@ -159,13 +161,13 @@ impl<C> Line<C> {
         if self.commands.send(command).is_err() {
             return false;
         }
-        ring(&self.bell);
+        ring(&*self.bell);
         true
     }
 }
 
 /// Rings a bell; one that is ringing already goes on.
-fn ring(bell: &OwnedFd) {
+fn ring(bell: &impl AsFd) {
     let _full = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }
 

@@ -2,9 +2,10 @@
 //! multiplexer on the other.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use eversock_engine::host::Kept;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
@@ -28,7 +29,7 @@ pub(super) enum Flow {
 /// A descriptor and its stream.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    pub(super) far: OwnedFd,
+    pub(super) far: Kept,
     stream: u32,
     /// The number by which the owner knows it.
     pub(super) connection: u64,
@@ -52,7 +53,7 @@ pub(super) struct Pipe {
 impl Pipe {
     /// `held`: bytes that go first, by a client that keeps them until the stream is accepted.
     pub(super) fn new(
-        far: OwnedFd,
+        far: Kept,
         skip: usize,
         stream: u32,
         connection: u64,
@@ -78,9 +79,19 @@ impl Pipe {
         self.held = None;
     }
 
+    /// True when nothing more of the program's is there to be read now.
+    pub(super) fn is_read(&self) -> bool {
+        self.read_done || !self.readable && self.skip == 0
+    }
+
+    /// Nothing that the program says is of use any more.
+    pub(super) fn ignore(&mut self) {
+        self.read_done = true;
+    }
+
     /// What to say again elsewhere, and whether nothing more is to follow; none when the peer has
     /// accepted the stream.
-    pub(super) fn into_held(self) -> Option<(OwnedFd, Vec<u8>)> {
+    pub(super) fn into_held(self) -> Option<(Kept, Vec<u8>)> {
         let held = self.held?;
         Some((self.far, held))
     }

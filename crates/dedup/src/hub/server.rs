@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
 use crossbeam_channel::{Sender, TrySendError};
+use eversock_engine::host::Kept;
 use eversock_engine::udp::Udp;
 use eversock_engine::{host, posix};
 
@@ -215,6 +216,7 @@ impl Server {
             )?))
         } else {
             let (near, far) = host::pair()?;
+            let far = Kept::new(far)?;
             let connection = self.connection();
             let lone = Lone::new(number, far, 0, connection, id, &self.inbox.watch)?;
             if !self.hand_out(near, about.clone()) {
@@ -246,7 +248,7 @@ impl Server {
     fn hand_out(&self, near: OwnedFd, about: Accepted) -> bool {
         match self.parts.accepted.try_send((near, about)) {
             Ok(()) => {
-                ring(&self.parts.ready);
+                ring(&*self.parts.ready);
                 true
             }
             Err(TrySendError::Full(_)) => {
@@ -303,7 +305,8 @@ impl Server {
                 let Some(held) = self.held.get_mut(&id) else { return };
                 let about =
                     Accepted { requested: preface.requested, service, ..held.about.clone() };
-                let (near, far) = match host::pair() {
+                let pair = host::pair().and_then(|(near, far)| Ok((near, Kept::new(far)?)));
+                let (near, far) = match pair {
                     Ok(pair) => pair,
                     Err(error) => {
                         log::warn!("a connection is refused: {error}");
@@ -391,8 +394,9 @@ impl Server {
         }
         self.parts.udp.clear();
         for held in self.held.values_mut() {
-            if let Load::Shared(carrier) = &mut held.load {
-                carrier.finish();
+            match &mut held.load {
+                Load::Shared(carrier) => carrier.stop(),
+                Load::Lone(lone) => lone.stop(),
             }
         }
         self.tell_end = Some((tell, Instant::now() + END_MAX));

@@ -1,7 +1,7 @@
 //! What who carries logical connections over one session has to know of it, and to ask for.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use core::net::SocketAddr;
@@ -13,6 +13,7 @@ use eversock_proto::limits::ADDRS_MAX;
 use super::stream;
 use crate::error::{errno, fail, poisoned};
 use crate::event::{Event, Subscriber};
+use crate::host::Kept;
 use crate::process;
 use crate::reactor::{Command, engine, on_engine_thread};
 use crate::socket::route::CANDIDATES_MAX;
@@ -150,11 +151,11 @@ pub fn subscribe(number: RawFd) -> io::Result<Receiver<Event>> {
 /// The same for who waits for many sessions, and other things, in an epoll of its own: `bell`, an
 /// eventfd, counts one up for each event. It is the caller's to empty, and is let go with the
 /// session or the receiver.
-pub fn subscribe_with(number: RawFd, bell: Arc<OwnedFd>) -> io::Result<Receiver<Event>> {
+pub fn subscribe_with(number: RawFd, bell: Arc<Kept>) -> io::Result<Receiver<Event>> {
     subscribed(number, Some(bell))
 }
 
-fn subscribed(number: RawFd, bell: Option<Arc<OwnedFd>>) -> io::Result<Receiver<Event>> {
+fn subscribed(number: RawFd, bell: Option<Arc<Kept>>) -> io::Result<Receiver<Event>> {
     let socket = stream(number)?;
     let (sender, receiver) = bounded(256);
     Socket::lock(&socket.meta)?.rare_mut().subscribers.push(Subscriber::new(sender, bell));

@@ -112,10 +112,45 @@ pub(crate) fn note_own(number: RawFd) {
 }
 
 /// The number is about to be closed, or somebody else's.
-fn forget_own(number: RawFd) {
+pub(crate) fn forget_own(number: RawFd) {
     let number = number.unsigned_abs() as usize;
     if let Some(word) = OWN.get(number / WORD_BITS) {
         word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
+    }
+}
+
+/// Of these the numbers that no child is to have a copy of.
+static KEPT: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+/// Notes a number of which children lose their copy.
+pub(crate) fn note_kept(number: RawFd) {
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = KEPT.get(number / WORD_BITS) {
+        word.fetch_or(1 << (number % WORD_BITS), Ordering::Relaxed);
+    }
+}
+
+/// The number is about to be closed.
+pub(crate) fn forget_kept(number: RawFd) {
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = KEPT.get(number / WORD_BITS) {
+        word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
+    }
+}
+
+/// In a child: closes the copies. Nobody else runs here yet.
+pub(crate) fn close_kept() {
+    for (at, word) in KEPT.iter().enumerate() {
+        let mut bits = word.swap(0, Ordering::Relaxed);
+        while bits != 0 {
+            let number = at * WORD_BITS + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
+            // A mark may outlive its descriptor by a moment; what is the program's is not closed.
+            if is_own(number) {
+                close(number);
+            }
+        }
     }
 }
 
@@ -129,7 +164,12 @@ pub(crate) fn is_own(number: RawFd) -> bool {
 }
 
 fn is_still_own(number: RawFd) -> bool {
-    crate::table::get(number).is_none() && is_cloexec(number).unwrap_or(false)
+    let is_ours = match crate::table::get(number) {
+        None => true,
+        Some(crate::table::Entry::Stream(socket)) => socket.config.private,
+        Some(crate::table::Entry::Listener(_)) => false,
+    };
+    is_ours && is_cloexec(number).unwrap_or(false)
 }
 
 /// Visits the numbers that are the engine's own.
