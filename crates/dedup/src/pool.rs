@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use eversock_engine::host::Kept;
 use eversock_engine::{
-    Config, KnownServers, KnowsServers, Mode, PublicKey, RecoveryPolicy, Sealing, host,
+    Config, KnownServers, KnowsServers, Mode, PublicKey, RecoveryPolicy, Sealing, host, posix,
 };
 
 use crate::config::{ConnectOptions, PoolConfig};
@@ -190,12 +190,28 @@ impl Pool {
         options: &ConnectOptions,
         done: impl FnOnce(io::Result<u64>) + Send + 'static,
     ) -> io::Result<()> {
+        self.begin_host(number, None, addrs, options, done)
+    }
+
+    /// The same for a host whose name is known: it is looked up again when the session is redialled,
+    /// and is what servers' keys are listed under.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], as far as they are known at once.
+    pub fn begin_host(
+        &self,
+        number: RawFd,
+        host: Option<(String, u16)>,
+        addrs: &[SocketAddr],
+        options: &ConnectOptions,
+        done: impl FnOnce(io::Result<u64>) + Send + 'static,
+    ) -> io::Result<()> {
         let (near, far, junk) = host::connecting_pair()?;
         let requested = addrs.first().map(ToString::to_string).unwrap_or_default();
         let copy = near.try_clone()?;
         host::replace(near, number)?;
         let ends = Ends { far, filled: Some((junk, copy)), tell: Tell(Box::new(done)) };
-        self.ask(addrs, None, requested, options, ends).map(drop)
+        self.ask(addrs, host, requested, options, ends).map(drop)
     }
 
     fn ask(
@@ -243,6 +259,9 @@ impl Pool {
     }
 
     fn running(&self) -> io::Result<Running> {
+        // The engine's hooks around fork first: with them no child inherits the lock held.
+        posix::instance()?;
+        let _whole = host::whole();
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         let process = std::process::id();
         if let Some(running) = running.as_ref().filter(|running| running.process == process) {
@@ -252,16 +271,31 @@ impl Pool {
         let (line, books) = Client::start(self.0.config.clone())?;
         let started = Running { process, line, books };
         if let Some(inherited) = running.replace(started.clone()) {
-            // Its descriptors go with it; nothing is said over them.
-            drop(inherited);
+            forsake_inherited(inherited);
         }
         register(&started.books);
         Ok(started)
     }
 
     fn running_if_any(&self) -> Option<Running> {
+        let _whole = host::whole();
         let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.clone().filter(|running| running.process == std::process::id())
+    }
+
+    /// Sends what was written and ends all connections, as when the last clone is dropped: at most
+    /// 2 s of waiting. The next connect begins anew. For the end of a process; one that was forked
+    /// does nothing to its parent's.
+    pub fn end(&self) {
+        let whole = host::whole();
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_own = running.as_ref().is_some_and(|found| found.process == std::process::id());
+        let ours = if is_own { running.take() } else { None };
+        drop(running);
+        drop(whole);
+        if let Some(running) = ours {
+            stop(&running);
+        }
     }
 
     /// All connections, with their sessions and lines.
@@ -322,15 +356,26 @@ struct Ends {
 impl Drop for Inner {
     fn drop(&mut self) {
         let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(running) = running.filter(|running| running.process == std::process::id()) else {
-            return;
-        };
-        let (tell, told) = bounded(1);
-        if running.line.tell(Command::Stop { tell }) {
-            // It bounds its own end; if it is gone, so is the other end of this.
-            let _gone = told.recv();
+        match running {
+            Some(running) if running.process == std::process::id() => stop(&running),
+            Some(inherited) => forsake_inherited(inherited),
+            None => {}
         }
     }
+}
+
+fn stop(running: &Running) {
+    let (tell, told) = bounded(1);
+    if running.line.tell(Command::Stop { tell }) {
+        // It bounds its own end; if it is gone, so is the other end of this.
+        let _gone = told.recv();
+    }
+}
+
+/// What a child has of its parent's threads: nothing is said over it, and it is not even dropped, as
+/// a channel's end is taken down under a lock that some thread of the parent's may have had.
+fn forsake_inherited(running: Running) {
+    let _stays = std::mem::ManuallyDrop::new(running);
 }
 
 fn distinct(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
@@ -366,6 +411,7 @@ fn register(books: &Books) {
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(books));
     host::control_table("dedup", || {
+        let _whole = host::whole();
         let pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
         let books: Vec<Books> = pools.iter().filter_map(std::sync::Weak::upgrade).collect();
         drop(pools);

@@ -5,25 +5,28 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::posix::fill_pair;
 use crate::sys::thread::ROOMY;
-use crate::sys::{self, fd, tcp};
+use crate::sys::{self, Fd, fd, tcp};
 
 /// Tables of one process, at most.
 const TABLES_MAX: usize = 8;
 
 /// A connected pair of TCP over loopback, as pumped sockets have it: the near end blocks and is for
 /// a program, the far end does not, and is kept. Nobody else can have got between. Blocks for a
-/// moment.
+/// moment; no fork falls between.
 ///
 /// # Errors
 /// Out of descriptors, buffers or ports.
 pub fn pair() -> io::Result<(OwnedFd, Kept)> {
+    let _whole = whole();
     let (near, far) = tcp::loopback_pair()?;
     Ok((near.into(), Kept::new(far.into())?))
 }
@@ -34,6 +37,7 @@ pub fn pair() -> io::Result<(OwnedFd, Kept)> {
 /// # Errors
 /// Those of [`pair`].
 pub fn connecting_pair() -> io::Result<(OwnedFd, Kept, usize)> {
+    let _whole = whole();
     let (near, far) = tcp::narrow_pair()?;
     let junk = fill_pair(near.as_raw_fd());
     Ok((near.into(), Kept::new(far.into())?, junk))
@@ -46,7 +50,8 @@ pub fn widen(near: BorrowedFd<'_>, far: BorrowedFd<'_>) {
 }
 
 /// Puts an end of a pair under a number of the program's in place of what is there, which must not
-/// be virtual. The number stays closed on exec if it was, and its file non-blocking.
+/// be virtual. The number stays closed on exec if it was, its file non-blocking, and the options
+/// that mean something between two ends of one machine are set again.
 ///
 /// # Errors
 /// EBADF when the number is not open, EBUSY when it is virtual; then nothing has changed but
@@ -57,20 +62,19 @@ pub fn replace(near: OwnedFd, number: RawFd) -> io::Result<()> {
         return crate::error::fail(libc::EBUSY);
     }
     let cloexec = fd::is_cloexec(number)?;
+    crate::options::carry(number, near.as_raw_fd());
     fd::set_nonblocking(near.as_raw_fd(), fd::is_nonblocking(number)?)?;
     fd::replace(near.as_fd(), number, cloexec)
 }
 
 /// A descriptor that its owner has among a program's: the program is kept from closing it with
-/// all that it does not know ([`crate::posix::is_own_number`]).
-///
-/// It stays in the process: a child that is forked has no copy of it, which could keep open what is
-/// closed here. (Numbers from 65,536 on are not followed so far.)
+/// all that it does not know ([`crate::posix::is_own_number`]), and a child that is forked has no
+/// copy of it, which would keep a connection open that its owner has closed.
 #[derive(Debug)]
 pub struct Kept {
-    number: RawFd,
-    /// What was kept in a parent is closed in its child already, and the number may be another's.
-    generation: u64,
+    fd: ManuallyDrop<Fd>,
+    /// In a child the number was closed, and may be the program's.
+    process: u32,
 }
 
 impl Kept {
@@ -79,43 +83,31 @@ impl Kept {
     /// # Errors
     /// Those of fcntl(2), but not EMFILE: at the limit of open files the number stays as it is.
     pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        let number = fd::internal(descriptor)?.into_raw_fd();
-        fd::note_own(number);
-        fd::KEPT.note(number);
-        Ok(Self { number, generation: GENERATION.load(Ordering::Relaxed) })
+        let fd = fd::internal(descriptor)?;
+        fd::note_kept(fd.as_raw_fd());
+        Ok(Self { fd: ManuallyDrop::new(fd), process: std::process::id() })
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if self.generation == GENERATION.load(Ordering::Relaxed) {
-            fd::KEPT.forget(self.number);
-            fd::close_own(self.number);
+        if self.process == std::process::id() {
+            fd::forget_kept(self.fd.as_raw_fd());
+            // SAFETY: it is not used any more.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
         }
     }
 }
 
-/// Forks that this process has come out of as the child.
-static GENERATION: AtomicU64 = AtomicU64::new(0);
-
-/// In a child: what is kept is the parent's.
-pub(crate) fn leave_kept() {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-    fd::KEPT.for_each(|number| {
-        fd::KEPT.forget(number);
-        fd::close_own(number);
-    });
-}
-
 impl AsFd for Kept {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        sys::borrow(self.number)
+        self.fd.as_fd()
     }
 }
 
 impl AsRawFd for Kept {
     fn as_raw_fd(&self) -> RawFd {
-        self.number
+        self.fd.as_raw_fd()
     }
 }
 
@@ -126,7 +118,61 @@ impl AsRawFd for Kept {
 /// # Errors
 /// EAGAIN when there can be no more threads.
 pub fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    sys::thread::spawn(name, ROOMY, run)
+    sys::thread::spawn(name, ROOMY, move || {
+        // The program's signals are for its own threads, whose waits they interrupt.
+        sys::process::block_signals();
+        run();
+    })
+}
+
+/// While it lives no thread of this process forks, once the engine runs: no child inherits the
+/// locks that are taken meanwhile. Not to be held for long, nor while waiting for a descriptor.
+#[derive(Debug)]
+pub struct Whole {
+    _held: MutexGuard<'static, ()>,
+}
+
+static WHOLE: Mutex<()> = Mutex::new(());
+
+/// From here on. Others wait for each other.
+pub fn whole() -> Whole {
+    Whole { _held: WHOLE.lock().unwrap_or_else(PoisonError::into_inner) }
+}
+
+/// Waits until the number, no virtual one, is writable or broken; false when the time is over
+/// first. As connect(2) does: a signal interrupts it, unless there is no limit and all handlers ask
+/// for a restart. A cancellation unwinds it.
+///
+/// # Errors
+/// EINTR; those of poll(2).
+pub fn wait_writable(number: RawFd, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut fds = [libc::pollfd { fd: number, events: libc::POLLOUT, revents: 0 }];
+    Ok(sys::io::poll_in_call(&mut fds, timeout)? > 0)
+}
+
+/// The number's SO_SNDTIMEO; none for no limit.
+pub fn send_timeout(number: RawFd) -> Option<Duration> {
+    let number = sys::open(number).ok()?;
+    let kind = rustix::net::sockopt::Timeout::Send;
+    rustix::net::sockopt::socket_timeout(number, kind).ok().flatten()
+}
+
+/// A number that the kernel gives a socket and never again another; none if this is no socket.
+pub fn cookie(number: RawFd) -> Option<u64> {
+    rustix::net::sockopt::socket_cookie(sys::open(number).ok()?).ok()
+}
+
+/// The address of this machine from which the kernel would go to this one. Nothing is sent.
+///
+/// # Errors
+/// ENETUNREACH and others of connect(2).
+pub fn source_towards(peer: SocketAddr) -> io::Result<IpAddr> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let family = if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let asks = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&asks, &peer)?;
+    let addr = tcp::local_addr(asks.as_raw_fd());
+    addr.map(|addr| addr.ip()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 type Table = (&'static str, fn() -> String);
@@ -159,7 +205,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::channel;
-    use std::time::Duration;
 
     use crate::config::Config;
 

@@ -67,6 +67,47 @@ const READ_BACK: &[(i32, i32)] = &[
     (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
     (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
 ];
+/// Those that mean something for an end of a pair on one machine, which stands for a connection
+/// that is elsewhere. Not what bounds its silences, as the session's may be longer, nor what it may
+/// hold back: the pair's own buffers are part of how it is used.
+const CARRIED: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_TCP, libc::TCP_CORK),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+];
+
+/// Sets what the program has set on one socket on an end of a pair that takes its place.
+pub(crate) fn carry(from: RawFd, to: RawFd) {
+    for &(level, name) in CARRIED {
+        let (mut wanted, mut found) = ([0; VALUE_BYTES_MAX], [0; VALUE_BYTES_MAX]);
+        let Ok(n) = tcp::get_option(from, level, name, &mut wanted) else { continue };
+        let is_so = tcp::get_option(to, level, name, &mut found).is_ok_and(|m| m == n);
+        if !(is_so && wanted == found)
+            && let Err(error) = tcp::set_option(to, level, name, &wanted[..n])
+        {
+            log::debug!("option {name} of level {level} is not carried over: {error}");
+        }
+    }
+    let mut value = [[0; 4]; 2];
+    let room = |number, value: &mut [u8]| {
+        tcp::get_option(number, libc::SOL_SOCKET, libc::SO_RCVBUF, value).is_ok()
+    };
+    let [of_from, of_to] = &mut value;
+    if room(from, of_from) && room(to, of_to) && of_from != of_to {
+        // The kernel tells twice what it was asked for.
+        let half = (i32::from_ne_bytes(*of_from) / 2).to_ne_bytes();
+        let _small = tcp::set_option(to, libc::SOL_SOCKET, libc::SO_RCVBUF, &half);
+    }
+}
+
 /// The longest of their values is a name (IFNAMSIZ, TCP_CA_NAME_MAX); a time-out has 16 bytes too.
 const VALUE_BYTES_MAX: usize = 16;
 

@@ -334,8 +334,9 @@ struct Frozen {
     free: MutexGuard<'static, Vec<&'static Slot>>,
     bells: MutexGuard<'static, Vec<Fd>>,
     _lines: MutexGuard<'static, BTreeSet<RawFd>>,
-    /// Last, as fields are dropped in order and the locks are the sockets'.
+    /// Behind the locks, as fields are dropped in order and these are the sockets'.
     sockets: Vec<Arc<Socket>>,
+    _whole: crate::host::Whole,
 }
 
 struct Locks {
@@ -361,6 +362,8 @@ fn freeze_guard<T>(guard: MutexGuard<'_, T>) -> MutexGuard<'static, T> {
 
 extern "C" fn prepare() {
     let Some(engine) = engine_if_running() else { return };
+    // The first of all locks: who has it may take any of ours.
+    let whole = crate::host::whole();
     // Before anything is given up: an engine that looks at the time and then waits for a lock must
     // not claim when it gets it.
     FORKED_AT.store(crate::clock::millis().max(1), Ordering::SeqCst);
@@ -423,6 +426,7 @@ extern "C" fn prepare() {
         free: FREE.lock().unwrap_or_else(PoisonError::into_inner),
         bells: kick::hold(),
         _lines: freeze(&engine.line_numbers),
+        _whole: whole,
     };
     FROZEN.store(Box::into_raw(Box::new(frozen)), Ordering::SeqCst);
 }
@@ -462,6 +466,7 @@ pub(crate) fn time_to_claim() -> Option<Duration> {
 extern "C" fn in_child() {
     let Some(mut frozen) = thaw() else { return };
     table::unlock_all();
+    fd::close_kept();
     // The parent's sleepers share those counters.
     frozen.bells.clear();
     // The words are the parent's to give out: two sessions with one word would have one owner.
@@ -492,7 +497,6 @@ extern "C" fn in_child() {
     // Sockets that no number of the child names must not be dropped by the books alone.
     let sockets = std::mem::take(&mut frozen.sockets);
     drop(frozen);
-    crate::host::leave_kept();
     reactor::after_fork();
     epoll::leave_sets();
     for socket in sockets.iter().filter(|socket| socket.config.private) {
@@ -508,6 +512,7 @@ fn leave_numbers(socket: &Arc<Socket>, place: &mut Place) {
     let expected = place.identity;
     for number in std::mem::take(&mut place.numbers) {
         table::take_of(number, socket);
+        fd::forget_own(number);
         if fd::identity(number).is_ok_and(|found| found == expected) {
             fd::close(number);
         }

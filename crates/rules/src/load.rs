@@ -132,6 +132,7 @@ mod tests {
             ("grace = \"soon\"", "expected seconds"),
             ("redial-limit = -1", "expected u32"),
             ("server-speaks-first = 1", "expected a boolean"),
+            ("share = 1", "expected a boolean"),
             ("addresses = [\"x\"]", "IP address"),
             ("on-fault = 3", "expected a string"),
             ("sessions-max = -1", "expected u32"),

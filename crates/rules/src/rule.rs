@@ -119,6 +119,8 @@ pub struct Rule {
     pub line_up: Option<String>,
     /// A listen rule: a client that says nothing is a plain one that waits for the server.
     pub server_speaks_first: bool,
+    /// A connect rule: connections go over one session for each server.
+    pub share: bool,
     /// A listen rule: sessions at one time, at most; 0 for no limit.
     pub sessions_max: Option<u32>,
     /// A listen rule: bytes beyond which new sessions are refused, as long as those that there are
@@ -166,6 +168,8 @@ struct Written {
     #[serde(default)]
     server_speaks_first: bool,
     #[serde(default)]
+    share: bool,
+    #[serde(default)]
     sessions_max: Option<u32>,
     #[serde(default)]
     memory_max: Option<Size>,
@@ -211,6 +215,44 @@ impl Written {
 }
 
 impl Written {
+    /// Says what contradicts connections that share a session.
+    fn check_share(&self) -> Result<(), String> {
+        let wrong = |what: &str| Err(what.to_owned());
+        if !self.share {
+            return Ok(());
+        }
+        if self.mode.is_some_and(|mode| mode != Mode::Require) {
+            return wrong(
+                "`share` needs mode = \"require\": a plain connection has no session that others \
+                 could share; leave out `mode`, or `share`",
+            );
+        }
+        if self.policy != Policy::Auto {
+            return wrong(
+                "`share` needs policy = \"auto\": whoever is asked for one connection would decide \
+                 for all that share its session; leave out `policy`, or `share`",
+            );
+        }
+        if self.server_speaks_first {
+            return wrong(
+                "`share` and `server-speaks-first` exclude each other, as the latter is for plain \
+                 peers; leave out one of the two",
+            );
+        }
+        Ok(())
+    }
+
+    /// Says what a rule for addresses on which the program listens must not have.
+    fn check_listen(&self) -> Result<(), String> {
+        if self.share {
+            // Sessions that carry many connections are accepted by `SharedListener` alone.
+            return Err("`share` is of connections that the program makes; expected it in a \
+                        [[connect]] rule"
+                .to_owned());
+        }
+        Ok(())
+    }
+
     /// Says what a rule for connections that the program makes must not have.
     fn check_connect(&self) -> Result<(), String> {
         let of_listeners = [
@@ -222,7 +264,7 @@ impl Written {
             Some((key, _)) => {
                 Err(format!("`{key}` is a limit of listeners; expected it in a [[listen]] rule"))
             }
-            None => Ok(()),
+            None => self.check_share(),
         }
     }
 }
@@ -232,7 +274,8 @@ impl TryFrom<Written> for Rule {
 
     fn try_from(written: Written) -> Result<Self, String> {
         written.check_keys()?;
-        let default = if written.wants_keys() { Mode::Require } else { Mode::Auto };
+        let is_required = written.wants_keys() || written.share;
+        let default = if is_required { Mode::Require } else { Mode::Auto };
         let host = written.host.unwrap_or(Host::Any);
         if !written.addresses.is_empty() && !matches!(host, Host::Name(_)) {
             return Err("`addresses` belong to a rule whose `host` is a name".to_owned());
@@ -254,6 +297,7 @@ impl TryFrom<Written> for Rule {
             on_fault: written.on_fault,
             line_up: written.line_up,
             server_speaks_first: written.server_speaks_first,
+            share: written.share,
             sessions_max: written.sessions_max,
             memory_max: written.memory_max.map(|size| size.0),
             handshakes_per_source: written.handshakes_per_source,
@@ -313,7 +357,8 @@ impl Rules {
             let rule = |written: Spanned<Written>| {
                 let at = written.span().start;
                 let written = written.into_inner();
-                let checked = if is_connect { written.check_connect() } else { Ok(()) };
+                let checked =
+                    if is_connect { written.check_connect() } else { written.check_listen() };
                 checked.and_then(|()| written.try_into()).map_err(|problem| (at, problem))
             };
             rules.into_iter().map(rule).collect()
@@ -408,6 +453,7 @@ impl Rule {
         put("on-fault", text(&self.on_fault));
         put("line-up", text(&self.line_up));
         put("server-speaks-first", self.server_speaks_first.then(|| true.into()));
+        put("share", self.share.then(|| true.into()));
         put("sessions-max", number(self.sessions_max));
         // Not every size is a number of TOML's.
         put("memory-max", self.memory_max.map(|bytes| format!("{bytes}B").into()));
@@ -501,6 +547,26 @@ mod tests {
     }
 
     #[test]
+    fn sharing_implies_require_and_contradictions_are_named_with_the_line() {
+        let share = rules("[[connect]]\nport = 1\nshare = true\npolicy = \"auto\"\n");
+        assert_eq!((share.connect[0].mode, share.connect[0].share), (Mode::Require, true));
+        assert_eq!(rules("[[connect]]\nshare = false\n").connect[0].mode, Mode::Auto);
+        for (lines, expected) in [
+            ("mode = \"auto\"", "`share` needs mode = \"require\""),
+            ("mode = \"off\"", "`share` needs mode = \"require\""),
+            ("policy = \"ask\"", "`share` needs policy = \"auto\""),
+            ("policy = \"never\"\non-fault = \"true\"", "`share` needs policy = \"auto\""),
+            ("server-speaks-first = true", "exclude each other"),
+        ] {
+            let text = format!("[[connect]]\nport = 1\n[[connect]]\nshare = true\n{lines}\n");
+            let error = crate::from_text(&text, "test").unwrap_err().to_string();
+            assert!(error.starts_with("test:3: ") && error.contains(expected), "{lines}: {error}");
+        }
+        let error = crate::from_text("[[listen]]\nshare = true\n", "test").unwrap_err();
+        assert!(error.to_string().contains("expected it in a [[connect]] rule"), "{error}");
+    }
+
+    #[test]
     fn a_limit_of_a_listener_in_a_rule_for_connects_is_refused_with_the_line() {
         for line in ["sessions-max = 0", "memory-max = 1", "handshakes-per-source = 64"] {
             let key = line.split(' ').next().unwrap();
@@ -534,6 +600,7 @@ mod tests {
                     mode = \"require\"\nkey = \"/a \\\"b\\\"\"\npolicy = \"ask\"\ngrace = \"90s\"\n\
                     redial-limit = 7\non-fault = \"echo 'x' # \\\\\"\nline-up = \"true\"\n\
                     [[connect]]\nhost = \"10.0.0.0/8\"\n\
+                    [[connect]]\nhost = \"10.1.0.0/16\"\nshare = true\nsealed = true\n\
                     [[connect]]\nhost = \"::1\"\nsealed = true\nidentity = \"/i\"\n\
                     known-peers = \"/k\"\naccept-new = true\n\
                     [[listen]]\nport = 23\nidentity = \"/i\"\nallowed-clients = \"/a\"\n\

@@ -57,6 +57,11 @@ pub(super) struct Carrier {
     writable: bool,
     /// No more connections, and closed when all is sent.
     is_closing: bool,
+    /// Of its connections only what their programs have written until now is waited for.
+    stops: bool,
+    /// The session has ended, and why; some of its connections have all that is to come, and not
+    /// passed it on yet.
+    lost: Option<Option<io::Error>>,
     is_over: bool,
     said_goaway: bool,
 }
@@ -85,6 +90,8 @@ impl Carrier {
             readable: true,
             writable: true,
             is_closing: false,
+            stops: false,
+            lost: None,
             is_over: false,
             said_goaway: false,
         })
@@ -102,7 +109,8 @@ impl Carrier {
 
     /// True when there is something that [`Self::turn`] could do at once.
     pub(super) fn has_work(&self) -> bool {
-        !self.is_over && (!self.work.is_empty() || !self.unwatched.is_empty() || self.readable)
+        let is_ready = self.readable && self.lost.is_none();
+        !self.is_over && (!self.work.is_empty() || !self.unwatched.is_empty() || is_ready)
     }
 
     /// Begins a stream for a connection: `preface`, then `said`.
@@ -177,6 +185,16 @@ impl Carrier {
         self.is_closing = true;
     }
 
+    /// The same, and each connection ends when what its program has written until now is sent.
+    pub(super) fn stop(&mut self) {
+        self.is_closing = true;
+        self.stops = true;
+        for (stream, pipe) in &mut self.pipes {
+            pipe.readable = true;
+            self.work.push_back(*stream);
+        }
+    }
+
     /// Moves what can be moved.
     pub(super) fn turn(&mut self, buf: &mut [u8], now: u64, tell: &mut Vec<Happening>) {
         if self.is_over {
@@ -184,16 +202,20 @@ impl Carrier {
         }
         let unwatched = self.unwatched.drain(..);
         tell.extend(unwatched.map(|connection| Happening::Over { connection }));
-        if let Err(error) = self.take_in(buf, now) {
-            return self.end(error, tell);
+        if self.lost.is_some() {
+            return self.pass_on_the_rest(buf, now, tell);
         }
+        let taken = self.take_in(buf, now);
         self.hear(buf, now, tell);
+        if let Err(error) = taken {
+            return self.lose(error, tell);
+        }
         for _ in 0..self.work.len() {
             let Some(stream) = self.work.pop_front() else { break };
             self.serve(stream, buf, now, tell);
         }
         if let Err(error) = self.send_out() {
-            return self.end(Some(error), tell);
+            return self.lose(Some(error), tell);
         }
         if let Some(code) = self.mux.peer_goes_away()
             && !std::mem::replace(&mut self.said_goaway, true)
@@ -295,6 +317,12 @@ impl Carrier {
         let (flow, more) = pipe.turn(&mut self.mux, buf, PIPE_BUDGET, now);
         match flow {
             Flow::Waits if more => self.work.push_back(stream),
+            Flow::Waits if self.stops && self.lost.is_none() && pipe.is_read() => {
+                // An end, and no close: what comes meanwhile must not make it a reset.
+                let _gone = self.mux.finish(stream);
+                let Some(pipe) = self.pipes.remove(&stream) else { return };
+                tell.push(Happening::Over { connection: pipe.connection });
+            }
             Flow::Waits => {}
             Flow::Done | Flow::Left => {
                 let Some(pipe) = self.pipes.remove(&stream) else { return };
@@ -331,6 +359,42 @@ impl Carrier {
             }
         }
         Ok(())
+    }
+
+    /// The session has ended. What a connection has all of is its program's still; the others are
+    /// reset.
+    fn lose(&mut self, error: Option<io::Error>, tell: &mut Vec<Happening>) {
+        self.readable = false;
+        self.is_closing = true;
+        for (stream, mut pipe) in std::mem::take(&mut self.pipes) {
+            if self.mux.has_all(stream) {
+                pipe.ignore();
+                self.pipes.insert(stream, pipe);
+                self.work.push_back(stream);
+            } else {
+                tell.push(Happening::Over { connection: pipe.connection });
+                pipe.reset();
+            }
+        }
+        if self.pipes.is_empty() {
+            return self.end(error, tell);
+        }
+        // Nobody is to begin another.
+        if !std::mem::replace(&mut self.said_goaway, true) {
+            tell.push(Happening::GoesAway { code: 0 });
+        }
+        self.lost = Some(error);
+    }
+
+    fn pass_on_the_rest(&mut self, buf: &mut [u8], now: u64, tell: &mut Vec<Happening>) {
+        for _ in 0..self.work.len() {
+            let Some(stream) = self.work.pop_front() else { break };
+            self.serve(stream, buf, now, tell);
+        }
+        if self.pipes.is_empty() {
+            let error = self.lost.take().flatten();
+            self.end(error, tell);
+        }
     }
 
     fn end(&mut self, error: Option<io::Error>, tell: &mut Vec<Happening>) {

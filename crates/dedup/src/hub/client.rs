@@ -323,6 +323,12 @@ impl Client {
         }
         self.pending.clear();
         self.perform(todo);
+        for held in self.held.values_mut() {
+            match &mut held.load {
+                Load::Shared(carrier) => carrier.stop(),
+                Load::Lone(lone) => lone.stop(),
+            }
+        }
     }
 
     fn is_done(&mut self) -> bool {

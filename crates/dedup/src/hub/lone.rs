@@ -48,6 +48,8 @@ pub(super) struct Lone {
     skip: usize,
     to_session: Held,
     to_program: Held,
+    /// Only what the program has written is waited for.
+    stops: bool,
     is_over: bool,
 }
 
@@ -65,7 +67,14 @@ impl Lone {
         watch.add(&far, super::token(id, 0, true))?;
         let (to_session, to_program) = (Held::default(), Held::default());
         let ready = [(true, true); 2];
-        Ok(Self { number, far, connection, ready, skip, to_session, to_program, is_over: false })
+        let (stops, is_over) = (false, false);
+        Ok(Self { number, far, connection, ready, skip, to_session, to_program, stops, is_over })
+    }
+
+    /// Ends in order when what the program has written until now is sent.
+    pub(super) fn stop(&mut self) {
+        self.stops = true;
+        self.ready[1].0 = true;
     }
 
     pub(super) fn note(&mut self, is_far: bool, readable: bool, writable: bool) {
@@ -88,6 +97,10 @@ impl Lone {
                 super::reset_virtual(self.number);
                 super::pipe::reset(&self.far);
                 true
+            }
+            Ok(()) if self.stops => {
+                let is_read = self.to_session.ended || !self.ready[1].0;
+                is_read && self.to_session.left().is_empty()
             }
             Ok(()) => self.to_session.told && self.to_program.told,
         };

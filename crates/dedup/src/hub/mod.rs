@@ -161,7 +161,7 @@ impl<C> Line<C> {
         if self.commands.send(command).is_err() {
             return false;
         }
-        ring(&self.bell);
+        ring(&*self.bell);
         true
     }
 }

@@ -78,6 +78,16 @@ impl Pipe {
         self.held = None;
     }
 
+    /// True when nothing more of the program's is there to be read now.
+    pub(super) fn is_read(&self) -> bool {
+        self.read_done || !self.readable && self.skip == 0
+    }
+
+    /// Nothing that the program says is of use any more.
+    pub(super) fn ignore(&mut self) {
+        self.read_done = true;
+    }
+
     /// What to say again elsewhere, and whether nothing more is to follow; none when the peer has
     /// accepted the stream.
     pub(super) fn into_held(self) -> Option<(Kept, Vec<u8>)> {

@@ -246,7 +246,7 @@ impl Server {
     fn hand_out(&self, near: OwnedFd, about: Accepted) -> bool {
         match self.parts.accepted.try_send((near, about)) {
             Ok(()) => {
-                ring(&self.parts.ready);
+                ring(&*self.parts.ready);
                 true
             }
             Err(TrySendError::Full(_)) => {
@@ -391,8 +391,9 @@ impl Server {
         }
         self.parts.udp.clear();
         for held in self.held.values_mut() {
-            if let Load::Shared(carrier) = &mut held.load {
-                carrier.finish();
+            match &mut held.load {
+                Load::Shared(carrier) => carrier.stop(),
+                Load::Lone(lone) => lone.stop(),
             }
         }
         self.tell_end = Some((tell, Instant::now() + END_MAX));

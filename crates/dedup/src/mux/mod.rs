@@ -315,6 +315,11 @@ impl Mux {
         self.streams.get(&number).map_or(0, |stream| stream.received.len())
     }
 
+    /// True when the peer's direction has ended, and what is left of it is here.
+    pub fn has_all(&self, number: u32) -> bool {
+        self.streams.get(&number).is_some_and(|stream| stream.ended)
+    }
+
     /// True when the peer's direction has ended and all of it was read.
     pub fn is_at_end(&self, number: u32) -> bool {
         let stream = self.streams.get(&number).filter(|stream| stream.news & news::RESET == 0);

@@ -15,7 +15,7 @@ mod shared;
 mod wait;
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -106,6 +106,10 @@ pub fn socket(domain: i32, kind: i32, protocol: i32, config: Arc<Config>) -> io:
     )?;
     // socket2 sets CLOEXEC whatever is asked.
     real.set_cloexec(kind & libc::SOCK_CLOEXEC != 0)?;
+    // One that is nobody's but ours is to be neither in the program's way nor closed by it.
+    let is_private = config.private && kind & libc::SOCK_CLOEXEC != 0;
+    let real =
+        if is_private { fd::internal(OwnedFd::from(real))? } else { OwnedFd::from(real).into() };
     let number = real.as_raw_fd();
     let id = engine.next_id();
     let first = bits::FRESH | if config.mode == Mode::Pumped { bits::PUMPED } else { 0 };
@@ -115,7 +119,11 @@ pub fn socket(domain: i32, kind: i32, protocol: i32, config: Arc<Config>) -> io:
     if table::set(number, Entry::Stream(socket)).is_err() {
         return fail(libc::EMFILE);
     }
-    Ok(real.into_raw_fd())
+    let number = real.into_raw_fd();
+    if is_private {
+        fd::note_own(number);
+    }
+    Ok(number)
 }
 
 /// bind(2).
@@ -588,6 +596,9 @@ pub fn close_if_virtual(number: RawFd) -> Option<io::Result<()>> {
 fn close_taken(socket: &Arc<Socket>, number: RawFd, kernel: bool) -> io::Result<()> {
     // Cancelled in libc's close, the engine would not be told, and nobody would end the session.
     let whole = Uncancelled::begin();
+    if socket.config.private {
+        fd::forget_own(number);
+    }
     let finish_kernel = |number| if kernel { fd::close_reporting(number) } else { Ok(()) };
     if socket.has(bits::FRESH) {
         socket.place.lock().map_err(|_| crate::error::poisoned())?.numbers.retain(|&n| n != number);

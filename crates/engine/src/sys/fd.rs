@@ -100,61 +100,58 @@ pub(crate) fn dup_internal(number: RawFd) -> io::Result<Fd> {
 const WORD_BITS: usize = 64;
 const WORDS: usize = 1024;
 
-/// A set of numbers that needs no lock.
-#[derive(Debug)]
-pub(crate) struct Numbers([AtomicU64; WORDS]);
-
-impl Numbers {
-    const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; WORDS])
-    }
-
-    pub(crate) fn note(&self, number: RawFd) {
-        let number = number.unsigned_abs() as usize;
-        if let Some(word) = self.0.get(number / WORD_BITS) {
-            word.fetch_or(1 << (number % WORD_BITS), Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn forget(&self, number: RawFd) {
-        let number = number.unsigned_abs() as usize;
-        if let Some(word) = self.0.get(number / WORD_BITS) {
-            word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(RawFd)) {
-        for (at, word) in self.0.iter().enumerate() {
-            let mut bits = word.load(Ordering::Relaxed);
-            while bits != 0 {
-                let number = at * WORD_BITS + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                visit(RawFd::try_from(number).unwrap_or(RawFd::MAX));
-            }
-        }
-    }
-}
-
 /// The numbers that are the engine's own.
-static OWN: Numbers = Numbers::new();
-
-/// Those among them that no child is to have.
-pub(crate) static KEPT: Numbers = Numbers::new();
+static OWN: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
 /// Notes a number as the engine's own, for programs that close all numbers they do not know.
 pub(crate) fn note_own(number: RawFd) {
-    OWN.note(number);
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = OWN.get(number / WORD_BITS) {
+        word.fetch_or(1 << (number % WORD_BITS), Ordering::Relaxed);
+    }
 }
 
 /// The number is about to be closed, or somebody else's.
-fn forget_own(number: RawFd) {
-    OWN.forget(number);
+pub(crate) fn forget_own(number: RawFd) {
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = OWN.get(number / WORD_BITS) {
+        word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
+    }
 }
 
-/// Closes one of the engine's own numbers, of which no [`Fd`] is left.
-pub(crate) fn close_own(number: RawFd) {
-    forget_own(number);
-    close(number);
+/// Of these the numbers that no child is to have a copy of.
+static KEPT: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+/// Notes a number of which children lose their copy.
+pub(crate) fn note_kept(number: RawFd) {
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = KEPT.get(number / WORD_BITS) {
+        word.fetch_or(1 << (number % WORD_BITS), Ordering::Relaxed);
+    }
+}
+
+/// The number is about to be closed.
+pub(crate) fn forget_kept(number: RawFd) {
+    let number = number.unsigned_abs() as usize;
+    if let Some(word) = KEPT.get(number / WORD_BITS) {
+        word.fetch_and(!(1 << (number % WORD_BITS)), Ordering::Relaxed);
+    }
+}
+
+/// In a child: closes the copies. Nobody else runs here yet.
+pub(crate) fn close_kept() {
+    for (at, word) in KEPT.iter().enumerate() {
+        let mut bits = word.swap(0, Ordering::Relaxed);
+        while bits != 0 {
+            let number = at * WORD_BITS + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
+            // A mark may outlive its descriptor by a moment; what is the program's is not closed.
+            if is_own(number) {
+                close(number);
+            }
+        }
+    }
 }
 
 /// True when the number is the engine's own: one load when it is not. One that was closed past
@@ -162,21 +159,32 @@ pub(crate) fn close_own(number: RawFd) {
 /// engine does.
 pub(crate) fn is_own(number: RawFd) -> bool {
     let at = number.unsigned_abs() as usize;
-    let word = OWN.0.get(at / WORD_BITS).map_or(0, |word| word.load(Ordering::Relaxed));
+    let word = OWN.get(at / WORD_BITS).map_or(0, |word| word.load(Ordering::Relaxed));
     number >= 0 && word & 1 << (at % WORD_BITS) != 0 && is_still_own(number)
 }
 
 fn is_still_own(number: RawFd) -> bool {
-    crate::table::get(number).is_none() && is_cloexec(number).unwrap_or(false)
+    let is_ours = match crate::table::get(number) {
+        None => true,
+        Some(crate::table::Entry::Stream(socket)) => socket.config.private,
+        Some(crate::table::Entry::Listener(_)) => false,
+    };
+    is_ours && is_cloexec(number).unwrap_or(false)
 }
 
 /// Visits the numbers that are the engine's own.
 pub(crate) fn for_each_own(mut visit: impl FnMut(RawFd)) {
-    OWN.for_each(|number| {
-        if is_still_own(number) {
-            visit(number);
+    for (at, word) in OWN.iter().enumerate() {
+        let mut bits = word.load(Ordering::Relaxed);
+        while bits != 0 {
+            let number = at * WORD_BITS + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
+            if is_still_own(number) {
+                visit(number);
+            }
         }
-    });
+    }
 }
 
 /// Moves a descriptor, which is close-on-exec, to an internal number. When there is no other number

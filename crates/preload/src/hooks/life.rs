@@ -183,7 +183,7 @@ hook! { next = fn shutdown(fd: c_int, how: c_int) -> c_int {
 } }
 
 hook! { next = fn close(fd: c_int) -> c_int {
-    if edge::is_ours(fd) && !edge::is_guest() {
+    if edge::is_ours(fd) && !edge::is_guest() && !edge::is_engines(fd) {
         super::spawn::closed(fd);
         // With SO_LINGER it may sleep.
         let before = edge::errno();

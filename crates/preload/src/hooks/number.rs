@@ -103,6 +103,7 @@ hook! { next = fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_in
         if flags & cloexec == 0 {
             let mut ours = Vec::new();
             posix::for_each_number(|number| ours.push(number));
+            ours.retain(|&number| !posix::is_own_number(number));
             for number in ours {
                 if (first..=last).contains(&number.unsigned_abs()) {
                     // As close_range(2), which tells no errors of single numbers.
