@@ -8,7 +8,7 @@ use eversock_engine::host::Kept;
 use eversock_engine::posix;
 
 use super::pipe::{Flow, Pipe};
-use super::{Watch, would_block};
+use super::{Readiness, Watch, would_block};
 use crate::mux::{Limits, Mux, OpenError, Role, Violation, news, reason};
 use crate::preface::Preface;
 
@@ -18,6 +18,8 @@ const FEED_MAX: usize = 1024 * 1024;
 const FILL_BYTES: usize = 256 * 1024;
 /// Bytes that one connection moves before others have their turn.
 const PIPE_BUDGET: usize = 256 * 1024;
+/// How often what went out may make room for more before others have their turn.
+const ROUNDS_MAX: usize = 8;
 
 /// What a carrier tells its owner.
 #[derive(Debug)]
@@ -28,9 +30,9 @@ pub(super) enum Happening {
     Accepted { connection: u64 },
     /// A connection is over.
     Over { connection: u64 },
-    /// The peer does not have what the connection asks for, which it has not used yet: here it is
+    /// The peer has not taken the connection, for a reason that may not hold elsewhere: here it is
     /// again, with what it has said so far.
-    Misdirected { connection: u64, far: Kept, said: Vec<u8> },
+    SentBack { connection: u64, far: Kept, said: Vec<u8>, reason: u32 },
     /// The peer takes no more streams.
     GoesAway { code: u32 },
     /// The session has ended: all of its connections were reset.
@@ -109,8 +111,16 @@ impl Carrier {
 
     /// True when there is something that [`Self::turn`] could do at once.
     pub(super) fn has_work(&self) -> bool {
-        let is_ready = self.readable && self.lost.is_none();
-        !self.is_over && (!self.work.is_empty() || !self.unwatched.is_empty() || is_ready)
+        if self.is_over || self.lost.is_some() {
+            return !self.is_over && !self.work.is_empty();
+        }
+        let has_output = self.sent < self.out.len() || self.mux.has_output();
+        !self.work.is_empty()
+            || !self.unwatched.is_empty()
+            || self.readable
+            || self.mux.has_news()
+            || has_output && self.writable
+            || self.is_closing && self.pipes.is_empty() && !has_output
     }
 
     /// Begins a stream for a connection: `preface`, then `said`.
@@ -131,7 +141,7 @@ impl Carrier {
             Err(error) => return Err((error, far, said)),
         };
         let both = [preface, &said].concat();
-        // A new stream's queue has room for both: what was said is at most half of it.
+        // A new stream's queue has room for both (`HELD_MAX`).
         if self.mux.write(stream, &both) != Ok(both.len()) {
             self.mux.reset(stream);
             return Err((OpenError::Full, far, said));
@@ -142,8 +152,10 @@ impl Carrier {
 
     /// A stream of the peer's gets its descriptor.
     pub(super) fn accept(&mut self, stream: u32, connection: u64, far: Kept, watch: &Watch) {
-        if self.mux.accept(stream).is_ok() {
-            self.add(stream, Pipe::new(far, 0, stream, connection, None), watch);
+        let pipe = Pipe::new(far, 0, stream, connection, None);
+        match self.mux.accept(stream) {
+            Ok(()) => self.add(stream, pipe, watch),
+            Err(_) => pipe.reset(),
         }
     }
 
@@ -164,13 +176,12 @@ impl Carrier {
     }
 
     /// Events of the socket (stream 0) or of a connection's descriptor.
-    pub(super) fn note(&mut self, stream: u32, readable: bool, writable: bool) {
+    pub(super) fn note(&mut self, stream: u32, ready: Readiness) {
         if stream == 0 {
-            self.readable |= readable;
-            self.writable |= writable;
+            self.readable |= ready.readable;
+            self.writable |= ready.writable;
         } else if let Some(pipe) = self.pipes.get_mut(&stream) {
-            pipe.readable |= readable;
-            pipe.writable |= writable;
+            pipe.note(ready);
             self.work.push_back(stream);
         }
     }
@@ -190,7 +201,7 @@ impl Carrier {
         self.is_closing = true;
         self.stops = true;
         for (stream, pipe) in &mut self.pipes {
-            pipe.readable = true;
+            pipe.look_again();
             self.work.push_back(*stream);
         }
     }
@@ -210,12 +221,19 @@ impl Carrier {
         if let Err(error) = taken {
             return self.lose(error, tell);
         }
-        for _ in 0..self.work.len() {
-            let Some(stream) = self.work.pop_front() else { break };
-            self.serve(stream, buf, now, tell);
-        }
-        if let Err(error) = self.send_out() {
-            return self.lose(Some(error), tell);
+        for _ in 0..ROUNDS_MAX {
+            for _ in 0..self.work.len() {
+                let Some(stream) = self.work.pop_front() else { break };
+                self.serve(stream, buf, now, tell);
+            }
+            if let Err(error) = self.send_out() {
+                return self.lose(Some(error), tell);
+            }
+            // What went out has made room, of which nothing else would tell.
+            if !self.mux.has_news() {
+                break;
+            }
+            self.hear(buf, now, tell);
         }
         if let Some(code) = self.mux.peer_goes_away()
             && !std::mem::replace(&mut self.said_goaway, true)
@@ -251,6 +269,11 @@ impl Carrier {
         while let Some((stream, news)) = self.mux.next_news() {
             if news & news::RESET != 0 {
                 let reason = self.mux.reset_reason(stream).unwrap_or(reason::NONE);
+                if news & news::ACCEPTED != 0
+                    && let Some(pipe) = self.pipes.get_mut(&stream)
+                {
+                    pipe.accepted();
+                }
                 self.was_reset(stream, reason, tell);
                 continue;
             }
@@ -273,13 +296,14 @@ impl Carrier {
         self.nameless.remove(&stream);
         let Some(pipe) = self.pipes.remove(&stream) else { return };
         let connection = pipe.connection;
-        if reason != reason::MISDIRECTED {
+        let may_try_again =
+            matches!(reason, reason::MISDIRECTED | reason::GONE_AWAY | reason::FULL);
+        if !may_try_again || !pipe.is_held() {
             pipe.reset();
             return tell.push(Happening::Over { connection });
         }
-        match pipe.into_held() {
-            Some((far, said)) => tell.push(Happening::Misdirected { connection, far, said }),
-            None => tell.push(Happening::Over { connection }),
+        if let Some((far, said)) = pipe.into_held() {
+            tell.push(Happening::SentBack { connection, far, said, reason });
         }
     }
 

@@ -8,7 +8,7 @@ use eversock_engine::posix;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
-use super::{Watch, would_block};
+use super::{Readiness, Watch, would_block};
 
 /// Bytes that one direction moves before others have their turn.
 const BUDGET: usize = 1024 * 1024;
@@ -51,6 +51,8 @@ pub(super) struct Lone {
     /// Only what the program has written is waited for.
     stops: bool,
     is_over: bool,
+    /// The kernel says that something is wrong with the descriptor.
+    broken: bool,
 }
 
 impl Lone {
@@ -67,8 +69,18 @@ impl Lone {
         watch.add(&far, super::token(id, 0, true))?;
         let (to_session, to_program) = (Held::default(), Held::default());
         let ready = [(true, true); 2];
-        let (stops, is_over) = (false, false);
-        Ok(Self { number, far, connection, ready, skip, to_session, to_program, stops, is_over })
+        Ok(Self {
+            number,
+            far,
+            connection,
+            ready,
+            skip,
+            to_session,
+            to_program,
+            stops: false,
+            is_over: false,
+            broken: false,
+        })
     }
 
     /// Ends in order when what the program has written until now is sent.
@@ -77,10 +89,11 @@ impl Lone {
         self.ready[1].0 = true;
     }
 
-    pub(super) fn note(&mut self, is_far: bool, readable: bool, writable: bool) {
+    pub(super) fn note(&mut self, is_far: bool, ready: Readiness) {
         let (read, write) = &mut self.ready[usize::from(is_far)];
-        *read |= readable;
-        *write |= writable;
+        *read |= ready.readable;
+        *write |= ready.writable;
+        self.broken |= is_far && ready.broken;
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -91,7 +104,12 @@ impl Lone {
 
     /// True when the connection is over, both ways or by an error.
     pub(super) fn turn(&mut self, buf: &mut [u8]) -> bool {
-        let result = self.up(buf).and_then(|()| self.down(buf));
+        let is_gone = std::mem::take(&mut self.broken)
+            && !matches!(rustix::net::sockopt::socket_error(&self.far), Ok(Ok(())));
+        let result = match is_gone {
+            true => Err(io::ErrorKind::ConnectionReset.into()),
+            false => self.up(buf).and_then(|()| self.down(buf)),
+        };
         let is_done = match result {
             Err(_) => {
                 super::reset_virtual(self.number);

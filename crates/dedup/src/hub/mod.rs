@@ -7,6 +7,7 @@ mod lone;
 mod pipe;
 pub(crate) mod server;
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
@@ -87,6 +88,12 @@ impl Watch {
         posix::epoll_ctl(self.set.as_raw_fd(), libc::EPOLL_CTL_ADD, number, Some(event))
     }
 
+    /// Level-triggered, for what is not read to its end at once.
+    fn add_level(&self, fd: &impl AsFd, data: u64) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(data);
+        Ok(epoll::add(&self.set, fd, data, epoll::EventFlags::IN)?)
+    }
+
     /// Level-triggered, for listeners.
     fn add_listener(&self, number: RawFd, data: u64) -> io::Result<()> {
         let event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: data };
@@ -120,11 +127,39 @@ impl Watch {
     }
 }
 
-fn readiness(events: u32) -> (bool, bool) {
-    let events = events.cast_signed();
-    let broken = events & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
-    let readable = events & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0;
-    (readable || broken, events & libc::EPOLLOUT != 0 || broken)
+/// What the kernel says of a descriptor.
+#[derive(Clone, Copy, Debug)]
+struct Readiness {
+    readable: bool,
+    writable: bool,
+    broken: bool,
+}
+
+impl From<u32> for Readiness {
+    fn from(events: u32) -> Self {
+        let events = events.cast_signed();
+        let broken = events & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
+        let readable = events & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0;
+        let writable = events & libc::EPOLLOUT != 0;
+        Self { readable: readable || broken, writable: writable || broken, broken }
+    }
+}
+
+thread_local! {
+    static IS_HUB: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// True on a thread that carries: it must not wait for itself, nor for another of its kind.
+pub(crate) fn is_hub() -> bool {
+    IS_HUB.get()
+}
+
+/// Starts a thread that carries.
+fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    eversock_engine::host::spawn(name, move || {
+        IS_HUB.set(true);
+        run();
+    })
 }
 
 /// The hub's end of the line by which others reach it.
@@ -149,6 +184,7 @@ impl<C> Clone for Line<C> {
 
 impl<C> Line<C> {
     fn new() -> io::Result<(Self, Inbox<C>)> {
+        let _whole = eversock_engine::host::whole();
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let bell = Arc::new(Kept::new(bell)?);
         let (sender, commands) = unbounded();

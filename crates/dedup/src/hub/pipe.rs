@@ -8,11 +8,15 @@ use eversock_engine::host::Kept;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
-use crate::mux::Mux;
+use super::Readiness;
+use crate::mux::{Mux, QUEUE_MAX_BYTES};
+use crate::preface::PREFACE_BYTES_MAX;
 
 /// Bytes of a stream that nobody has accepted yet, kept to be said again elsewhere if its server
 /// turns out to be the wrong one; more is not read before.
-pub(super) const HELD_MAX: usize = 64 * 1024;
+pub(super) const HELD_MAX: usize = 48 * 1024;
+
+const _: () = assert!(HELD_MAX + PREFACE_BYTES_MAX <= QUEUE_MAX_BYTES);
 
 /// What a pipe does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +37,10 @@ pub(super) struct Pipe {
     /// The number by which the owner knows it.
     pub(super) connection: u64,
     /// The kernel may have something, or room.
-    pub(super) readable: bool,
-    pub(super) writable: bool,
+    readable: bool,
+    writable: bool,
+    /// The kernel says that something is wrong with it.
+    broken: bool,
     /// The program has ended its direction.
     read_done: bool,
     /// The program has been told of the stream's end.
@@ -64,6 +70,7 @@ impl Pipe {
             connection,
             readable: true,
             writable: true,
+            broken: false,
             read_done: false,
             write_done: false,
             pending: Vec::new(),
@@ -76,6 +83,22 @@ impl Pipe {
     /// The peer has accepted the stream: it is the right one.
     pub(super) fn accepted(&mut self) {
         self.held = None;
+    }
+
+    pub(super) fn note(&mut self, ready: Readiness) {
+        self.readable |= ready.readable;
+        self.writable |= ready.writable;
+        self.broken |= ready.broken;
+    }
+
+    /// Whatever its program has written is to be looked for again.
+    pub(super) fn look_again(&mut self) {
+        self.readable = true;
+    }
+
+    /// The peer has not accepted it yet.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some()
     }
 
     /// True when nothing more of the program's is there to be read now.
@@ -104,6 +127,12 @@ impl Pipe {
         budget: usize,
         now: u64,
     ) -> (Flow, bool) {
+        // A program that has been killed, say: nobody reads or writes there, whatever waits.
+        if std::mem::take(&mut self.broken)
+            && !matches!(rustix::net::sockopt::socket_error(&self.far), Ok(Ok(())))
+        {
+            return (Flow::Left, false);
+        }
         let (mut flow, more_in) = self.pull(mux, buf, budget);
         let mut more = more_in;
         if flow == Flow::Waits {
@@ -192,6 +221,8 @@ impl Pipe {
                 return (Flow::Waits, false);
             }
             moved += n;
+            // Who has answered has taken what it was told.
+            self.held = None;
             let given = match self.give(&buf[..n]) {
                 Ok(given) => given,
                 Err(Errno::AGAIN) => 0,

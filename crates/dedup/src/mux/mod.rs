@@ -32,6 +32,9 @@ pub use stream::{WINDOW_INITIAL_BYTES, news};
 /// Most payload that is sent in one frame, so that streams take turns often.
 pub const PAYLOAD_MAX_BYTES: usize = 16 * 1024;
 
+/// Most bytes of one stream that wait to be sent, by default.
+pub const QUEUE_MAX_BYTES: usize = 64 * 1024;
+
 /// Which end of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -63,7 +66,7 @@ impl Default for Limits {
             unacked_max: 256,
             window_max: 8 * 1024 * 1024,
             extra_max: 64 * 1024 * 1024,
-            queue_max: 64 * 1024,
+            queue_max: QUEUE_MAX_BYTES,
         }
     }
 }
@@ -376,6 +379,11 @@ impl Mux {
             Some((of, reason)) if of == number => Some(reason),
             _ => self.streams.get(&number)?.reset_reason,
         }
+    }
+
+    /// True when [`Self::next_news`] may have something to tell.
+    pub fn has_news(&self) -> bool {
+        !self.told.is_empty()
     }
 
     /// No new streams, of either end; those that there are go on. `code` says why.
