@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use eversock_engine::udp::Udp;
 use eversock_engine::{Config, Mode, PublicKey, StaticKey, posix};
 use rustix::event::{EventfdFlags, eventfd};
@@ -123,17 +123,20 @@ impl SharedListener {
     /// The same without waiting.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none.
+    /// `WouldBlock` (EAGAIN) when there is none, ESHUTDOWN when the listener's thread has ended.
     pub fn try_accept(&self) -> io::Result<(TcpStream, Accepted)> {
-        let none = |_| io::Error::from(io::ErrorKind::WouldBlock);
+        let none = |error| match error {
+            TryRecvError::Empty => io::Error::from_raw_os_error(libc::EAGAIN),
+            TryRecvError::Disconnected => io::Error::from_raw_os_error(libc::ESHUTDOWN),
+        };
         let (near, about) = self.accepted.try_recv().map_err(none)?;
         self.count_down();
         Ok((TcpStream::from(near), about))
     }
 
     fn count_down(&self) {
+        // It was rung before the connection was handed out.
         let mut one = [0; 8];
-        // Somebody else may have been faster; then there is one more accept than rings.
         let _none = rustix::io::read(&*self.ready, &mut one);
     }
 
