@@ -2,6 +2,7 @@
 #define EVERSOCK_DEDUP
 #include "test.h"
 
+#include <pthread.h>
 #include <sys/time.h>
 
 #define ADDRESSES 4
@@ -400,9 +401,58 @@ static void a_signal_ends_a_wait(void)
     CHECK_STATUS(evs_shared_free(shared.listener), 0);
 }
 
+static void *accepts(void *listener)
+{
+    evs_shared_accept(listener, 0, NULL, 0);
+    return NULL;
+}
+
+struct job {
+    evs_pool *pool;
+    struct shared *shared;
+    int fd;
+};
+
+/* Cancelled beforehand: what is no cancellation point is done whole, and none of it unwound. */
+static void *connects(void *argument)
+{
+    struct job *job = argument;
+    struct sockaddr_in *addr = &job->shared->addrs[0];
+
+    pthread_cancel(pthread_self());
+    job->fd = evs_pool_connect_addr(job->pool, (struct sockaddr *)addr, sizeof *addr, NULL, 0);
+    pthread_testcancel();
+    return NULL;
+}
+
+static void cancelled_threads(void)
+{
+    struct shared shared = shared_of();
+    struct job job = { evs_pool_new(NULL), &shared, -1 };
+    pthread_t thread;
+    struct ends ends;
+    void *result;
+
+    CHECK(job.pool != NULL);
+    CHECK(pthread_create(&thread, NULL, accepts, shared.listener) == 0);
+    CHECK(pthread_cancel(thread) == 0);
+    CHECK(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+    CHECK(pthread_create(&thread, NULL, connects, &job) == 0);
+    CHECK(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+    CHECK(job.fd >= 0);
+    ends.client = job.fd;
+    ends.server = evs_shared_accept(shared.listener, 0, NULL, 0);
+    CHECK(ends.server >= 0);
+    talk(ends, 1);
+    end(ends);
+    CHECK_STATUS(evs_pool_free(job.pool), 0);
+    CHECK_STATUS(evs_shared_free(shared.listener), 0);
+}
+
 int main(void)
 {
     begin();
+    cancelled_threads();
     null_and_nonsense();
     flags_names_and_services();
     many_streams_over_one_session();

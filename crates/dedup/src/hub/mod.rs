@@ -165,7 +165,7 @@ impl<C> Line<C> {
 }
 
 /// Rings a bell; one that is ringing already goes on.
-fn ring(bell: &OwnedFd) {
+pub(crate) fn ring(bell: &OwnedFd) {
     let _full = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 use eversock_engine::udp::Udp;
 use eversock_engine::{host, posix};
 
@@ -246,15 +246,18 @@ impl Server {
 
     /// False when nobody takes more.
     fn hand_out(&self, near: OwnedFd, about: Accepted) -> bool {
-        // Nobody else sends: if there is room now, there is room in a moment.
-        if self.parts.accepted.is_full() {
-            log::warn!("a connection is refused: as many as may wait to be accepted do");
-            return false;
+        match self.parts.accepted.try_send((near, about)) {
+            Ok(()) => {
+                // Afterwards: who has heard it finds what it tells of.
+                ring(&self.parts.ready);
+                true
+            }
+            Err(TrySendError::Full(_)) => {
+                log::warn!("a connection is refused: as many as may wait to be accepted do");
+                false
+            }
+            Err(TrySendError::Disconnected(_)) => false,
         }
-        // Rung first: who takes it counts down, and must find what to count. A ring too many would
-        // stay, and keep the descriptor readable for nothing.
-        ring(&self.parts.ready);
-        self.parts.accepted.try_send((near, about)).is_ok()
     }
 
     fn work(&mut self) {
