@@ -644,7 +644,8 @@ typedef struct evs_pool_row {
      */
     uint8_t session[16];
     /**
-     * Where the session goes to now, or went last, as address:port or [address]:port.
+     * Where the session goes to now, or went last, as `192.0.2.1:80` or
+     * `[2001:db8::1]:80`.
      */
     char address[64];
     /**
@@ -2187,7 +2188,7 @@ int evs_pool_metrics(const struct evs_pool *pool,
  * long as it does. `config` is copied, its mode is not regarded; NULL stands for the process's
  * default configuration (evs_set_default_config). Blocks for a moment at most.
  *
- * Returns:       a listener, owned by the caller (evs_shared_free); NULL with errno set on failure.
+ * Returns:       a listener, owned by the caller (evs_shared_free), or NULL with errno set.
  * Errors:        those of socket(2) and bind(2); EAFNOSUPPORT (neither IPv4 nor IPv6); EFAULT
  *                (NULL); EINVAL (no address, more than 16, or a bad length).
  * Thread safety: any thread; so may the listener be used by any number at a time.

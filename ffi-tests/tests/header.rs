@@ -8,7 +8,7 @@ use eversock_ffi_tests::{Link, Program, compare_or_bless, have, out_dir, root};
 /// cbindgen to follow: it would take what others import from libc for ours.
 fn sections() -> PathBuf {
     let modules = root().join("src/ffi");
-    let text = std::fs::read_to_string(modules.join("mod.rs")).unwrap();
+    let text = std::fs::read_to_string(modules.join("mod.rs")).expect("src/ffi/mod.rs");
     let mut sections = String::new();
     let mut before = "";
     for line in text.lines() {
@@ -22,7 +22,7 @@ fn sections() -> PathBuf {
         before = line;
     }
     let file = out_dir().join(format!("sections-{:?}.rs", std::thread::current().id()));
-    std::fs::write(&file, sections).unwrap();
+    std::fs::write(&file, sections).expect("a file for cbindgen");
     file
 }
 

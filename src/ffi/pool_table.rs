@@ -81,7 +81,8 @@ pub struct evs_pool_row {
     pub server: [u8; 16],
     /// The session's id, as `evs ls` shows it; zeros while there is none.
     pub session: [u8; 16],
-    /// Where the session goes to now, or went last, as address:port or [address]:port.
+    /// Where the session goes to now, or went last, as `192.0.2.1:80` or
+    /// `[2001:db8::1]:80`.
     pub address: [c_char; 64],
     /// Whose connection it is (evs_pool_options).
     pub application: [c_char; 64],
