@@ -41,6 +41,11 @@
  *   named. Static: valid as long as the program. Pointers that you pass are not kept, but for the
  *   callback and userdata of evs_config_set_recovery().
  *
+ * POOLS
+ *   evs_pool_* and evs_shared_*: one session per server, whatever addresses it is called by, and
+ *   many connections over it. They are in libraries that were built with the feature dedup, and in
+ *   this header where EVERSOCK_DEDUP is defined. Their descriptors are ordinary stream sockets.
+ *
  * LIMITS
  *   1024 parts in a gathering or scattering call, 1024 events from one evs_epoll_wait(), about
  *   2 GiB in one read or write. An epoll set must be known by one descriptor only. No urgent data.
@@ -237,12 +242,125 @@ EVS_API int evs_ioctl(int fd, unsigned long request, ...);
  */
 #define EVS_ROLE_SERVER 2
 
+#if defined(EVERSOCK_DEDUP)
+
+/**
+ * evs_pool_row: it waits for a session.
+ */
+#define EVS_ROW_WAITING 0
+
+/**
+ * evs_pool_row: its session has a connection.
+ */
+#define EVS_ROW_ACTIVE 1
+
+/**
+ * evs_pool_row: its session is being resumed.
+ */
+#define EVS_ROW_RECOVERING 2
+
+/**
+ * evs_pool_row: its session takes no more connections.
+ */
+#define EVS_ROW_DRAINING 3
+
+/**
+ * evs_pool_row: its session has failed.
+ */
+#define EVS_ROW_DEAD 4
+
+/**
+ * evs_pool_row: it shares a session that there was.
+ */
+#define EVS_WHY_SHARED 0
+
+/**
+ * evs_pool_row: it shares; a dial has shown that there was a session to that server.
+ */
+#define EVS_WHY_LATE_MERGE 1
+
+/**
+ * evs_pool_row: there was no session that could be compared with.
+ */
+#define EVS_WHY_FIRST 2
+
+/**
+ * evs_pool_row: the address belongs to another server than the sessions that there are.
+ */
+#define EVS_WHY_OTHER_SERVER 3
+
+/**
+ * evs_pool_row: the peer has no static key, nor a pre-shared one, and cannot say who it is.
+ */
+#define EVS_WHY_NO_KEY 4
+
+/**
+ * evs_pool_row: the peer's listener does not share.
+ */
+#define EVS_WHY_PEER_DOES_NOT_SHARE 5
+
+/**
+ * evs_pool_row: service, keys, device, tag or another part of what must be alike differ.
+ */
+#define EVS_WHY_KEY_DIFFERS 6
+
+/**
+ * evs_pool_row: the same server in another life: it was restarted, or runs twice.
+ */
+#define EVS_WHY_OTHER_BOOT 7
+
+/**
+ * evs_pool_row: the server takes no more connections on its session.
+ */
+#define EVS_WHY_GOING_AWAY 8
+
+/**
+ * evs_pool_row: the session is full.
+ */
+#define EVS_WHY_STREAM_LIMIT 9
+
+/**
+ * evs_pool_row: the server of the session does not have the service.
+ */
+#define EVS_WHY_MISDIRECTED 10
+
+#endif
+
 /**
  * What can be set about sessions; opaque. Owned: free it with evs_config_free().
  *
  * Sockets take a copy, so a change concerns only sockets made afterwards.
  */
 typedef struct evs_config evs_config;
+
+#if defined(EVERSOCK_DEDUP)
+
+/**
+ * A pool of sessions, each to one server, whatever addresses it is called by; opaque. Owned: free
+ * it with evs_pool_free().
+ *
+ * It has no thread and no descriptor before the first connect, then one thread. A child of a fork
+ * has a pool without sessions; the connections that it has inherited are its parent's to carry.
+ */
+typedef struct evs_pool evs_pool;
+
+/**
+ * What can be set about pools; opaque. Owned: free it with evs_pool_config_free().
+ *
+ * Pools take a copy, so a change concerns only pools made afterwards.
+ */
+typedef struct evs_pool_config evs_pool_config;
+
+/**
+ * A listener on any number of addresses, whose clients are told that they are one server's;
+ * opaque. Owned: free it with evs_shared_free().
+ *
+ * It has a thread of its own, and is its process's alone: in a child of a fork its functions give
+ * ESHUTDOWN, and evs_shared_free() frees memory and nothing else.
+ */
+typedef struct evs_shared evs_shared;
+
+#endif
 
 /**
  * What ended a connection, as the recovery callback is told. Borrowed until the callback returns.
@@ -369,6 +487,282 @@ typedef struct evs_info {
      */
     char last_error[128];
 } evs_info;
+
+#if defined(EVERSOCK_DEDUP)
+
+/**
+ * How much each metric of a line counts when lines are compared: the exponent of its ratio, from 0
+ * on; 0 leaves it out. New members are added at the end.
+ */
+typedef struct evs_weights {
+    /**
+     * Of the least round trip. Default: 1.
+     */
+    double rtt_min;
+    /**
+     * Of the smoothed round trip. Default: 1.
+     */
+    double rtt;
+    /**
+     * Of the loss. Default: 1.
+     */
+    double loss;
+    /**
+     * Of the delivery rate. Default: 0.5.
+     */
+    double rate;
+    /**
+     * Of the speed of the device. Default: 0.25.
+     */
+    double link;
+    /**
+     * Of the routers on the way. Default: 0.1.
+     */
+    double hops;
+    /**
+     * Of the path's MTU. Default: 0.1.
+     */
+    double mtu;
+} evs_weights;
+
+/**
+ * What can be set about one connection of a pool; begin with all zeros, which are the defaults.
+ * Borrowed for the call. New members are added at the end.
+ */
+typedef struct evs_pool_options {
+    /**
+     * The service's name at a server that has several behind one port, at most 32 bytes; NULL for
+     * none.
+     */
+    const char *service;
+    /**
+     * Connections of other tags never share a session with this one; NULL for none.
+     */
+    const char *tag;
+    /**
+     * Whose connection it is, for the table; NULL for none.
+     */
+    const char *application;
+    /**
+     * The network device to use, as SO_BINDTODEVICE; NULL for any.
+     */
+    const char *device;
+    /**
+     * The local address to use; NULL for any. Its port is not regarded.
+     */
+    const struct sockaddr *source;
+    /**
+     * Where to store the number under which the table has the connection; NULL for nowhere.
+     */
+    uint64_t *management;
+    /**
+     * Length of `source`; not regarded if that is NULL.
+     */
+    socklen_t source_len;
+    /**
+     * How long to wait, in milliseconds; 0 for the session's time to connect
+     * (evs_config_set_connect_timeout) and a second.
+     */
+    int32_t timeout_ms;
+    /**
+     * SOCK_CLOEXEC and SOCK_NONBLOCK, for the descriptor; the call itself waits in any case.
+     */
+    int32_t flags;
+    /**
+     * 0.
+     */
+    int32_t reserved;
+} evs_pool_options;
+
+/**
+ * One connection of a pool at one moment. New members are added at the end. What is not known of
+ * a line is -1; texts are cut to fit, and empty where there is none.
+ */
+typedef struct evs_pool_row {
+    /**
+     * Its number, which no other connection of the pool gets.
+     */
+    uint64_t management;
+    /**
+     * The number of the session's connection, from 1; 0 while there is no session.
+     */
+    uint64_t epoch;
+    /**
+     * Which life of the server it is; 0 while it is not known.
+     */
+    uint64_t boot;
+    /**
+     * Least round trip of the session's line, in microseconds.
+     */
+    int64_t rtt_min_us;
+    /**
+     * Smoothed round trip, in microseconds.
+     */
+    int64_t rtt_us;
+    /**
+     * What is lost, in millionths.
+     */
+    int64_t loss_ppm;
+    /**
+     * What was delivered, in bits a second.
+     */
+    int64_t rate_bps;
+    /**
+     * Speed of the device, in millions of bits a second.
+     */
+    int64_t link_mbps;
+    /**
+     * Routers on the way.
+     */
+    int32_t hops;
+    /**
+     * Largest packet of the path, in bytes.
+     */
+    int32_t mtu;
+    /**
+     * Connections of the session.
+     */
+    uint32_t references;
+    /**
+     * EVS_ROW_*.
+     */
+    int32_t state;
+    /**
+     * EVS_WHY_*.
+     */
+    int32_t why;
+    /**
+     * 0.
+     */
+    int32_t reserved;
+    /**
+     * Who the server is; zeros if it cannot say, or is not known yet.
+     */
+    uint8_t server[16];
+    /**
+     * The session's id, as `evs ls` shows it; zeros while there is none.
+     */
+    uint8_t session[16];
+    /**
+     * Where the session goes to now, or went last, as `192.0.2.1:80` or
+     * `[2001:db8::1]:80`.
+     */
+    char address[64];
+    /**
+     * Whose connection it is (evs_pool_options).
+     */
+    char application[64];
+    /**
+     * What was asked for, as host:port or as an address.
+     */
+    char requested[272];
+} evs_pool_row;
+
+/**
+ * What has happened since a pool began; all are counts. New members are added at the end.
+ */
+typedef struct evs_pool_counts {
+    /**
+     * Sessions that there are now, those without connections included.
+     */
+    uint64_t sessions;
+    /**
+     * Connections that were asked for.
+     */
+    uint64_t opens;
+    /**
+     * Sessions that carried any.
+     */
+    uint64_t sessions_opened;
+    /**
+     * Connections that went over a session that there was.
+     */
+    uint64_t sessions_saved;
+    /**
+     * Those among them for which a session had been dialled.
+     */
+    uint64_t late_merges;
+    /**
+     * Those for which a query's proof came before the dial was done.
+     */
+    uint64_t query_hits;
+    /**
+     * Replies to queries that were forged, repeated or late, and dropped.
+     */
+    uint64_t forged;
+    /**
+     * Sessions that were moved to a better line.
+     */
+    uint64_t migrations;
+    /**
+     * Moves that did not succeed; nothing changed by them.
+     */
+    uint64_t migrations_failed;
+    /**
+     * Sessions that went on over another address when theirs had failed.
+     */
+    uint64_t failovers;
+    /**
+     * Connections that were reset as their server process was gone.
+     */
+    uint64_t resets_by_boot;
+    /**
+     * Sessions on which their server takes no more connections.
+     */
+    uint64_t goaways;
+    /**
+     * Connections whose server did not have the service.
+     */
+    uint64_t misdirected;
+    /**
+     * Connections that got a session of their own, by reason: the element EVS_WHY_*.
+     */
+    uint64_t refused[16];
+} evs_pool_counts;
+
+/**
+ * Whose connection was accepted. New members are added at the end.
+ */
+typedef struct evs_accepted {
+    /**
+     * Where the client's end of the session was at first.
+     */
+    struct sockaddr_storage peer;
+    /**
+     * The address that the client has asked for, whichever its session goes over.
+     */
+    struct sockaddr_storage requested;
+    /**
+     * Length of `peer`.
+     */
+    socklen_t peer_len;
+    /**
+     * Length of `requested`; 0 if it is not known.
+     */
+    socklen_t requested_len;
+    /**
+     * Whether the client has proven a static key; 0 or 1.
+     */
+    int32_t has_client_key;
+    /**
+     * Whether the client may have more connections over this session; 0 or 1.
+     */
+    int32_t is_shared;
+    /**
+     * The static key that the client has proven to have; zeros without one.
+     */
+    uint8_t client_key[32];
+    /**
+     * The session's id, as `evs ls` shows it.
+     */
+    uint8_t session[16];
+    /**
+     * The service that it has asked for; empty for none.
+     */
+    char service[40];
+} evs_accepted;
+
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -1477,6 +1871,472 @@ EVS_API int evs_is_virtual(int fd);
  */
 EVS_API
 int evs_redial(int fd);
+
+#if defined(EVERSOCK_DEDUP)
+
+/**
+ * Makes a configuration with the defaults. Its sessions have the process's default configuration
+ * of this moment (evs_set_default_config).
+ *
+ * Needs a library with the feature dedup, as everything of pools and shared listeners: define
+ * EVERSOCK_DEDUP to see it. Never blocks.
+ *
+ * Returns:       a configuration, owned by the caller; NULL with errno set on failure.
+ * Errors:        ENOTRECOVERABLE.
+ * Thread safety: any thread.
+ * Since:         0.1
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_pool_config *evs_pool_config_new(void);
+
+/**
+ * Frees a configuration. Pools made with it keep their copy. NULL is ignored.
+ *
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is NULL, or from evs_pool_config_new() and not yet freed.
+ */
+EVS_API void evs_pool_config_free(struct evs_pool_config *config);
+
+/**
+ * Sets what the pool's sessions are like: keys, sealing, grace, recovery. The mode is not
+ * regarded. `session` is copied.
+ *
+ * Without a key, a server's key and known peers the pool asks each server for its static key and
+ * believes it: that is no less safe than to ask for none, and tells servers apart.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_pool_config_new(), `session` from evs_config_new(), and neither is freed.
+ */
+EVS_API
+int evs_pool_config_set_session(struct evs_pool_config *config,
+                                const struct evs_config *session);
+
+/**
+ * Sets how long a session is kept when its last connection has gone, in milliseconds. It never
+ * delays the end of the process. Default: 10 s.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (over 100 years).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_pool_config_new() and not freed.
+ */
+EVS_API
+int evs_pool_config_set_linger(struct evs_pool_config *config,
+                               uint64_t ms);
+
+/**
+ * Sets how many connections one session carries, 1 to 16,384; more get a further session. The
+ * server has a limit of its own. Default: 1,024.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (out of range).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_pool_config_new() and not freed.
+ */
+EVS_API
+int evs_pool_config_set_streams_max(struct evs_pool_config *config,
+                                    uint32_t streams);
+
+/**
+ * Sets how many sessions and dials the pool has at a time; a connect that would need one more
+ * gives EAGAIN. Default: 256.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (0).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_pool_config_new() and not freed.
+ */
+EVS_API
+int evs_pool_config_set_sessions_max(struct evs_pool_config *config,
+                                     uint32_t sessions);
+
+/**
+ * Sets whether addresses are asked over UDP, at the service's port number, if they are a server to
+ * which a session stands, beside the dial. Default: yes (not 0).
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_pool_config_new() and not freed.
+ */
+EVS_API
+int evs_pool_config_set_ask(struct evs_pool_config *config,
+                            int on);
+
+/**
+ * Sets whether sessions are moved to a better line of their server. Default: yes (not 0).
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_pool_config_new() and not freed.
+ */
+EVS_API int evs_pool_config_set_migrate(struct evs_pool_config *config, int on);
+
+/**
+ * Sets what makes a line better.
+ *
+ * `size` is `sizeof(struct evs_weights)` as the program was compiled; members that it does not
+ * reach keep their defaults.
+ *
+ * Returns:       0, or -errno; then nothing is changed.
+ * Errors:        E2BIG (members are set that this library does not know); EFAULT (NULL); EINVAL
+ *                (`size` is 0; a weight that is no number, infinite, or less than 0).
+ * Thread safety: one thread at a time per configuration.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is from evs_pool_config_new() and not freed; `weights` is readable for `size` bytes.
+ */
+EVS_API
+int evs_pool_config_set_weights(struct evs_pool_config *config,
+                                const struct evs_weights *weights,
+                                size_t size);
+
+/**
+ * Makes a pool.
+ *
+ * `config` is copied; NULL stands for the defaults, with sessions of the process's default
+ * configuration (evs_set_default_config). Never blocks.
+ *
+ * Returns:       a pool, owned by the caller (evs_pool_free); NULL with errno set on failure.
+ * Errors:        ENOTRECOVERABLE.
+ * Thread safety: any thread; so may the pool be used by any number at a time.
+ * Since:         0.1
+ *
+ * # Safety
+ * `config` is NULL, or from evs_pool_config_new() and not freed.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_pool *evs_pool_new(const struct evs_pool_config *config);
+
+/**
+ * Ends a pool and all connections of it: close them first. NULL is ignored.
+ *
+ * Blocks until what was written is sent, at most 2 s.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        ENOTRECOVERABLE.
+ * Thread safety: one thread, when no other uses the pool any more.
+ * Since:         0.1
+ *
+ * # Safety
+ * `pool` is NULL, or from evs_pool_new() and not yet freed.
+ */
+EVS_API int evs_pool_free(struct evs_pool *pool);
+
+/**
+ * Connects to a server by name or address, over a session that there is to it if there is one.
+ *
+ * The descriptor is an ordinary stream socket: any call, those of this header too, and any event
+ * loop works on it, it passes fork and exec, and each direction ends by itself (shutdown). The
+ * names that getsockname() and getpeername() give are those of the pair that joins it to the pool;
+ * evs_pool_rows() has the server's. evs_is_virtual() is 0 for it: session calls are not for it.
+ *
+ * `port` is a decimal number. `options` may be NULL; `size` is `sizeof(struct evs_pool_options)`
+ * as the program was compiled, members that it does not reach are zero, and with NULL it is not
+ * regarded. Blocks until the connection stands; signals and cancellation do not end it.
+ *
+ * Returns:       a descriptor, owned by the caller (close or evs_close), or -1 with errno set.
+ * Errors:        those of connect(2); EACCES (keys differ); EAGAIN (as many sessions as there may
+ *                be); E2BIG (options are set that this library does not know); EFAULT (`pool`,
+ *                `host` or `port` is NULL); EILSEQ (not UTF-8); EINVAL (port, options); ENOENT (no
+ *                such name); ETIMEDOUT.
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `pool` is from evs_pool_new() and not freed; `host` and `port` are strings; `options` is NULL or
+ * readable for `size` bytes, and its pointers are what they say.
+ */
+EVS_API
+int evs_pool_connect(struct evs_pool *pool,
+                     const char *host,
+                     const char *port,
+                     const struct evs_pool_options *options,
+                     size_t size);
+
+/**
+ * evs_pool_connect() by an address of IPv4 or IPv6.
+ *
+ * Returns:       a descriptor, owned by the caller (close or evs_close), or -1 with errno set.
+ * Errors:        those of evs_pool_connect(); EAFNOSUPPORT (another family).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `pool` is from evs_pool_new() and not freed; `addr` is readable for `len` bytes; `options` is
+ * NULL or readable for `size` bytes, and its pointers are what they say.
+ */
+EVS_API
+int evs_pool_connect_addr(struct evs_pool *pool,
+                          const struct sockaddr *addr,
+                          socklen_t len,
+                          const struct evs_pool_options *options,
+                          size_t size);
+
+/**
+ * Moves the session of a connection to this address of its server, beside the connection that
+ * stands. Does not wait for the outcome; evs_pool_rows() shows it.
+ *
+ * `management` is the connection's number in the table.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EAFNOSUPPORT (neither IPv4 nor IPv6); EALREADY (a dial is under way); EFAULT
+ *                (NULL); EINVAL (length); ENOENT (no such connection).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `pool` is from evs_pool_new() and not freed; `addr` is readable for `len` bytes.
+ */
+EVS_API
+int evs_pool_migrate(struct evs_pool *pool,
+                     uint64_t management,
+                     const struct sockaddr *addr,
+                     socklen_t len);
+
+/**
+ * Forgets which addresses belong to which server: the network is another one. The connections
+ * that there are stay; evs_network_changed() is about their lines. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `pool` is from evs_pool_new() and not freed.
+ */
+EVS_API
+int evs_pool_network_changed(struct evs_pool *pool);
+
+/**
+ * Describes the connections of a pool, in the order of their numbers: the first `count` of them.
+ *
+ * `out` may be NULL if `count` is 0. `row_size` is `sizeof(struct evs_pool_row)` as the program
+ * was compiled, and how far apart the rows are: an older program gets the members that it knows,
+ * and a newer one zeros for those that this library does not. Never blocks.
+ *
+ * Returns:       how many connections there are, which may be more than `count`, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (`row_size` is 0, or the rows take more than 2 GiB).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `pool` is from evs_pool_new() and not freed; `out` is writable for `count` times `row_size`
+ * bytes.
+ */
+EVS_API
+int evs_pool_rows(const struct evs_pool *pool,
+                  struct evs_pool_row *out,
+                  size_t row_size,
+                  size_t count);
+
+/**
+ * Tells what has happened since a pool began.
+ *
+ * `size` is `sizeof(struct evs_pool_counts)` as the program was compiled: an older program gets
+ * the members that it knows, and a newer one zeros for those that this library does not. Never
+ * blocks.
+ *
+ * Returns:       0, or -errno; `*out` is written only on success.
+ * Errors:        EFAULT (NULL); EINVAL (`size` is 0).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `pool` is from evs_pool_new() and not freed; `out` is writable for `size` bytes.
+ */
+EVS_API
+int evs_pool_metrics(const struct evs_pool *pool,
+                     struct evs_pool_counts *out,
+                     size_t size);
+
+/**
+ * Listens on all of these addresses, 1 to 16, of IPv4 and IPv6; with port 0, all get the port that
+ * the first one gets.
+ *
+ * The pool of a client carries all of its connections to it over one session; a program that uses
+ * eversock without a pool has a session of its own for each, which are accepted here as well.
+ * Without an identity and a key in `config` the listener makes itself a static key, which lasts as
+ * long as it does. `config` is copied, its mode is not regarded; NULL stands for the process's
+ * default configuration (evs_set_default_config). Blocks for a moment at most.
+ *
+ * Returns:       a listener, owned by the caller (evs_shared_free), or NULL with errno set.
+ * Errors:        those of socket(2) and bind(2); EAFNOSUPPORT (neither IPv4 nor IPv6); EFAULT
+ *                (NULL); EINVAL (no address, more than 16, or a bad length).
+ * Thread safety: any thread; so may the listener be used by any number at a time.
+ * Since:         0.1
+ *
+ * # Safety
+ * `addrs` and `lens` have `count` elements, and each address is readable for its length; `config`
+ * is NULL, or from evs_config_new() and not freed.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_shared *evs_shared_listen(const struct sockaddr *const *addrs,
+                                     const socklen_t *lens,
+                                     size_t count,
+                                     const struct evs_config *config);
+
+/**
+ * Ends a listener and all connections of it. NULL is ignored.
+ *
+ * Blocks until what was written is sent, at most 2 s.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        ENOTRECOVERABLE.
+ * Thread safety: one thread, when no other uses the listener or its descriptor any more.
+ * Since:         0.1
+ *
+ * # Safety
+ * `shared` is NULL, or from evs_shared_listen() and not yet freed.
+ */
+EVS_API int evs_shared_free(struct evs_shared *shared);
+
+/**
+ * The descriptor that is readable when there is a connection to accept, for any event loop. Only
+ * wait for it: never read, write or close it. Never blocks.
+ *
+ * Returns:       the descriptor, borrowed until evs_shared_free(), or -errno.
+ * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `shared` is from evs_shared_listen() and not freed.
+ */
+EVS_API
+int evs_shared_fd(const struct evs_shared *shared);
+
+/**
+ * Tells where a shared listener listens: the address of this index, counted from 0 in the order in
+ * which they were given. Never blocks.
+ *
+ * As much of it is stored as `*len` has room for, and its whole length in `*len`.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (a negative length); ENOENT (no such address); ESHUTDOWN (a
+ *                child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `shared` is from evs_shared_listen() and not freed; `len` is valid and `addr` writable for
+ * `*len` bytes.
+ */
+EVS_API
+int evs_shared_addr(const struct evs_shared *shared,
+                    size_t index,
+                    struct sockaddr *addr,
+                    socklen_t *len);
+
+/**
+ * Accepts a connection: an ordinary stream socket, as evs_pool_connect() gives.
+ *
+ * Waits for one, and is a cancellation point then. With SOCK_NONBLOCK in `flags` it does not wait,
+ * and the new descriptor does not block either; with SOCK_CLOEXEC that is closed on exec. `out`
+ * may be NULL; `size` is `sizeof(struct evs_accepted)` as the program was compiled (an older
+ * program gets the members that it knows, a newer one zeros), and with NULL it is not regarded.
+ *
+ * Returns:       a descriptor, owned by the caller (close or evs_close), or -1 with errno set.
+ * Errors:        EAGAIN (SOCK_NONBLOCK, and there is none); EFAULT (NULL); EINTR; EINVAL (flags,
+ *                or `size` is 0); EMFILE, ENFILE (nothing is lost); ESHUTDOWN (the listener's
+ *                thread has ended, or this is a child of a fork).
+ * Thread safety: any thread; several may wait on one listener.
+ * Since:         0.1
+ *
+ * # Safety
+ * `shared` is from evs_shared_listen() and not freed; `out` is NULL or writable for `size` bytes.
+ */
+EVS_API
+int evs_shared_accept(struct evs_shared *shared,
+                      int flags,
+                      struct evs_accepted *out,
+                      size_t size);
+
+/**
+ * Tells all clients, now and when they connect next, at which addresses this server can be
+ * reached, in place of those that they were told before; 0 to 16. Addresses that it does not
+ * listen on itself (those of a NAT, say) may be among them.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EAFNOSUPPORT (neither IPv4 nor IPv6); EFAULT (NULL); EINVAL (more than 16, or a
+ *                bad length); ESHUTDOWN (the listener's thread has ended, or this is a child).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `shared` is from evs_shared_listen() and not freed; `addrs` and `lens` have `count` elements,
+ * and each address is readable for its length.
+ */
+EVS_API
+int evs_shared_announce(struct evs_shared *shared,
+                        const struct sockaddr *const *addrs,
+                        const socklen_t *lens,
+                        size_t count);
+
+/**
+ * Takes no more connections on the sessions that there are: clients open others for new ones, and
+ * each session ends with its last connection. `code` is for their logs. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `shared` is from evs_shared_listen() and not freed.
+ */
+EVS_API
+int evs_shared_go_away(struct evs_shared *shared,
+                       uint32_t code);
+
+/**
+ * Says that connections for this service are elsewhere (`on` is not 0), or here again: clients try
+ * once more on a session of its own. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EILSEQ (not UTF-8); EINVAL (more than 32 bytes); ESHUTDOWN (a
+ *                child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `shared` is from evs_shared_listen() and not freed; `service` is a string.
+ */
+EVS_API
+int evs_shared_misdirect(struct evs_shared *shared,
+                         const char *service,
+                         int on);
+
+#endif
 
 #ifdef __cplusplus
 }  // extern "C"

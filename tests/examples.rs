@@ -103,6 +103,15 @@ fn tokio_serves_sessions() {
     assert!(output.contains("3 clients"), "{output}");
 }
 
+#[cfg(feature = "dedup")]
+#[test]
+fn a_hundred_connections_to_four_addresses_share_a_session() {
+    let output = Example::start("four_addresses", &[]).finish(|| ());
+    assert_eq!(output.lines().filter(|line| line.contains(" active ")).count(), 100, "{output}");
+    assert!(output.contains("100 connections over 1 session\n"), "{output}");
+    assert!(output.contains("102 connections over 1 session\n"), "{output}");
+}
+
 #[test]
 fn a_file_arrives_whole_over_a_line_that_is_cut() {
     common::begin();

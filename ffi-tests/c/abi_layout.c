@@ -1,4 +1,5 @@
 /* The structures that cross the border, byte by byte. */
+#define EVERSOCK_DEDUP
 #include "test.h"
 
 #include <stddef.h>
@@ -35,6 +36,75 @@ AT(struct evs_fault, cause, 32);
 AT(struct evs_fault, peer, 40);
 AT(struct evs_fault, peer_len, 48);
 AT(struct evs_fault, reserved, 52);
+
+_Static_assert(sizeof(struct evs_weights) == 56, "struct evs_weights has another size");
+AT(struct evs_weights, rtt_min, 0);
+AT(struct evs_weights, rtt, 8);
+AT(struct evs_weights, loss, 16);
+AT(struct evs_weights, rate, 24);
+AT(struct evs_weights, link, 32);
+AT(struct evs_weights, hops, 40);
+AT(struct evs_weights, mtu, 48);
+
+_Static_assert(sizeof(struct evs_pool_options) == 64, "struct evs_pool_options has another size");
+AT(struct evs_pool_options, service, 0);
+AT(struct evs_pool_options, tag, 8);
+AT(struct evs_pool_options, application, 16);
+AT(struct evs_pool_options, device, 24);
+AT(struct evs_pool_options, source, 32);
+AT(struct evs_pool_options, management, 40);
+AT(struct evs_pool_options, source_len, 48);
+AT(struct evs_pool_options, timeout_ms, 52);
+AT(struct evs_pool_options, flags, 56);
+AT(struct evs_pool_options, reserved, 60);
+
+_Static_assert(sizeof(struct evs_pool_row) == 520, "struct evs_pool_row has another size");
+AT(struct evs_pool_row, management, 0);
+AT(struct evs_pool_row, epoch, 8);
+AT(struct evs_pool_row, boot, 16);
+AT(struct evs_pool_row, rtt_min_us, 24);
+AT(struct evs_pool_row, rtt_us, 32);
+AT(struct evs_pool_row, loss_ppm, 40);
+AT(struct evs_pool_row, rate_bps, 48);
+AT(struct evs_pool_row, link_mbps, 56);
+AT(struct evs_pool_row, hops, 64);
+AT(struct evs_pool_row, mtu, 68);
+AT(struct evs_pool_row, references, 72);
+AT(struct evs_pool_row, state, 76);
+AT(struct evs_pool_row, why, 80);
+AT(struct evs_pool_row, reserved, 84);
+AT(struct evs_pool_row, server, 88);
+AT(struct evs_pool_row, session, 104);
+AT(struct evs_pool_row, address, 120);
+AT(struct evs_pool_row, application, 184);
+AT(struct evs_pool_row, requested, 248);
+
+_Static_assert(sizeof(struct evs_pool_counts) == 232, "struct evs_pool_counts has another size");
+AT(struct evs_pool_counts, sessions, 0);
+AT(struct evs_pool_counts, opens, 8);
+AT(struct evs_pool_counts, sessions_opened, 16);
+AT(struct evs_pool_counts, sessions_saved, 24);
+AT(struct evs_pool_counts, late_merges, 32);
+AT(struct evs_pool_counts, query_hits, 40);
+AT(struct evs_pool_counts, forged, 48);
+AT(struct evs_pool_counts, migrations, 56);
+AT(struct evs_pool_counts, migrations_failed, 64);
+AT(struct evs_pool_counts, failovers, 72);
+AT(struct evs_pool_counts, resets_by_boot, 80);
+AT(struct evs_pool_counts, goaways, 88);
+AT(struct evs_pool_counts, misdirected, 96);
+AT(struct evs_pool_counts, refused, 104);
+
+_Static_assert(sizeof(struct evs_accepted) == 360, "struct evs_accepted has another size");
+AT(struct evs_accepted, peer, 0);
+AT(struct evs_accepted, requested, 128);
+AT(struct evs_accepted, peer_len, 256);
+AT(struct evs_accepted, requested_len, 260);
+AT(struct evs_accepted, has_client_key, 264);
+AT(struct evs_accepted, is_shared, 268);
+AT(struct evs_accepted, client_key, 272);
+AT(struct evs_accepted, session, 304);
+AT(struct evs_accepted, service, 320);
 
 /* A program of another version: it knows fewer members, or more. */
 static void sizes(void)

@@ -18,6 +18,26 @@
 EVS_MUST_USE static int chosen(int what);
 static int chosen(int what) { return what; }
 
+#ifdef EVERSOCK_DEDUP
+static int pools(void)
+{
+    const int constants[] = {
+        EVS_ROW_WAITING, EVS_ROW_ACTIVE, EVS_ROW_RECOVERING, EVS_ROW_DRAINING, EVS_ROW_DEAD,
+        EVS_WHY_SHARED, EVS_WHY_LATE_MERGE, EVS_WHY_FIRST, EVS_WHY_OTHER_SERVER, EVS_WHY_NO_KEY,
+        EVS_WHY_PEER_DOES_NOT_SHARE, EVS_WHY_KEY_DIFFERS, EVS_WHY_OTHER_BOOT, EVS_WHY_GOING_AWAY,
+        EVS_WHY_STREAM_LIMIT, EVS_WHY_MISDIRECTED
+    };
+    evs_pool *pool = evs_pool_new(NULL);
+    evs_pool_row row;
+
+    if (pool == NULL || evs_pool_rows(pool, &row, sizeof row, 1) != constants[0])
+        return 1;
+    return evs_pool_free(pool);
+}
+#else
+static int pools(void) { return 0; }
+#endif
+
 int main(void)
 {
     const int constants[] = {
@@ -37,5 +57,7 @@ int main(void)
         return 2;
     if (!EVS_AT_LEAST_VERSION(EVS_VERSION_MAJOR, EVS_VERSION_MINOR, EVS_VERSION_PATCH))
         return 3;
+    if (pools() != 0)
+        return 4;
     return chosen(constants[0]);
 }

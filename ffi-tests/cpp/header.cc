@@ -16,8 +16,29 @@ struct Free {
     void operator()(evs_config *config) const { evs_config_free(config); }
 };
 
+#ifdef EVERSOCK_DEDUP
+static_assert(std::is_standard_layout<evs_pool_row>::value, "evs_pool_row is a C structure");
+static_assert(std::is_trivially_copyable<evs_accepted>::value, "evs_accepted is a C structure");
+static_assert(EVS_ROW_DEAD == 4 && EVS_WHY_MISDIRECTED == 10, "the constants are numbers");
+
+struct FreePool {
+    void operator()(evs_pool *pool) const { evs_pool_free(pool); }
+};
+
+static int pools()
+{
+    std::unique_ptr<evs_pool, FreePool> pool(evs_pool_new(nullptr));
+    evs_pool_counts counts;
+    return pool && evs_pool_metrics(pool.get(), &counts, sizeof counts) == 0 ? 0 : 4;
+}
+#else
+static int pools() { return 0; }
+#endif
+
 int main()
 {
+    if (pools() != 0)
+        return 4;
     std::unique_ptr<evs_config, Free> config(evs_config_new());
     if (!config || evs_config_set_mode(config.get(), EVS_MODE_DIRECT) != 0)
         return 1;

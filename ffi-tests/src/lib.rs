@@ -43,7 +43,8 @@ pub struct Library {
     pub profile: Vec<String>,
 }
 
-/// Builds the library with the target directory and profile of the running test, once.
+/// Builds the library with the target directory and profile of the running test, once; with the
+/// feature dedup, as CI builds the workspace.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -52,22 +53,44 @@ pub fn library() -> &'static Library {
     LIBRARY.get_or_init(build)
 }
 
+/// The shared library without the feature dedup, copied to where the next build does not put its
+/// own. To be called before [`library`], which both builds have to be followed by.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn small_shared_library() -> PathBuf {
+    let exe = env::current_exe().expect("the test knows its own path");
+    let profile_dir = exe.parent().and_then(Path::parent).expect("the test is below a profile");
+    let target_dir = profile_dir.parent().expect("the profile is below a target");
+    cargo_build(target_dir, &profile_of(profile_dir), &[]);
+    let copy = out_dir().join("libeversock-small.so");
+    fs::copy(profile_dir.join("libeversock.so"), &copy).expect("a copy of the library");
+    copy
+}
+
+fn profile_of(profile_dir: &Path) -> Vec<String> {
+    match profile_dir.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => Vec::new(),
+        Some(name) => vec!["--profile".to_owned(), name.to_owned()],
+    }
+}
+
+fn cargo_build(target_dir: &Path, profile: &[String], features: &[&str]) {
+    let mut command = cargo();
+    command.args(["build", "--quiet", "-p", "eversock", "--lib"]).args(profile).args(features);
+    command.current_dir(root()).env("CARGO_TARGET_DIR", target_dir);
+    let output = command.output().expect("cargo can be run");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "the library cannot be built:\n{text}");
+}
+
 fn build() -> Library {
     let exe = env::current_exe().expect("the test knows its own path");
     // <target>/<profile>/deps/<test>
     let profile_dir = exe.parent().and_then(Path::parent).expect("the test is below a profile");
     let target_dir = profile_dir.parent().expect("the profile is below a target").to_path_buf();
-    let profile = match profile_dir.file_name().and_then(OsStr::to_str) {
-        Some("debug") | None => Vec::new(),
-        Some(name) => vec!["--profile".to_owned(), name.to_owned()],
-    };
-    let mut command = cargo();
-    command.args(["build", "--quiet", "-p", "eversock", "--lib"]).args(&profile);
-    command.current_dir(root()).env("CARGO_TARGET_DIR", &target_dir);
-    let output = command.output().expect("cargo can be run");
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "the library cannot be built:\n{text}");
-
+    let profile = profile_of(profile_dir);
+    cargo_build(&target_dir, &profile, &["--features", "dedup"]);
     let run_dir = out_dir().join("lib");
     fs::create_dir_all(&run_dir).expect("a directory for the SONAME");
     let shared = profile_dir.join("libeversock.so");

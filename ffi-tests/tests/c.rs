@@ -114,6 +114,12 @@ fn a_listener_at_a_limit_refuses_clients_and_takes_them_again() {
 }
 
 #[test]
+fn a_pool_carries_many_connections_over_one_session() {
+    // As with sealed sessions: the handshake has a static key.
+    check_with("pool", &["--undef-value-errors=no"]);
+}
+
+#[test]
 fn the_recovery_callback_decides() {
     check("recovery");
 }
@@ -190,6 +196,9 @@ mod examples {
         for server in ["echo_server", "epoll_server"] {
             talk(&out, server);
         }
+        let said = run(&mut Command::new(out.join("pool"))).out;
+        assert_eq!(said.lines().filter(|line| line.contains("active")).count(), 8, "{said}");
+        assert!(said.ends_with("8 connections, 1 session\n"), "{said}");
     }
 
     struct Server(Child);

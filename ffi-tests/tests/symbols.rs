@@ -1,21 +1,49 @@
 //! What the libraries export, and what they are called.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-use eversock_ffi_tests::{compare_or_bless, have, library, native_libraries, root, run};
+use eversock_ffi_tests::{
+    Library, compare_or_bless, have, native_libraries, root, run, small_shared_library,
+};
+
+/// The library without the feature dedup and the one with it: cargo puts both at one place, so the
+/// former is built and copied before any test looks at the latter.
+fn libraries() -> (&'static Path, &'static Library) {
+    static SMALL: OnceLock<PathBuf> = OnceLock::new();
+    (SMALL.get_or_init(small_shared_library), eversock_ffi_tests::library())
+}
+
+fn library() -> &'static Library {
+    libraries().1
+}
 
 #[test]
 fn the_shared_library_exports_the_listed_symbols_and_no_others() {
+    exports(&library().shared, "ffi-tests/golden/libeversock.symbols");
+}
+
+#[test]
+fn without_pools_it_exports_less() {
+    exports(libraries().0, "ffi-tests/golden/libeversock-small.symbols");
+    let golden = root().join("ffi-tests/golden/libeversock-small.symbols");
+    let golden = std::fs::read_to_string(golden).unwrap();
+    let pools = ["evs_pool", "evs_shared"];
+    assert!(!golden.lines().any(|name| pools.iter().any(|pool| name.starts_with(pool))));
+}
+
+fn exports(library: &Path, golden: &str) {
     if !have("nm") {
         return;
     }
-    let said = run(Command::new("nm").args(["-D", "--defined-only"]).arg(&library().shared));
+    let said = run(Command::new("nm").args(["-D", "--defined-only"]).arg(library));
     let mut symbols: Vec<&str> =
         said.out.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
     symbols.sort_unstable();
     let foreign: Vec<_> = symbols.iter().filter(|name| !name.starts_with("evs_")).collect();
     assert!(foreign.is_empty(), "symbols that are not ours to define: {foreign:?}");
-    compare_or_bless("ffi-tests/golden/libeversock.symbols", &(symbols.join("\n") + "\n"));
+    compare_or_bless(golden, &(symbols.join("\n") + "\n"));
 }
 
 #[test]
@@ -56,6 +84,7 @@ fn pkg_config_tells_the_version_and_the_native_libraries_of_the_build() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["rustc", "-p", "eversock", "--lib", "--crate-type", "staticlib"]);
+    command.args(["--features", "dedup"]);
     command.args(&library.profile).args(["--", "--print", "native-static-libs"]);
     command.current_dir(root()).env("CARGO_TARGET_DIR", &library.target_dir);
     let said = run(&mut command);

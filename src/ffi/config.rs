@@ -134,7 +134,7 @@ pub(super) unsafe fn set(
     })
 }
 
-fn millis(ms: u64) -> io::Result<Duration> {
+pub(super) fn millis(ms: u64) -> io::Result<Duration> {
     if ms > MILLIS_MAX { fail(libc::EINVAL) } else { Ok(Duration::from_millis(ms)) }
 }
 

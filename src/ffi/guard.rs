@@ -73,6 +73,14 @@ pub(crate) fn pointer<T>(body: impl FnOnce() -> io::Result<*mut T>) -> *mut T {
     value
 }
 
+/// Runs what is to happen whole, a panic being ENOTRECOVERABLE: the thread is not cancelled in it.
+/// For what calls libc's cancellation points on its way, and within calls that sleep outside of it.
+#[cfg(feature = "dedup")]
+pub(crate) fn whole<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let _whole = eversock_engine::Uncancelled::begin();
+    run(body).or_else(fail)
+}
+
 fn run<T>(body: impl FnOnce() -> io::Result<T>) -> Result<T, c_int> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => Ok(value),

@@ -73,7 +73,8 @@ pub struct evs_info {
     pub last_error: [c_char; 128],
 }
 
-fn text<const N: usize>(text: &str) -> [c_char; N] {
+/// Text for C, cut at a character's border to fit with its NUL.
+pub(super) fn text<const N: usize>(text: &str) -> [c_char; N] {
     let mut out = [0; N];
     let mut end = text.len().min(N - 1);
     while !text.is_char_boundary(end) {

@@ -9,6 +9,8 @@
 
 mod guard;
 mod plain;
+#[cfg(feature = "dedup")]
+mod sized;
 
 use eversock_engine::cabi::{addr, memory};
 
@@ -30,3 +32,15 @@ pub mod poll;
 pub mod option;
 
 pub mod info;
+
+#[cfg(feature = "dedup")]
+pub mod pool_config;
+
+#[cfg(feature = "dedup")]
+pub mod pool;
+
+#[cfg(feature = "dedup")]
+pub mod pool_table;
+
+#[cfg(feature = "dedup")]
+pub mod shared;

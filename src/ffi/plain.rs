@@ -12,6 +12,8 @@ unsafe extern "C-unwind" {
     ) -> c_int;
     pub(crate) fn close(fd: c_int) -> c_int;
     pub(crate) fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int;
+    #[cfg(feature = "dedup")]
+    pub(crate) fn poll(fds: *mut libc::pollfd, count: libc::nfds_t, timeout_ms: c_int) -> c_int;
     pub(crate) fn read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t;
     pub(crate) fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t;
     pub(crate) fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t;

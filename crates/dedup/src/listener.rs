@@ -8,11 +8,11 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, bounded};
 use eversock_engine::udp::Udp;
 use eversock_engine::{Config, Mode, PublicKey, StaticKey, posix};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::config::SharedConfig;
-use crate::hub::Line;
 use crate::hub::server::{Command, Parts, Server};
+use crate::hub::{Line, ring};
 use crate::ident::{Answerer, Card};
 use crate::key::ServerId;
 use crate::preface::Service;
@@ -117,27 +117,36 @@ impl SharedListener {
     /// # Errors
     /// ESHUTDOWN when the listener's thread has ended.
     pub fn accept(&self) -> io::Result<(TcpStream, Accepted)> {
-        let over = |_| io::Error::from_raw_os_error(libc::ESHUTDOWN);
-        let (near, about) = self.accepted.recv().map_err(over)?;
-        self.count_down();
-        Ok((TcpStream::from(near), about))
+        loop {
+            match self.try_accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            let mut ready = [PollFd::new(&self.ready, PollFlags::IN)];
+            match poll(&mut ready, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// The same without waiting.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none.
+    /// `WouldBlock` (EAGAIN) when there is none, ESHUTDOWN when the listener's thread has ended.
     pub fn try_accept(&self) -> io::Result<(TcpStream, Accepted)> {
-        let none = |_| io::Error::from(io::ErrorKind::WouldBlock);
-        let (near, about) = self.accepted.try_recv().map_err(none)?;
-        self.count_down();
-        Ok((TcpStream::from(near), about))
-    }
-
-    fn count_down(&self) {
+        // One ring is one connection, which is there when it rings. Who takes the connection
+        // without would leave the ring, and the descriptor readable for nothing.
         let mut one = [0; 8];
-        // Somebody else may have been faster; then there is one more accept than rings.
-        let _none = rustix::io::read(&*self.ready, &mut one);
+        rustix::io::read(&*self.ready, &mut one)?;
+        match self.accepted.recv() {
+            Ok((near, about)) => Ok((TcpStream::from(near), about)),
+            Err(_) => {
+                // For whoever else waits.
+                ring(&*self.ready);
+                Err(io::Error::from_raw_os_error(libc::ESHUTDOWN))
+            }
+        }
     }
 
     /// Where it listens.

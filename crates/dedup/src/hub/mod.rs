@@ -203,7 +203,7 @@ impl<C> Line<C> {
 }
 
 /// Rings a bell; one that is ringing already goes on.
-fn ring(bell: &impl AsFd) {
+pub(crate) fn ring(bell: &impl AsFd) {
     let _full = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }
 

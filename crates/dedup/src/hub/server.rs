@@ -118,6 +118,8 @@ impl Server {
                 Ok(n) => n,
                 Err(error) => {
                     log::error!("the shared listener cannot wait, and ends: {error}");
+                    // Who waits to accept is to hear of it.
+                    ring(&*self.parts.ready);
                     return;
                 }
             };
@@ -246,6 +248,7 @@ impl Server {
     fn hand_out(&self, near: OwnedFd, about: Accepted) -> bool {
         match self.parts.accepted.try_send((near, about)) {
             Ok(()) => {
+                // Afterwards: who has heard it finds what it tells of.
                 ring(&*self.parts.ready);
                 true
             }
