@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 use eversock_engine::udp::Udp;
@@ -31,6 +32,7 @@ pub struct SharedListener {
     ready: Arc<OwnedFd>,
     local: Vec<SocketAddr>,
     server: Option<ServerId>,
+    carried: Arc<AtomicU64>,
     process: u32,
 }
 
@@ -96,6 +98,7 @@ impl SharedListener {
         )?);
         let (sender, accepted) = bounded(config.backlog);
         let (answerer, udp) = answering(&config, server, &local, told)?;
+        let carried = Arc::new(AtomicU64::new(0));
         let parts = Parts {
             listeners: std::mem::take(&mut open.0),
             udp,
@@ -104,9 +107,11 @@ impl SharedListener {
             streams_max: config.streams_max,
             accepted: sender,
             ready: Arc::clone(&ready),
+            carried: Arc::clone(&carried),
         };
         let line = Server::start(parts)?;
-        Ok(Self { line, accepted, ready, local, server, process: std::process::id() })
+        let process = std::process::id();
+        Ok(Self { line, accepted, ready, local, server, carried, process })
     }
 
     /// Waits for a connection.
@@ -166,6 +171,21 @@ impl SharedListener {
     /// each session ends with its last connection. `code` is for their logs.
     pub fn go_away(&self, code: u32) {
         self.line.tell(Command::GoAway { code });
+    }
+
+    /// Listens no more: who comes finds nobody, and the sessions that there are take no more
+    /// connections. Those that stand go on, and are resumed when they lose theirs; what waits to be
+    /// accepted can be. `code` is for the clients' logs.
+    pub fn close(&self, code: u32) {
+        let (tell, told) = bounded(1);
+        if self.line.tell(Command::Close { code, tell }) {
+            let _gone = told.recv();
+        }
+    }
+
+    /// Sessions that have carried a connection so far.
+    pub fn sessions_carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Connections for this service are elsewhere (or here again): clients try once more on a

@@ -14,7 +14,7 @@ use eversock_engine::{
 
 use crate::config::{ConnectOptions, PoolConfig};
 use crate::hub::Line;
-use crate::hub::client::{Books, Client, Command, Connect, How, Tell, look};
+use crate::hub::client::{Books, Client, Command, Connect, Failed, How, Tell, look};
 use crate::key::KeyParts;
 use crate::preface::{Preface, Service};
 use crate::score;
@@ -164,7 +164,7 @@ impl Pool {
         let (near, far) = host::pair()?;
         let (sender, receiver) = bounded(1);
         let tell = Tell(Box::new(move |result| {
-            let _gone = sender.send(result);
+            let _gone = sender.send(result.map_err(|failed| failed.error));
         }));
         let ends = Ends { far, filled: None, tell };
         let ticket = self.ask(addrs, host, requested, options, ends)?;
@@ -189,12 +189,33 @@ impl Pool {
         options: &ConnectOptions,
         done: impl FnOnce(io::Result<u64>) + Send + 'static,
     ) -> io::Result<()> {
+        let done = |result: Result<u64, Failed>| done(result.map_err(|failed| failed.error));
+        self.begin_host(number, addrs, None, options, done)
+    }
+
+    /// The same for a host, whose name (where there is one) is looked up again when the session is
+    /// redialled, and by which its static key is known. `done` hears in words, too, why there is no
+    /// connection.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn begin_host(
+        &self,
+        number: RawFd,
+        addrs: &[SocketAddr],
+        host: Option<(String, u16)>,
+        options: &ConnectOptions,
+        done: impl FnOnce(Result<u64, Failed>) + Send + 'static,
+    ) -> io::Result<()> {
         let (near, far, junk) = host::connecting_pair()?;
-        let requested = addrs.first().map(ToString::to_string).unwrap_or_default();
+        let requested = match &host {
+            Some((host, port)) => format!("{host}:{port}"),
+            None => addrs.first().map(ToString::to_string).unwrap_or_default(),
+        };
         let copy = near.try_clone()?;
         host::replace(near, number)?;
         let ends = Ends { far, filled: Some((junk, copy)), tell: Tell(Box::new(done)) };
-        self.ask(addrs, None, requested, options, ends).map(drop)
+        self.ask(addrs, host, requested, options, ends).map(drop)
     }
 
     fn ask(

@@ -67,7 +67,22 @@ pub(crate) struct How {
 }
 
 /// Who hears how it went.
-pub(crate) struct Tell(pub(crate) Box<dyn FnOnce(io::Result<u64>) + Send>);
+pub(crate) struct Tell(pub(crate) Box<dyn FnOnce(Result<u64, Failed>) + Send>);
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub struct Failed {
+    /// As connect(2) has it.
+    pub error: io::Error,
+    /// What the session says beyond that: who was refused by whom, and what helps.
+    pub why: Option<String>,
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self { error, why: None }
+    }
+}
 
 impl std::fmt::Debug for Tell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -139,6 +154,8 @@ pub(crate) struct Client {
     lines: Lines,
     next_id: u32,
     buf: Vec<u8>,
+    /// What the session of the dial that has just failed had to say.
+    why: Option<String>,
     tell_end: Option<(Sender<()>, Instant)>,
 }
 
@@ -168,6 +185,7 @@ impl Client {
             lines,
             next_id: 0,
             buf: vec![0; BUF_BYTES],
+            why: None,
             tell_end: None,
             config,
         };
@@ -276,7 +294,7 @@ impl Client {
     fn connect(&mut self, connect: Connect) {
         let Connect { ticket, want, how, preface, far, filled, tell } = connect;
         if self.tell_end.is_some() {
-            return (tell.0)(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
+            return (tell.0)(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN).into()));
         }
         let (connection, todo) = look(&self.books).state.request(want, self.clock.now());
         let (said, tell) = (Vec::new(), Some(tell));
@@ -503,7 +521,7 @@ impl Client {
             Err(error) => {
                 let _closed = posix::close(number);
                 if let Some(tell) = tell {
-                    (tell.0)(Err(error));
+                    (tell.0)(Err(error.into()));
                 }
                 self.close_later(connection)
             }
@@ -513,7 +531,7 @@ impl Client {
     fn fail(&mut self, connection: u64, error: io::Error) {
         let Some(pending) = self.pending.remove(&connection) else { return };
         match pending.tell {
-            Some(tell) => (tell.0)(Err(error)),
+            Some(tell) => (tell.0)(Err(Failed { error, why: self.why.clone() })),
             // It was connected once, to a server that did not have its service.
             None => super::pipe::reset(&pending.far),
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     GoAway { code: u32 },
     /// Streams for this service are somewhere else from now on, or here again.
     Misdirect { service: String, on: bool },
+    /// Listen no more, and no more streams; those that there are go on.
+    Close { code: u32, tell: Sender<()> },
     /// Send what is queued, end everything, go.
     Stop { tell: Sender<()> },
 }
@@ -49,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) accepted: Sender<(OwnedFd, Accepted)>,
     /// Readable as often as there is something to accept.
     pub(crate) ready: Arc<OwnedFd>,
+    /// Sessions that have carried a connection.
+    pub(crate) carried: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -62,6 +67,8 @@ struct Held {
     load: Load,
     number: RawFd,
     about: Accepted,
+    /// It is counted among those that have carried a connection.
+    has_carried: bool,
 }
 
 #[derive(Debug)]
@@ -221,10 +228,11 @@ impl Server {
                 // The lone one's end resets the session.
                 return Ok(());
             }
+            self.parts.carried.fetch_add(1, Ordering::Relaxed);
             Load::Lone(Box::new(lone))
         };
         self.by_id.insert(link.id, id);
-        self.held.insert(id, Held { load, number, about });
+        self.held.insert(id, Held { load, number, about, has_carried: !link.shares });
         Ok(())
     }
 
@@ -313,7 +321,11 @@ impl Server {
                 if !self.hand_out(near, about) {
                     return self.refuse(id, stream, reason::FULL);
                 }
-                if let Some(Held { load: Load::Shared(carrier), .. }) = self.held.get_mut(&id) {
+                let Some(held) = self.held.get_mut(&id) else { return };
+                if !std::mem::replace(&mut held.has_carried, true) {
+                    self.parts.carried.fetch_add(1, Ordering::Relaxed);
+                }
+                if let Load::Shared(carrier) = &mut held.load {
                     carrier.accept(stream, connection, far, &self.inbox.watch);
                 }
             }
@@ -346,12 +358,11 @@ impl Server {
                 Command::Announce { addrs, tell } => {
                     let _gone = tell.send(self.announce(addrs));
                 }
-                Command::GoAway { code } => {
-                    for held in self.held.values_mut() {
-                        if let Load::Shared(carrier) = &mut held.load {
-                            carrier.go_away(code);
-                        }
-                    }
+                Command::GoAway { code } => self.go_away(code),
+                Command::Close { code, tell } => {
+                    self.close();
+                    self.go_away(code);
+                    let _gone = tell.send(());
                 }
                 Command::Misdirect { service, on } => {
                     self.misdirected.retain(|known| *known != service);
@@ -382,7 +393,16 @@ impl Server {
         result
     }
 
-    fn stop(&mut self, tell: Sender<()>) {
+    fn go_away(&mut self, code: u32) {
+        for held in self.held.values_mut() {
+            if let Load::Shared(carrier) = &mut held.load {
+                carrier.go_away(code);
+            }
+        }
+    }
+
+    /// Who comes from here on is told that nobody listens; sessions that stand can be resumed.
+    fn close(&mut self) {
         for number in std::mem::take(&mut self.parts.listeners) {
             self.inbox.watch.remove_virtual(number);
             if let Err(error) = posix::close(number) {
@@ -390,6 +410,10 @@ impl Server {
             }
         }
         self.parts.udp.clear();
+    }
+
+    fn stop(&mut self, tell: Sender<()>) {
+        self.close();
         for held in self.held.values_mut() {
             if let Load::Shared(carrier) = &mut held.load {
                 carrier.finish();
