@@ -242,7 +242,8 @@ fn give_up_on_error(stream: &Stream, mut half: Half, first: &OnceLock<String>) -
 }
 
 fn report(event: Option<Event>) -> Result<(), Failure> {
-    let Some(Event { epoch, kind: EventKind::Resumed { replayed, stalled }, .. }) = event else {
+    let Some(Event { epoch, kind: EventKind::Resumed { replayed, stalled, .. }, .. }) = event
+    else {
         return Ok(());
     };
     let stalled_ms = u64::try_from(stalled.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
