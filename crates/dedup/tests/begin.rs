@@ -1,7 +1,7 @@
 //! Connects that are begun under a number of the program's own, and a listener that closes.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -122,4 +122,51 @@ fn a_closed_listener_keeps_what_stands_and_gets_nobody_new() {
     assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED), "{refused}");
     exchange(&mut far, &mut near);
     exchange(&mut near, &mut far);
+}
+
+/// Reads to the end in small steps.
+fn read_slowly(stream: &mut TcpStream) -> usize {
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    let (mut all, mut buf) = (0, vec![0; 256 * 1024]);
+    loop {
+        match stream.read(&mut buf).expect("no error before the end") {
+            0 => return all,
+            n => all += n,
+        }
+    }
+}
+
+#[test]
+fn what_a_slow_reader_has_left_on_the_way_outlives_its_session_s_linger() {
+    let listener = listener(SharedConfig::default());
+    let linger = Duration::from_millis(1);
+    let pool = Pool::new(PoolConfig { linger, ..PoolConfig::default() }).expect("a pool");
+    for _ in 0..1 {
+        let mut near = pool.connect(listener.local_addrs()[0]).expect("connected");
+        let (mut far, _) = listener.accept().expect("accepted");
+        far.shutdown(Shutdown::Write).expect("ended");
+        near.set_write_timeout(Some(Duration::from_millis(200))).expect("set");
+        let mut taken = 0;
+        // Until the session has no credit left, and nothing else has room.
+        while let Ok(n) = near.write(&[9; 64 * 1024]) {
+            taken += n;
+        }
+        drop(near);
+        assert_eq!(read_slowly(&mut far), taken);
+    }
+}
+
+#[test]
+fn what_was_written_before_the_end_of_its_pool_arrives() {
+    let listener = listener(SharedConfig::default());
+    for _ in 0..30 {
+        let pool = Pool::new(PoolConfig::default()).expect("a pool");
+        let mut near = pool.connect(listener.local_addrs()[0]).expect("connected");
+        let (mut far, _) = listener.accept().expect("accepted");
+        far.shutdown(Shutdown::Write).expect("ended");
+        let heard = std::thread::spawn(move || read_slowly(&mut far));
+        near.write_all(&[9; 1_000_000]).expect("written");
+        drop((near, pool));
+        assert_eq!(heard.join().expect("read"), 1_000_000);
+    }
 }

@@ -65,8 +65,9 @@ pub(crate) struct Gateway {
     #[arg(long, value_name = "HOST:PORT", requires = "listen")]
     plain_to: Option<String>,
     /// Carry all connections to one server over one session, which is one handshake and one
-    /// connection for all of them. Both gateways need it: with one that does not share, each
-    /// connection has a session of its own, as without. `evs dedup ls` shows who shares, and why.
+    /// connection for all of them. Both gateways need it: to one that does not share, each
+    /// connection has a session of its own, as without; and one that shares and has no key is
+    /// reached by those alone that share. `evs dedup ls` shows who shares, and why.
     #[arg(long)]
     share: bool,
     /// With --share: clients that are not from the same address share no session.

@@ -31,8 +31,9 @@ const LISTEN: u64 = u64::MAX - 1;
 const GENERATION_MAX: u32 = u32::MAX - 1;
 
 /// What a gateway that is refused for its keys, and knows no server by a list, can do.
-const KEYS_REMEDY: &str = "; both ends need the same --key, both or neither --sealed, and a server \
-                           with an --identity needs clients with --known-peers";
+const KEYS_REMEDY: &str = "; both ends need the same --key, both or neither --sealed, both or \
+                           neither --share, and a server with an --identity needs clients with \
+                           --known-peers";
 
 /// Which way the gateway works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

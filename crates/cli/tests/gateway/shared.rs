@@ -1,10 +1,19 @@
 //! Gateways that carry many connections over one session.
 
+use eversock_engine::keys;
+use eversock_proto::identity::StaticKey;
 use serde_json::Value;
 
 use super::*;
 
 const SHARE: &[&str] = &["--share"];
+
+/// A file of the test's own with a key of this byte.
+fn key(place: &Place, name: &str, byte: u8) -> String {
+    let path = place.file(name);
+    keys::write_key(&path, &[byte; 32]).unwrap();
+    path.display().to_string()
+}
 
 /// A chain whose gateways share.
 fn chain() -> Chain {
@@ -56,7 +65,6 @@ fn exchange_all(pairs: &[(TcpStream, TcpStream)], size: usize) {
 #[test]
 fn programs_behind_one_gateway_share_one_session_and_keep_their_bytes() {
     let chain = chain();
-    // Different servers' names for the table: each connection has its client's address.
     let pairs: Vec<_> = (0..20).map(|_| chain.pair()).collect();
     let listed = rows(&chain.place, &chain.near);
     assert_eq!(listed.len(), 20);
@@ -198,17 +206,69 @@ fn a_client_whose_shared_session_finds_nobody_is_reset_and_the_reason_is_said() 
 
 #[test]
 fn gateways_of_which_one_shares_give_each_connection_a_session() {
-    for (near, far) in [(SHARE, &[][..]), (&[][..], SHARE)] {
+    let keys = Place::new();
+    let secret = key(&keys, "shared", 1);
+    let (keyed, keyed_share) = (["--key", &*secret], ["--share", "--key", &*secret]);
+    let cases: [[&[&str]; 2]; 3] = [[SHARE, &[]], [&keyed_share, &keyed], [&keyed, &keyed_share]];
+    for [near, far] in cases {
         let chain = Chain::with(Plan::none(), near, far);
         let pairs = [chain.pair(), chain.pair()];
         assert_eq!(sessions(&chain.place, &chain.near).len(), 2, "{near:?} {far:?}");
-        if near == SHARE {
+        if near.contains(&"--share") {
             let listed = rows(&chain.place, &chain.near);
             assert!(listed.iter().all(|row| row["references"] == 1), "{listed:?}");
         }
         assert_eq!(chain.cut(), 2);
         exchange_all(&pairs, MIB);
     }
+}
+
+#[test]
+fn a_gateway_that_shares_without_keys_refuses_those_that_do_not_with_the_remedy() {
+    let chain = Chain::with(Plan::none(), &[], SHARE);
+    assert!(is_reset(&chain.connect()));
+    chain.near.wait_for("the peer refused: keys differ");
+    chain.near.wait_for("both or neither --share");
+}
+
+#[test]
+fn sharing_works_with_a_key_and_with_names_sealed_while_the_connection_is_cut() {
+    const SIZE: usize = 2 * MIB;
+    let keys = Place::new();
+    let secret = key(&keys, "shared", 1);
+    let (ours, theirs) = (key(&keys, "ours", 2), key(&keys, "theirs", 3));
+    let public = |byte| StaticKey::from_bytes([byte; 32]).public();
+    let clients = keys.file("clients").display().to_string();
+    fs::write(&clients, format!("{} laptop\n", public(2))).unwrap();
+    fs::set_permissions(&clients, Permissions::from_mode(0o600)).unwrap();
+    let known = keys.file("known").display().to_string();
+    let by_key = ["--share", "--sealed", "--key", &secret];
+    let asks =
+        ["--share", "--sealed", "--identity", &ours, "--known-peers", &known, "--accept-new"];
+    let shows = ["--share", "--sealed", "--identity", &theirs, "--allowed-clients", &clients];
+    let cases: [[&[&str]; 2]; 2] = [[&by_key, &by_key], [&asks, &shows]];
+    for (seed, [near, far]) in (7..).zip(cases) {
+        let chain = Chain::with(Plan::seeded(seed, 6, 6 * SIZE as u64), near, far);
+        let pairs: Vec<_> = (0..3).map(|_| chain.pair()).collect();
+        exchange_all(&pairs, SIZE);
+        let dials = chain.proxy.stats().summary.accepted;
+        assert!(dials > 2, "the cuts hit nothing: {dials} connections");
+        assert!(totals(chain.near)["shared"]["sessions"].as_u64() <= Some(2), "{near:?}");
+    }
+    let listed = fs::read_to_string(&known).unwrap();
+    assert!(listed.contains(&public(3).to_string()), "{listed}");
+}
+
+#[test]
+fn a_server_that_is_not_known_is_named_with_the_line_to_add_when_sessions_are_shared() {
+    let keys = Place::new();
+    let theirs = key(&keys, "theirs", 3);
+    let known = keys.file("known").display().to_string();
+    let near = ["--share", "--known-peers", &known];
+    let chain = Chain::with(Plan::none(), &near, &["--share", "--identity", &theirs]);
+    assert!(is_reset(&chain.connect()));
+    let line = format!("{} {}", chain.proxy.local_addr(), StaticKey::from_bytes([3; 32]).public());
+    chain.near.wait_for(&format!("add this line to {known}: {line}"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use eversock_engine::posix;
 
@@ -57,6 +57,10 @@ pub(super) struct Carrier {
     /// No more connections, and closed when all is sent.
     is_closing: bool,
     is_over: bool,
+    /// The peer has ended the session: what has come of it is still delivered.
+    peer_ended: bool,
+    /// The peer was told that this end has ended the session.
+    said_end: bool,
     said_goaway: bool,
 }
 
@@ -85,6 +89,8 @@ impl Carrier {
             writable: true,
             is_closing: false,
             is_over: false,
+            peer_ended: false,
+            said_end: false,
             said_goaway: false,
         })
     }
@@ -101,10 +107,13 @@ impl Carrier {
 
     /// True when there is something that [`Self::turn`] could do at once.
     pub(super) fn has_work(&self) -> bool {
-        !self.is_over && (!self.work.is_empty() || !self.unwatched.is_empty() || self.readable)
+        !self.is_over
+            && (!self.work.is_empty()
+                || !self.unwatched.is_empty()
+                || self.readable && !self.peer_ended)
     }
 
-    /// Begins a stream for a connection: `preface`, then `said`.
+    /// Begins a stream for a connection: `preface`, then `said`. Gives its number.
     pub(super) fn open(
         &mut self,
         connection: u64,
@@ -113,8 +122,8 @@ impl Carrier {
         said: Vec<u8>,
         now: u64,
         watch: &Watch,
-    ) -> Result<(), (OpenError, OwnedFd, Vec<u8>)> {
-        if self.is_closing || self.is_over {
+    ) -> Result<u32, (OpenError, OwnedFd, Vec<u8>)> {
+        if self.is_closing || self.is_over || self.peer_ended {
             return Err((OpenError::GoneAway, far, said));
         }
         let stream = match self.mux.open(now) {
@@ -128,7 +137,12 @@ impl Carrier {
             return Err((OpenError::Full, far, said));
         }
         self.add(stream, Pipe::new(far, skip, stream, connection, Some(said)), watch);
-        Ok(())
+        Ok(stream)
+    }
+
+    /// A connection's descriptor.
+    pub(super) fn far(&self, stream: u32) -> Option<BorrowedFd<'_>> {
+        self.pipes.get(&stream).map(|pipe| pipe.far.as_fd())
     }
 
     /// A stream of the peer's gets its descriptor.
@@ -183,13 +197,23 @@ impl Carrier {
         }
         let unwatched = self.unwatched.drain(..);
         tell.extend(unwatched.map(|connection| Happening::Over { connection }));
-        if let Err(error) = self.take_in(buf, now) {
-            return self.end(error, tell);
+        if !self.peer_ended {
+            match self.take_in(buf, now) {
+                Ok(()) => {}
+                Err(None) => self.peer_ended = true,
+                error => return self.end(error.err().flatten(), tell),
+            }
         }
         self.hear(buf, now, tell);
         for _ in 0..self.work.len() {
             let Some(stream) = self.work.pop_front() else { break };
             self.serve(stream, buf, now, tell);
+        }
+        if self.peer_ended {
+            return self.wind_up(tell);
+        }
+        if self.said_end {
+            return;
         }
         if let Err(error) = self.send_out() {
             return self.end(Some(error), tell);
@@ -199,10 +223,43 @@ impl Carrier {
         {
             tell.push(Happening::GoesAway { code });
         }
-        if self.is_closing && self.pipes.is_empty() && self.out.is_empty() && !self.mux.has_output()
+        if self.is_closing && self.pipes.is_empty() && self.out.is_empty() && !self.mux.has_unsent()
         {
+            self.say_end();
+        }
+    }
+
+    /// Not by a close at once: what the peer still grants would lie unread, and a close with bytes
+    /// unread is a reset, which may overtake what was sent.
+    fn say_end(&mut self) {
+        if !std::mem::replace(&mut self.said_end, true)
+            && let Err(error) = posix::shutdown(self.number, libc::SHUT_WR)
+        {
+            log::debug!("a session's end is not told: {error}");
+        }
+    }
+
+    /// The peer is gone for good: connections whose direction it had ended get what has come of it,
+    /// and the end; the others a reset.
+    fn wind_up(&mut self, tell: &mut Vec<Happening>) {
+        self.say_end();
+        let all = std::mem::take(&mut self.pipes);
+        for (stream, pipe) in all {
+            if self.mux.has_ended(stream) && !pipe.is_told_of_the_end() {
+                self.pipes.insert(stream, pipe);
+                continue;
+            }
+            tell.push(Happening::Over { connection: pipe.connection });
+            if !pipe.is_told_of_the_end() {
+                pipe.reset();
+            }
+        }
+        if self.pipes.is_empty() {
             self.close(false);
             tell.push(Happening::Ended { error: None });
+        } else if !std::mem::replace(&mut self.said_goaway, true) {
+            // A program takes its time to read the rest.
+            tell.push(Happening::GoesAway { code: 0 });
         }
     }
 
@@ -211,7 +268,10 @@ impl Carrier {
         let mut taken = 0;
         while self.readable && taken < FEED_MAX {
             match posix::recv(self.number, &mut [IoSliceMut::new(buf)], libc::MSG_DONTWAIT) {
-                Ok(0) => return Err(None),
+                Ok(0) => {
+                    self.readable = false;
+                    return Err(None);
+                }
                 Ok(n) => {
                     taken += n;
                     self.mux.feed(&buf[..n], now).map_err(|error| Some(broken(error)))?;
@@ -366,7 +426,7 @@ impl Drop for Carrier {
         for (_, pipe) in std::mem::take(&mut self.pipes) {
             pipe.reset();
         }
-        self.close(true);
+        self.close(!self.said_end);
     }
 }
 

@@ -39,7 +39,7 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Lone {
     number: RawFd,
-    far: OwnedFd,
+    pub(super) far: OwnedFd,
     pub(super) connection: u64,
     /// Of the socket, and of the descriptor.
     ready: [(bool, bool); 2],

@@ -205,6 +205,11 @@ impl Pipe {
         }
     }
 
+    /// True when the program has all that came on the stream, and its end.
+    pub(super) fn is_told_of_the_end(&self) -> bool {
+        self.write_done
+    }
+
     /// The program sees a reset, as of any connection whose peer is gone.
     pub(super) fn reset(self) {
         reset(&self.far);

@@ -321,6 +321,12 @@ impl Mux {
         stream.is_some_and(|stream| stream.ended && stream.received.is_empty())
     }
 
+    /// True when the peer's direction has ended, whether all of it was read or not.
+    pub fn has_ended(&self, number: u32) -> bool {
+        let stream = self.streams.get(&number).filter(|stream| stream.news & news::RESET == 0);
+        stream.is_some_and(|stream| stream.ended)
+    }
+
     /// Ends this direction behind what was written.
     ///
     /// # Errors

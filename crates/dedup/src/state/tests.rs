@@ -400,7 +400,7 @@ impl World {
                 }
                 Todo::Close { session } => {
                     let seen = self.sessions.remove(&session);
-                    let seen = seen.ok_or(format!("I3: session {session} closed twice"))?;
+                    let seen = seen.ok_or_else(|| format!("I3: session {session} closed twice"))?;
                     if !seen.connections.is_empty() {
                         return Err(format!("I3: session {session} closed in use: {seen:?}"));
                     }
