@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use eversock::{SessionInfo, State};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::failure::Failure;
 
@@ -33,6 +34,8 @@ pub(crate) enum Request {
     Redial { id: u64 },
     /// Whether to recover.
     Answer { id: u64, answer: Word },
+    /// What somebody above the engine tells of itself.
+    Table { name: &'static str },
 }
 
 /// An answer to the question whether a session is to be recovered.
@@ -130,6 +133,47 @@ pub(crate) fn entries() -> Result<Vec<Entry>, Failure> {
     }
     entries.sort_by_key(|entry| (entry.pid, entry.info.local_id));
     Ok(entries)
+}
+
+/// What a process says to [`Request::Table`].
+#[derive(Debug, Deserialize)]
+struct Told {
+    table: Option<Value>,
+    error: Option<String>,
+}
+
+/// What the engine says where there is no such table.
+const NO_TABLE: &str = "no such table in this process";
+
+/// The tables of this name of this user's processes, or of one of them. As with [`entries`],
+/// processes that do not answer are left out.
+pub(crate) fn tables(name: &'static str, of: Option<u32>) -> Result<Vec<(u32, Value)>, Failure> {
+    let mut sockets = sockets()?;
+    if let Some(of) = of {
+        sockets.retain(|(pid, _)| *pid == of);
+        if sockets.is_empty() {
+            return Err(Failure::new(format!(
+                "process {of} has no control socket in {}; `evs ls` shows the processes that have \
+                 sessions",
+                eversock::control_dir().display()
+            )));
+        }
+    }
+    let mut tables = Vec::new();
+    for (pid, path) in sockets {
+        let problem = match ask::<Told>(&path, Request::Table { name }) {
+            Ok(Told { table: Some(table), .. }) => {
+                tables.push((pid, table));
+                continue;
+            }
+            Ok(Told { error: Some(error), .. }) if error == NO_TABLE => continue,
+            Ok(Told { error, .. }) => error.unwrap_or_else(|| "no table in its answer".to_owned()),
+            Err(error) if is_stale(&error) => continue,
+            Err(error) => error.to_string(),
+        };
+        eprintln!("evs: process {pid} gives no table {name} on {}: {problem}", path.display());
+    }
+    Ok(tables)
 }
 
 /// The one session that `name` names: `<pid>:<local_id>`, or the beginning of a session's id. Both

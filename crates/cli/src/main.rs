@@ -2,7 +2,7 @@
 //! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
 //! connections on purpose (`chaos`), simulates whole systems (`sim`), loads a set-up with sessions
 //! (`load`), measures (`bench`, behind the feature of that name), and looks into the sessions of
-//! running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`).
+//! running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`, `dedup`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the
@@ -13,6 +13,7 @@ mod answer;
 mod bench;
 mod chaos;
 mod control;
+mod dedup;
 mod demo;
 mod doctor;
 mod failure;
@@ -66,6 +67,7 @@ enum Command {
     Kill(kill::Kill),
     Redial(redial::Redial),
     Answer(answer::Answer),
+    Dedup(dedup::Dedup),
     #[command(hide = true)]
     DemoPeer(demo::peer::DemoPeer),
     #[command(hide = true)]
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Kill(command) => command.run(),
         Command::Redial(command) => command.run(),
         Command::Answer(command) => command.run(),
+        Command::Dedup(command) => command.run(),
         Command::DemoPeer(command) => command.run(),
         Command::Hold(command) => command.run(),
         Command::LoadCuts(command) => command.run(),

@@ -4,6 +4,8 @@
 mod common;
 #[path = "gateway/sealed.rs"]
 mod sealed;
+#[path = "gateway/shared.rs"]
+mod shared;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};

@@ -25,5 +25,6 @@ mod table;
 mod wire;
 
 pub use config::{ConnectOptions, PoolConfig, SharedConfig};
+pub use hub::client::Failed;
 pub use listener::{Accepted, SharedListener};
 pub use pool::{Pool, PooledStream, TableRow};

@@ -2,17 +2,19 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
+use eversock_engine::host::Kept;
 use eversock_engine::udp::Udp;
 use eversock_engine::{Config, Mode, PublicKey, StaticKey, posix};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::config::SharedConfig;
 use crate::hub::server::{Command, Parts, Server};
-use crate::hub::{Line, ring};
+use crate::hub::{Line, is_hub, ring};
 use crate::ident::{Answerer, Card};
 use crate::key::ServerId;
 use crate::preface::Service;
@@ -27,11 +29,12 @@ use crate::preface::Service;
 #[derive(Debug)]
 pub struct SharedListener {
     line: Line<Command>,
-    accepted: Receiver<(OwnedFd, Accepted)>,
-    ready: Arc<OwnedFd>,
+    accepted: Receiver<(Kept, Accepted)>,
+    ready: Arc<Kept>,
     local: Vec<SocketAddr>,
     key: Option<PublicKey>,
     server: Option<ServerId>,
+    carried: Arc<AtomicU64>,
     process: u32,
 }
 
@@ -92,12 +95,11 @@ impl SharedListener {
             local.iter().filter(|addr| !addr.ip().is_unspecified()).copied().collect();
         let session = Config { own_addrs: told.clone(), ..session }.share();
         open.listen(&local, &session)?;
-        let ready = Arc::new(eventfd(
-            0,
-            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE,
-        )?);
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
+        let ready = Arc::new(Kept::new(eventfd(0, flags)?)?);
         let (sender, accepted) = bounded(config.backlog);
         let (answerer, udp) = answering(&config, server, &local, told)?;
+        let carried = Arc::new(AtomicU64::new(0));
         let parts = Parts {
             listeners: std::mem::take(&mut open.0),
             udp,
@@ -106,10 +108,11 @@ impl SharedListener {
             streams_max: config.streams_max,
             accepted: sender,
             ready: Arc::clone(&ready),
+            carried: Arc::clone(&carried),
         };
         let line = Server::start(parts)?;
         let process = std::process::id();
-        Ok(Self { line, accepted, ready, local, key, server, process })
+        Ok(Self { line, accepted, ready, local, key, server, carried, process })
     }
 
     /// Waits for a connection.
@@ -137,15 +140,24 @@ impl SharedListener {
     pub fn try_accept(&self) -> io::Result<(TcpStream, Accepted)> {
         // One ring is one connection, which is there when it rings. Who takes the connection
         // without would leave the ring, and the descriptor readable for nothing.
+        self.check()?;
         let mut one = [0; 8];
         rustix::io::read(&*self.ready, &mut one)?;
         match self.accepted.recv() {
-            Ok((near, about)) => Ok((TcpStream::from(near), about)),
+            Ok((near, about)) => Ok((TcpStream::from(near.release()?), about)),
             Err(_) => {
                 // For whoever else waits.
                 ring(&*self.ready);
                 Err(io::Error::from_raw_os_error(libc::ESHUTDOWN))
             }
+        }
+    }
+
+    /// It is the process's that has made it: a child's copy says ESHUTDOWN.
+    fn check(&self) -> io::Result<()> {
+        match self.process == std::process::id() {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)),
         }
     }
 
@@ -170,9 +182,13 @@ impl SharedListener {
     /// itself (those of a NAT, say) may be among them.
     ///
     /// # Errors
-    /// EINVAL for more than 16 addresses.
+    /// EINVAL for more than 16 addresses; ESHUTDOWN in a child, EDEADLK in a callback of a pool.
     pub fn announce(&self, addrs: &[SocketAddr]) -> io::Result<()> {
         let over = || io::Error::from_raw_os_error(libc::ESHUTDOWN);
+        self.check()?;
+        if is_hub() {
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
         let (tell, told) = bounded(1);
         if !self.line.tell(Command::Announce { addrs: addrs.to_vec(), tell }) {
             return Err(over());
@@ -183,13 +199,32 @@ impl SharedListener {
     /// No more connections on the sessions that there are: clients open others for new ones, and
     /// each session ends with its last connection. `code` is for their logs.
     pub fn go_away(&self, code: u32) {
-        self.line.tell(Command::GoAway { code });
+        if self.check().is_ok() {
+            self.line.tell(Command::GoAway { code });
+        }
+    }
+
+    /// Listens no more: who comes finds nobody, and the sessions that there are take no more
+    /// connections. Those that stand go on, and are resumed when they lose theirs; what waits to be
+    /// accepted can be. `code` is for the clients' logs.
+    pub fn close(&self, code: u32) {
+        let (tell, told) = bounded(1);
+        if self.check().is_ok() && self.line.tell(Command::Close { code, tell }) && !is_hub() {
+            let _gone = told.recv();
+        }
+    }
+
+    /// Sessions that have carried a connection so far.
+    pub fn sessions_carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Connections for this service are elsewhere (or here again): clients try once more on a
     /// session of its own.
     pub fn misdirect(&self, service: &str, on: bool) {
-        self.line.tell(Command::Misdirect { service: service.to_owned(), on });
+        if self.check().is_ok() {
+            self.line.tell(Command::Misdirect { service: service.to_owned(), on });
+        }
     }
 }
 
@@ -206,7 +241,8 @@ impl Drop for SharedListener {
             return;
         }
         let (tell, told) = bounded(1);
-        if self.line.tell(Command::Stop { tell }) {
+        // In a callback on a thread that carries, nobody waits for one.
+        if self.line.tell(Command::Stop { tell }) && !is_hub() {
             let _gone = told.recv();
         }
     }

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -14,8 +14,8 @@ use eversock_engine::{
 };
 
 use crate::config::{ConnectOptions, PoolConfig};
-use crate::hub::Line;
-use crate::hub::client::{Books, Client, Command, Connect, How, Tell, look};
+use crate::hub::client::{Books, Client, Command, Connect, Failed, How, Shown, Tell, look};
+use crate::hub::{Line, is_hub};
 use crate::key::KeyParts;
 use crate::preface::{Preface, Service};
 use crate::score;
@@ -162,14 +162,20 @@ impl Pool {
         requested: String,
         options: &ConnectOptions,
     ) -> io::Result<PooledStream> {
+        if is_hub() {
+            // It would wait for itself.
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
+        let plan = self.plan(addrs, host, requested, options)?;
         let (near, far) = host::pair()?;
         let (sender, receiver) = bounded(1);
         let tell = Tell(Box::new(move |result| {
-            let _gone = sender.send(result);
+            let _gone = sender.send(result.map_err(|failed| failed.error));
         }));
         let ends = Ends { far, filled: None, tell };
-        let ticket = self.ask(addrs, host, requested, options, ends)?;
-        let timeout = options.timeout.unwrap_or(self.0.config.session.connect_timeout + GRACE);
+        let ticket = self.ask(plan, ends)?;
+        let timeout =
+            options.timeout.unwrap_or(self.0.config.session.connect_timeout.saturating_add(GRACE));
         let result = receiver.recv_timeout(timeout).unwrap_or_else(|_| {
             self.forsake(ticket);
             Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))
@@ -179,7 +185,8 @@ impl Pool {
 
     /// Begins to connect the program's own number, a fresh TCP socket, and returns at once: it is
     /// writable when the connection stands, as with connect(2) on a non-blocking socket. `done`
-    /// hears the errno if there is one, on the pool's thread.
+    /// hears the errno if there is one, on the pool's thread, which it must not keep waiting (what
+    /// would wait for that thread gives EDEADLK there).
     ///
     /// # Errors
     /// As [`Self::connect`], as far as they are known at once.
@@ -190,38 +197,45 @@ impl Pool {
         options: &ConnectOptions,
         done: impl FnOnce(io::Result<u64>) + Send + 'static,
     ) -> io::Result<()> {
-        self.begin_host(number, None, addrs, options, done)
+        let done = |result: Result<u64, Failed>| done(result.map_err(|failed| failed.error));
+        self.begin_host(number, addrs, None, options, done)
     }
 
-    /// The same for a host whose name is known: it is looked up again when the session is redialled,
-    /// and is what servers' keys are listed under.
+    /// The same for a host, whose name (where there is one) is looked up again when the session is
+    /// redialled, and by which its static key is known. `done` hears in words, too, why there is no
+    /// connection.
     ///
     /// # Errors
-    /// As [`Self::connect`], as far as they are known at once.
+    /// As [`Self::begin`].
     pub fn begin_host(
         &self,
         number: RawFd,
-        host: Option<(String, u16)>,
         addrs: &[SocketAddr],
+        host: Option<(String, u16)>,
         options: &ConnectOptions,
-        done: impl FnOnce(io::Result<u64>) + Send + 'static,
+        done: impl FnOnce(Result<u64, Failed>) + Send + 'static,
     ) -> io::Result<()> {
+        let requested = match &host {
+            Some((host, port)) => format!("{host}:{port}"),
+            None => addrs.first().map(ToString::to_string).unwrap_or_default(),
+        };
+        // All that can be wrong with it is, before the program's socket is gone.
+        let plan = self.plan(addrs, host, requested, options)?;
+        self.running()?;
         let (near, far, junk) = host::connecting_pair()?;
-        let requested = addrs.first().map(ToString::to_string).unwrap_or_default();
-        let copy = near.try_clone()?;
+        let copy = Kept::new(near.try_clone()?)?;
         host::replace(near, number)?;
         let ends = Ends { far, filled: Some((junk, copy)), tell: Tell(Box::new(done)) };
-        self.ask(addrs, host, requested, options, ends).map(drop)
+        self.ask(plan, ends).map(drop)
     }
 
-    fn ask(
+    fn plan(
         &self,
         addrs: &[SocketAddr],
         host: Option<(String, u16)>,
         requested: String,
         options: &ConnectOptions,
-        ends: Ends,
-    ) -> io::Result<u64> {
+    ) -> io::Result<Plan> {
         let Some(first) = addrs.first() else {
             return Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
         };
@@ -241,8 +255,13 @@ impl Pool {
             host,
             device: options.device.clone(),
             source: options.source,
+            pin: parts.server_key,
         };
         let preface = Preface { service, requested: Some(*first) };
+        Ok(Plan { want, how, preface })
+    }
+
+    fn ask(&self, Plan { want, how, preface }: Plan, ends: Ends) -> io::Result<u64> {
         let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
         let Ends { far, filled, tell } = ends;
         let connect = Connect { ticket, want, how, preface, far, filled, tell };
@@ -322,6 +341,9 @@ impl Pool {
     /// ENOENT for a number that the table does not have, EALREADY while a dial is under way.
     pub fn migrate(&self, management: u64, addr: SocketAddr) -> io::Result<()> {
         let none = || io::Error::from_raw_os_error(libc::ENOENT);
+        if is_hub() {
+            return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+        }
         let running = self.running_if_any().ok_or_else(none)?;
         let (tell, told) = bounded(1);
         running.line.tell(Command::Migrate { management, addr, tell });
@@ -347,9 +369,15 @@ impl Pool {
 /// What is waited for beyond the session's own time to connect.
 const GRACE: Duration = Duration::from_secs(1);
 
+struct Plan {
+    want: Want,
+    how: How,
+    preface: Preface,
+}
+
 struct Ends {
     far: Kept,
-    filled: Option<(usize, OwnedFd)>,
+    filled: Option<(usize, Kept)>,
     tell: Tell,
 }
 
@@ -366,7 +394,8 @@ impl Drop for Inner {
 
 fn stop(running: &Running) {
     let (tell, told) = bounded(1);
-    if running.line.tell(Command::Stop { tell }) {
+    // In a callback on such a thread nobody waits: it may be the one that is to end.
+    if running.line.tell(Command::Stop { tell }) && !is_hub() {
         // It bounds its own end; if it is gone, so is the other end of this.
         let _gone = told.recv();
     }
@@ -403,17 +432,19 @@ fn table(books: &Books) -> Vec<TableRow> {
 }
 
 /// The pools of this process, for `evs dedup`.
-static POOLS: Mutex<Vec<std::sync::Weak<Mutex<crate::hub::client::Shown>>>> =
-    Mutex::new(Vec::new());
+static POOLS: Mutex<Vec<(u32, Weak<Mutex<Shown>>)>> = Mutex::new(Vec::new());
 
 fn register(books: &Books) {
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-    pools.retain(|pool| pool.strong_count() > 0);
-    pools.push(Arc::downgrade(books));
+    pools.retain(|(_, pool)| pool.strong_count() > 0);
+    pools.push((std::process::id(), Arc::downgrade(books)));
     host::control_table("dedup", || {
         let _whole = host::whole();
         let pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        let books: Vec<Books> = pools.iter().filter_map(std::sync::Weak::upgrade).collect();
+        // A parent's are not ours to look at, and its thread may have had their lock.
+        let process = std::process::id();
+        let ours = pools.iter().filter(|(of, _)| *of == process);
+        let books: Vec<Books> = ours.filter_map(|(_, pool)| pool.upgrade()).collect();
         drop(pools);
         crate::table::json(books.iter().map(|books| {
             let metrics = look(books).state.metrics().clone();

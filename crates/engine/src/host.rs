@@ -89,6 +89,16 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// Gives it to the program: the lowest number that is free, closed on exec.
+    ///
+    /// # Errors
+    /// EMFILE; the descriptor is closed then.
+    pub fn release(self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self, 0)?)
+    }
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
         if self.process == std::process::id() {

@@ -210,7 +210,9 @@ impl Conn {
                         moved += n;
                     }
                     Err(error) if is_passing(&error, &mut sink.writable) => {}
-                    Err(error) if to == SESSION && error.raw_os_error() == Some(libc::EPIPE) => {
+                    Err(error)
+                        if sink.wire.is_session() && error.raw_os_error() == Some(libc::EPIPE) =>
+                    {
                         // The peer has closed and takes no more, but what it wrote is still to be
                         // delivered; at the end the close of the plain side tells its peer.
                         half.flow = Flow::Done;

@@ -3,14 +3,17 @@
 //!
 //! * `conn`: one connection: two bounded directions, each with its own end.
 //! * `relay`: the event loop, one thread for all connections.
-//! * `target`: where it connects to.  * `notes`: what it says.
+//! * `target`: where it connects to.  * `notes`: what it says.  * `share`: how sessions are opened.
 //!
 //! The sessions are direct ones, waited for with eversock's own epoll: that saves the two copies
-//! of a pump.
+//! of a pump. With `--share`, connections are streams of a session that several have: plain
+//! sockets to the event loop, whose other ends a thread of the pool, or of the shared listener,
+//! copies.
 
 mod conn;
 mod notes;
 mod relay;
+mod share;
 pub(crate) mod target;
 
 use std::io::Write;
@@ -26,6 +29,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::notes::Notes;
 use self::relay::{Orders, Relay, Way};
+use self::share::{Isolate, Outwards};
 use self::target::Target;
 use crate::failure::Failure;
 use crate::key::{self, KeyOptions, LimitOptions};
@@ -60,6 +64,15 @@ pub(crate) struct Gateway {
     /// Where plain connections are made: the server itself.
     #[arg(long, value_name = "HOST:PORT", requires = "listen")]
     plain_to: Option<String>,
+    /// Carry all connections to one server over one session, which is one handshake and one
+    /// connection for all of them. Both gateways need it: to one that does not share, each
+    /// connection has a session of its own, as without; and one that shares and has no key is
+    /// reached by those alone that share. `evs dedup ls` shows who shares, and why.
+    #[arg(long)]
+    share: bool,
+    /// With --share: clients that are not from the same address share no session.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    isolate_by: Option<Isolate>,
     #[command(flatten)]
     keys: KeyOptions,
     /// How long a session without connection is redialled and waited for.
@@ -123,12 +136,18 @@ impl Gateway {
             .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let target = Target::new(to).map_err(Failure::usage)?;
         let mut notes = Notes::new(self.json);
-        let listener = bind(way, listen, &config)?;
+        let listener = bind(way, listen, &config, self.share)?;
         let max_connections = self.room(&mut notes);
+        let outwards = match self.share && way == Way::Out {
+            true => Outwards::shared(&config, self.isolate_by, max_connections)
+                .map_err(|error| Failure::new(format!("no sessions to share: {error}")))?,
+            false => Outwards::Own(Arc::clone(&config)),
+        };
         let by_default = notes.is_terminal().then_some(Duration::from_secs(1));
         let orders = Orders {
             way,
-            config,
+            outwards,
+            is_listed: config.known_servers.is_some(),
             max_connections,
             connect_timeout: self.connect_timeout,
             drain: self.drain,
@@ -187,6 +206,17 @@ impl Gateway {
                      say --key or --allowed-clients",
                 );
             }
+            Way::In if self.isolate_by.is_some() => {
+                return wrong(
+                    "--isolate-by belongs to --resilient: which connections share a session is \
+                     chosen where it is opened",
+                );
+            }
+            Way::Out if self.isolate_by.is_some() && !self.share => {
+                return wrong(
+                    "--isolate-by needs --share: without it no two connections share a session",
+                );
+            }
             Way::Out | Way::In => {}
         }
         let mut rule = Rule { mode: Mode::Require, ..self.keys.rule() };
@@ -238,7 +268,7 @@ impl Gateway {
     }
 }
 
-fn bind(way: Way, text: &str, config: &Arc<Config>) -> Result<Listener, Failure> {
+fn bind(way: Way, text: &str, config: &Arc<Config>, share: bool) -> Result<Listener, Failure> {
     let addrs: Vec<SocketAddr> = text
         .to_socket_addrs()
         .map_err(|error| {
@@ -249,6 +279,7 @@ fn bind(way: Way, text: &str, config: &Arc<Config>) -> Result<Listener, Failure>
     for addr in addrs {
         let bound = match way {
             Way::Out => Listener::plain(addr),
+            Way::In if share => Listener::shared(addr, config),
             Way::In => Listener::session(addr, config),
         };
         match bound {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::relay::Totals;
+use super::relay::{Carried, Totals};
 use crate::output;
 use crate::units::{show_millis, show_size};
 
@@ -101,8 +101,17 @@ impl Notes {
 
 fn status_line(count: usize, totals: &Totals) -> String {
     let now = if count == 0 { String::new() } else { format!("{count} connections now, ") };
+    let shared = match &totals.shared {
+        None => String::new(),
+        Some(Carried { sessions: 1, connections }) => {
+            format!(", 1 session carried {connections} connections")
+        }
+        Some(Carried { sessions, connections }) => {
+            format!(", {sessions} sessions carried {connections} connections")
+        }
+    };
     format!(
-        "{now}{} in all ({} broken, {} not connected), {} to sessions, {} to plain",
+        "{now}{} in all ({} broken, {} not connected), {} to sessions, {} to plain{shared}",
         totals.connections,
         totals.broken,
         totals.unreachable,

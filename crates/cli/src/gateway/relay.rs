@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eversock::Config;
 use eversock::wait::Epoll;
+use eversock_dedup::SharedListener;
 use serde::Serialize;
 
 use super::conn::{Conn, PLAIN, Pool, SESSION, Turn};
 use super::notes::Notes;
+use super::share::Outwards;
 use super::target::Target;
 use crate::wire::{Listener, Wire};
 
@@ -30,8 +31,9 @@ const LISTEN: u64 = u64::MAX - 1;
 const GENERATION_MAX: u32 = u32::MAX - 1;
 
 /// What a gateway that is refused for its keys, and knows no server by a list, can do.
-const KEYS_REMEDY: &str = "; both ends need the same --key, both or neither --sealed, and a server \
-                           with an --identity needs clients with --known-peers";
+const KEYS_REMEDY: &str = "; both ends need the same --key, both or neither --sealed, both or \
+                           neither --share, and a server with an --identity needs clients with \
+                           --known-peers";
 
 /// Which way the gateway works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,9 @@ impl Way {
 #[derive(Debug)]
 pub(super) struct Orders {
     pub(super) way: Way,
-    pub(super) config: Arc<Config>,
+    pub(super) outwards: Outwards,
+    /// Servers are known by a list.
+    pub(super) is_listed: bool,
     pub(super) max_connections: usize,
     pub(super) connect_timeout: Duration,
     pub(super) drain: Duration,
@@ -74,6 +78,16 @@ pub(super) struct Totals {
     pub(super) cut_off: u64,
     pub(super) bytes_to_session: u64,
     pub(super) bytes_to_plain: u64,
+    /// Where sessions are shared, what they have carried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) shared: Option<Carried>,
+}
+
+/// Sessions that may carry several connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Carried {
+    pub(super) sessions: u64,
+    pub(super) connections: u64,
 }
 
 #[derive(Debug)]
@@ -83,7 +97,7 @@ struct Slot {
     /// In the queue of those that have something to do.
     queued: bool,
     /// Addresses that the dialled plain side has not tried yet.
-    untried: VecDeque<std::net::SocketAddr>,
+    untried: VecDeque<SocketAddr>,
 }
 
 /// What is waited for while the gateway ends.
@@ -99,6 +113,8 @@ pub(super) struct Relay {
     orders: Orders,
     epoll: Epoll,
     listener: Option<Listener>,
+    /// That has closed, with the sessions of the connections that stand.
+    closed: Option<SharedListener>,
     is_accepting: bool,
     accept_again_at: Option<Instant>,
     target: Target,
@@ -115,6 +131,8 @@ pub(super) struct Relay {
     phase: Phase,
     status_at: Option<Instant>,
     totals: Totals,
+    /// Connections that stood on a session.
+    carried: u64,
     notes: Notes,
 }
 
@@ -140,6 +158,7 @@ impl Relay {
             orders,
             epoll,
             listener: Some(listener),
+            closed: None,
             is_accepting: true,
             accept_again_at: None,
             target,
@@ -154,6 +173,7 @@ impl Relay {
             phase: Phase::Serving,
             status_at,
             totals: Totals::default(),
+            carried: 0,
             notes,
         })
     }
@@ -202,7 +222,20 @@ impl Relay {
             }
         }
         self.notes.finish_status();
-        Ok((self.totals, self.notes))
+        Ok((self.totals(), self.notes))
+    }
+
+    fn totals(&self) -> Totals {
+        let sessions = match self.orders.way {
+            Way::Out => self.orders.outwards.sessions_carried(),
+            Way::In => match (&self.listener, &self.closed) {
+                (Some(listener), _) => listener.sessions_carried(),
+                (None, closed) => closed.as_ref().map(SharedListener::sessions_carried),
+            },
+        };
+        let connections = self.carried;
+        let shared = sessions.map(|sessions| Carried { sessions, connections });
+        Totals { shared, ..self.totals }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -241,6 +274,7 @@ impl Relay {
         let (after, is_dialling) = (conn.moved(), conn.is_dialling());
         if was_dialling && !is_dialling {
             self.dialling -= 1;
+            self.carried += u64::from(self.orders.way == Way::Out);
             self.watch_listener();
         }
         self.totals.bytes_to_session += after[PLAIN] - before[PLAIN];
@@ -295,7 +329,7 @@ impl Relay {
             }
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
-                Ok(wire) => self.begin(wire),
+                Ok((wire, from)) => self.begin(wire, from),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // A connection that died in the queue: the next may be well (accept(2)).
                 Err(error) if is_only_this_one(&error) => {}
@@ -324,9 +358,10 @@ impl Relay {
         }
     }
 
-    fn begin(&mut self, accepted: Wire) {
+    fn begin(&mut self, accepted: Wire, from: Option<SocketAddr>) {
         self.totals.connections += 1;
-        let (wire, untried) = match self.dial() {
+        self.carried += u64::from(self.orders.way == Way::In);
+        let (wire, untried) = match self.dial(from) {
             Ok(dialled) => dialled,
             Err(error) => {
                 self.unreachable(&error, None);
@@ -363,14 +398,14 @@ impl Relay {
         self.dials.push_back((until, index, generation));
     }
 
-    /// Begins to connect to the target; also gives the addresses that are left to try. A session
-    /// tries all of them by itself.
-    fn dial(&mut self) -> io::Result<(Wire, VecDeque<std::net::SocketAddr>)> {
+    /// Begins to connect to the target, for a client from there; also gives the addresses that are
+    /// left to try. A session tries all of them by itself.
+    fn dial(&mut self, from: Option<SocketAddr>) -> io::Result<(Wire, VecDeque<SocketAddr>)> {
         let addrs = self.target.addrs();
         match self.orders.way {
             Way::Out => {
                 let name = self.target.name();
-                let wire = Wire::dial_session(&addrs, name, &self.orders.config)?;
+                let wire = self.orders.outwards.dial(&addrs, name, from)?;
                 Ok((wire, VecDeque::new()))
             }
             Way::In => {
@@ -413,8 +448,7 @@ impl Relay {
             (Way::Out, Some(libc::EACCES)) => {
                 let why = why.unwrap_or_else(|| error.to_string());
                 // Who knows servers by a list says itself what can be done.
-                let is_listed = self.orders.config.known_servers.is_some();
-                (why, if is_listed { "" } else { KEYS_REMEDY })
+                (why, if self.orders.is_listed { "" } else { KEYS_REMEDY })
             }
             _ => (why.unwrap_or_else(|| error.to_string()), ""),
         };
@@ -447,7 +481,8 @@ impl Relay {
             && at <= now
         {
             self.status_at = Some(now + every);
-            self.notes.status(self.count, &self.totals);
+            let totals = self.totals();
+            self.notes.status(self.count, &totals);
         }
     }
 
@@ -460,6 +495,9 @@ impl Relay {
             self.phase = Phase::Draining { until: now };
             return;
         }
+        if let Some(listener) = &self.listener {
+            listener.refuse_more();
+        }
         // Whose connect has succeeded already is served.
         while self.is_accepting && self.count < self.orders.max_connections {
             let before = self.totals.connections;
@@ -468,7 +506,12 @@ impl Relay {
                 break;
             }
         }
-        self.listener = None;
+        if let Some(listener) = self.listener.take() {
+            if let Err(error) = self.epoll.delete(&listener) {
+                log::debug!("the listener was not watched: {error}");
+            }
+            self.closed = listener.close();
+        }
         let wait = if asked > 1 { Duration::ZERO } else { self.orders.drain };
         self.phase = Phase::Draining { until: now + wait };
         self.notes.draining(self.count, wait);
@@ -484,7 +527,7 @@ impl Relay {
     }
 }
 
-fn dial_next(untried: &mut VecDeque<std::net::SocketAddr>) -> io::Result<Wire> {
+fn dial_next(untried: &mut VecDeque<SocketAddr>) -> io::Result<Wire> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     while let Some(addr) = untried.pop_front() {
         match Wire::dial_plain(addr) {

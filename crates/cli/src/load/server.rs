@@ -248,7 +248,7 @@ impl Server {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
-                Ok(wire) => self.begin(wire),
+                Ok((wire, _from)) => self.begin(wire),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // A session that died in the queue: the next may be well (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

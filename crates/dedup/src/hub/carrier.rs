@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use eversock_engine::host::Kept;
 use eversock_engine::posix;
@@ -65,6 +65,8 @@ pub(super) struct Carrier {
     /// passed it on yet.
     lost: Option<Option<io::Error>>,
     is_over: bool,
+    /// The peer was told that this end has ended the session.
+    said_end: bool,
     said_goaway: bool,
 }
 
@@ -95,6 +97,7 @@ impl Carrier {
             stops: false,
             lost: None,
             is_over: false,
+            said_end: false,
             said_goaway: false,
         })
     }
@@ -119,11 +122,11 @@ impl Carrier {
             || !self.unwatched.is_empty()
             || self.readable
             || self.mux.has_news()
-            || has_output && self.writable
-            || self.is_closing && self.pipes.is_empty() && !has_output
+            || has_output && self.writable && !self.said_end
+            || self.is_to_end()
     }
 
-    /// Begins a stream for a connection: `preface`, then `said`.
+    /// Begins a stream for a connection: `preface`, then `said`. Gives its number.
     pub(super) fn open(
         &mut self,
         connection: u64,
@@ -132,8 +135,8 @@ impl Carrier {
         said: Vec<u8>,
         now: u64,
         watch: &Watch,
-    ) -> Result<(), (OpenError, Kept, Vec<u8>)> {
-        if self.is_closing || self.is_over {
+    ) -> Result<u32, (OpenError, Kept, Vec<u8>)> {
+        if self.is_closing || self.is_over || self.lost.is_some() {
             return Err((OpenError::GoneAway, far, said));
         }
         let stream = match self.mux.open(now) {
@@ -147,7 +150,12 @@ impl Carrier {
             return Err((OpenError::Full, far, said));
         }
         self.add(stream, Pipe::new(far, skip, stream, connection, Some(said)), watch);
-        Ok(())
+        Ok(stream)
+    }
+
+    /// A connection's descriptor.
+    pub(super) fn far(&self, stream: u32) -> Option<BorrowedFd<'_>> {
+        self.pipes.get(&stream).map(|pipe| pipe.far.as_fd())
     }
 
     /// A stream of the peer's gets its descriptor.
@@ -240,10 +248,28 @@ impl Carrier {
         {
             tell.push(Happening::GoesAway { code });
         }
-        if self.is_closing && self.pipes.is_empty() && self.out.is_empty() && !self.mux.has_output()
+        if self.is_to_end() {
+            self.say_end();
+        }
+    }
+
+    /// All is said, and nothing more is to come: the session is to be ended.
+    fn is_to_end(&self) -> bool {
+        self.is_closing
+            && !self.said_end
+            && self.pipes.is_empty()
+            && self.sent == self.out.len()
+            && !self.mux.has_unsent()
+    }
+
+    /// Not by a close at once: what the peer still grants would lie unread, and a close with bytes
+    /// unread is a reset, which may overtake what was sent. The peer ends it too when it has read
+    /// this.
+    fn say_end(&mut self) {
+        if !std::mem::replace(&mut self.said_end, true)
+            && let Err(error) = posix::shutdown(self.number, libc::SHUT_WR)
         {
-            self.close(false);
-            tell.push(Happening::Ended { error: None });
+            log::debug!("a session's end is not told: {error}");
         }
     }
 
@@ -362,7 +388,7 @@ impl Carrier {
     }
 
     fn send_out(&mut self) -> io::Result<()> {
-        while self.writable {
+        while self.writable && !self.said_end {
             if self.sent == self.out.len() {
                 self.out.clear();
                 self.sent = 0;
@@ -389,6 +415,9 @@ impl Carrier {
     /// reset.
     fn lose(&mut self, error: Option<io::Error>, tell: &mut Vec<Happening>) {
         self.readable = false;
+        if error.is_none() {
+            self.say_end();
+        }
         self.is_closing = true;
         for (stream, mut pipe) in std::mem::take(&mut self.pipes) {
             if self.mux.has_all(stream) {
@@ -455,7 +484,7 @@ impl Drop for Carrier {
         for (_, pipe) in std::mem::take(&mut self.pipes) {
             pipe.reset();
         }
-        self.close(true);
+        self.close(!self.said_end);
     }
 }
 

@@ -6,7 +6,7 @@ mod names;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ use eversock_engine::{Config, Event, EventKind, posix};
 
 use super::carrier::{Carrier, Happening};
 use super::lone::Lone;
-use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, Watch, readiness, untoken};
+use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, Readiness, Watch, untoken};
 use crate::config::PoolConfig;
-use crate::mux::{Limits, Role};
+use crate::mux::{Limits, OpenError, Role, reason};
 use crate::preface::Preface;
 use crate::state::{Server, State, Todo, Want, Why};
 use flight::Flying;
@@ -55,7 +55,7 @@ pub(crate) struct Connect {
     pub(crate) far: Kept,
     /// Of a pair that is filled so that it does not look connected: how many bytes come out of the
     /// far end first and are nobody's, and a copy of the near one.
-    pub(crate) filled: Option<(usize, OwnedFd)>,
+    pub(crate) filled: Option<(usize, Kept)>,
     pub(crate) tell: Tell,
 }
 
@@ -68,10 +68,37 @@ pub(crate) struct How {
     pub(crate) host: Option<(String, u16)>,
     pub(crate) device: Option<String>,
     pub(crate) source: Option<IpAddr>,
+    /// The only key that the server may have, by what was asked for.
+    pub(crate) pin: Option<[u8; 32]>,
 }
 
 /// Who hears how it went.
-pub(crate) struct Tell(pub(crate) Box<dyn FnOnce(io::Result<u64>) + Send>);
+pub(crate) struct Tell(pub(crate) Box<dyn FnOnce(Result<u64, Failed>) + Send>);
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub struct Failed {
+    /// As connect(2) has it.
+    pub error: io::Error,
+    /// What the session says beyond that: who was refused by whom, and what helps.
+    pub why: Option<String>,
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self { error, why: None }
+    }
+}
+
+impl Tell {
+    /// Whatever who is told does, the thread goes on.
+    fn say(self, result: Result<u64, Failed>) {
+        let told = std::panic::AssertUnwindSafe(|| (self.0)(result));
+        if std::panic::catch_unwind(told).is_err() {
+            log::error!("who was told of a connection has panicked");
+        }
+    }
+}
 
 impl std::fmt::Debug for Tell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -104,7 +131,7 @@ struct Pending {
     how: How,
     preface: Preface,
     far: Kept,
-    filled: Option<(usize, OwnedFd)>,
+    filled: Option<(usize, Kept)>,
     /// What it has said on a stream that was refused.
     said: Vec<u8>,
     tell: Option<Tell>,
@@ -127,6 +154,8 @@ struct Held {
     id: [u8; 16],
     /// Addresses that its server may have, by its names.
     hints: Vec<SocketAddr>,
+    /// Those of which nothing else is known.
+    only_hinted: Vec<SocketAddr>,
     /// Where it was told to go, until it is known what came of it.
     moving: Option<SocketAddr>,
     /// How it was dialled.
@@ -152,6 +181,8 @@ pub(crate) struct Client {
     resolvers: Arc<std::sync::atomic::AtomicUsize>,
     next_id: u32,
     buf: Vec<u8>,
+    /// What the session of the dial that has just failed had to say.
+    why: Option<String>,
     tell_end: Option<(Sender<()>, Instant)>,
 }
 
@@ -184,10 +215,11 @@ impl Client {
             lines,
             next_id: 0,
             buf: vec![0; BUF_BYTES],
+            why: None,
             tell_end: None,
             config,
         };
-        eversock_engine::host::spawn(c"eversock-pool", move || client.run())?;
+        super::spawn(c"eversock-pool", move || client.run())?;
         Ok((line, books))
     }
 
@@ -204,11 +236,11 @@ impl Client {
             };
             let mut is_called = false;
             for &libc::epoll_event { events, u64: data } in &events[..n] {
-                let (readable, writable) = readiness(events);
+                let ready = Readiness::from(events);
                 match data {
                     BELL => is_called = true,
                     data if data >= OTHERS => self.other(data - OTHERS),
-                    data => self.note(data, readable, writable),
+                    data => self.note(data, ready),
                 }
             }
             if is_called {
@@ -238,14 +270,14 @@ impl Client {
         Some(Duration::from_micros(due.saturating_sub(now)))
     }
 
-    fn note(&mut self, data: u64, readable: bool, writable: bool) {
+    fn note(&mut self, data: u64, ready: Readiness) {
         let (id, stream) = untoken(data);
         let is_far = data & 1 != 0;
         match self.held.get_mut(&id).map(|held| &mut held.load) {
             Some(Load::Shared(carrier)) => {
-                carrier.note(if is_far { stream } else { 0 }, readable, writable);
+                carrier.note(if is_far { stream } else { 0 }, ready);
             }
-            Some(Load::Lone(lone)) => lone.note(is_far, readable, writable),
+            Some(Load::Lone(lone)) => lone.note(is_far, ready),
             // Of one that this very round has ended.
             None => {}
         }
@@ -293,7 +325,7 @@ impl Client {
     fn connect(&mut self, connect: Connect) {
         let Connect { ticket, want, how, preface, far, filled, tell } = connect;
         if self.tell_end.is_some() {
-            return (tell.0)(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)));
+            return tell.say(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN).into()));
         }
         let (connection, todo) = look(&self.books).state.request(want, self.clock.now());
         let (said, tell) = (Vec::new(), Some(tell));
@@ -321,7 +353,12 @@ impl Client {
         for (_, flying) in std::mem::take(&mut self.flights) {
             flying.cancel();
         }
-        self.pending.clear();
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            match pending.tell {
+                Some(tell) => tell.say(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN).into())),
+                None => super::pipe::reset(&pending.far),
+            }
+        }
         self.perform(todo);
         for held in self.held.values_mut() {
             match &mut held.load {
@@ -449,7 +486,17 @@ impl Client {
         self.by_session.insert(session, id);
         self.held.insert(
             id,
-            Held { session, number, load, events, id: name, hints: Vec::new(), moving: None, how },
+            Held {
+                session,
+                number,
+                load,
+                events,
+                id: name,
+                hints: Vec::new(),
+                only_hinted: Vec::new(),
+                moving: None,
+                how,
+            },
         );
         self.lines.begins(session);
         self.measure(session);
@@ -475,32 +522,47 @@ impl Client {
             self.fail(connection, io::Error::from_raw_os_error(libc::ECONNRESET));
             return self.close_later(connection);
         };
+        let (verified, freshest) = {
+            let shown = look(&self.books);
+            (shown.state.verified(session), shown.state.freshest(session))
+        };
+        if let Err(error) = posix::add_candidates(*number, &verified) {
+            log::debug!("session {session}: {error}");
+        }
         if !posix::link(*number).is_ok_and(|link| link.attached) {
             // Its server is there, by what a handshake has just shown.
-            if let Err(error) = posix::redial(*number) {
+            let dialled = match freshest {
+                Some(addr) => posix::redial_at(*number, addr),
+                None => posix::redial(*number),
+            };
+            if let Err(error) = dialled {
                 log::debug!("session {session} is not dialled: {error}");
             }
         }
         let encoded = preface.encode();
         let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
-        if let Some((_, near)) = &filled {
-            eversock_engine::host::widen(near.as_fd(), far.as_fd());
-        }
         let ends = (far, skip);
         match carrier.open(connection, ends, &encoded, said, now, &self.inbox.watch) {
-            Ok(()) => {
+            Ok(stream) => {
                 self.unaccepted.insert(connection, (how, preface));
                 if let Some(tell) = tell {
-                    (tell.0)(Ok(connection));
+                    tell.say(Ok(connection));
+                }
+                // Only now: wider buffers alone may make the program's end writable.
+                if let (Some((_, near)), Some(far)) = (&filled, carrier.far(stream)) {
+                    eversock_engine::host::widen(near.as_fd(), far);
                 }
                 Vec::new()
             }
             Err((error, far, said)) => {
-                log::debug!("no stream for connection {connection}: {error}");
-                self.pending
-                    .insert(connection, Pending { ticket, how, preface, far, filled, said, tell });
-                self.fail(connection, io::Error::from_raw_os_error(libc::EAGAIN));
-                self.close_later(connection)
+                log::debug!("no stream for connection {connection} on session {session}: {error}");
+                let pending = Pending { ticket, how, preface, far, filled, said, tell };
+                self.pending.insert(connection, pending);
+                let state = &mut look(&self.books).state;
+                let is_full = error != OpenError::GoneAway;
+                let mut todo = if is_full { Vec::new() } else { state.went_away(session) };
+                todo.extend(state.sent_back(connection, is_full, now));
+                todo
             }
         }
     }
@@ -518,21 +580,21 @@ impl Client {
         let id = self.id();
         let Pending { far, filled, tell, .. } = pending;
         let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
-        if let Some((_, near)) = &filled {
-            eversock_engine::host::widen(near.as_fd(), far.as_fd());
-        }
         match Lone::new(number, far, skip, connection, id, &self.inbox.watch) {
             Ok(lone) => {
-                self.hold(session, id, number, Load::Lone(Box::new(lone)), how);
                 if let Some(tell) = tell {
-                    (tell.0)(Ok(connection));
+                    tell.say(Ok(connection));
                 }
+                if let Some((_, near)) = &filled {
+                    eversock_engine::host::widen(near.as_fd(), lone.far.as_fd());
+                }
+                self.hold(session, id, number, Load::Lone(Box::new(lone)), how);
                 Vec::new()
             }
             Err(error) => {
                 let _closed = posix::close(number);
                 if let Some(tell) = tell {
-                    (tell.0)(Err(error));
+                    tell.say(Err(error.into()));
                 }
                 self.close_later(connection)
             }
@@ -542,7 +604,7 @@ impl Client {
     fn fail(&mut self, connection: u64, error: io::Error) {
         let Some(pending) = self.pending.remove(&connection) else { return };
         match pending.tell {
-            Some(tell) => (tell.0)(Err(error)),
+            Some(tell) => tell.say(Err(Failed { error, why: self.why.clone() })),
             // It was connected once, to a server that did not have its service.
             None => super::pipe::reset(&pending.far),
         }
@@ -594,10 +656,10 @@ impl Client {
                 Happening::Opened { stream, .. } => {
                     // A server has nothing to open here.
                     if let Some(Held { load: Load::Shared(carrier), .. }) = self.held.get_mut(&id) {
-                        carrier.refuse(stream, crate::mux::reason::UNKNOWN_SERVICE);
+                        carrier.refuse(stream, reason::UNKNOWN_SERVICE);
                     }
                 }
-                Happening::Misdirected { connection, far, said } => {
+                Happening::SentBack { connection, far, said, reason } => {
                     // It will be known by another number.
                     self.inbox.watch.remove(&far);
                     let Some((how, preface)) = self.unaccepted.remove(&connection) else {
@@ -608,7 +670,13 @@ impl Client {
                     let pending =
                         Pending { ticket: 0, how, preface, far, filled: None, said, tell: None };
                     self.pending.insert(connection, pending);
-                    let todo = look(&self.books).state.misdirected(connection, now);
+                    let todo = {
+                        let state = &mut look(&self.books).state;
+                        match reason {
+                            reason::MISDIRECTED => state.misdirected(connection, now),
+                            reason => state.sent_back(connection, reason == reason::FULL, now),
+                        }
+                    };
                     self.perform(todo);
                 }
                 Happening::GoesAway { code } => {
@@ -641,6 +709,8 @@ impl Client {
             heard.extend(events.try_iter().map(|event| (held.session, held.number, event.kind)));
         }
         let now = self.clock.now();
+        let spoken_of: std::collections::BTreeSet<(u64, RawFd)> =
+            heard.iter().map(|(session, number, _)| (*session, *number)).collect();
         for (session, number, kind) in heard {
             match kind {
                 EventKind::Fault { .. } => look(&self.books).state.lost(session),
@@ -662,18 +732,28 @@ impl Client {
                 _ => {}
             }
         }
+        // The channels hold so many events and no more: what is, counts.
+        for (session, number) in spoken_of {
+            if let Ok(link) = posix::link(number) {
+                look(&self.books).state.set_attached(session, link.attached);
+            }
+        }
     }
 
     fn resumed(&mut self, session: u64, number: RawFd) {
         let now = self.clock.now();
         let Ok(link) = posix::link(number) else { return };
         let held = self.by_session.get(&session).and_then(|id| self.held.get_mut(id));
+        let is_hint = held
+            .as_ref()
+            .is_some_and(|held| link.peer.is_some_and(|addr| held.only_hinted.contains(&addr)));
         let moving = held.and_then(|held| held.moving.take());
         let mut shown = look(&self.books);
         shown.links.insert(session, (link.id, link.epoch));
         let before = shown.state.addr(session);
         if let Some(addr) = link.peer {
-            shown.state.resumed(session, addr, moving == Some(addr), now);
+            let by_choice = moving == Some(addr);
+            shown.state.resumed(session, addr, by_choice, is_hint, now);
             self.lines.resumed(session, before != Some(addr), now);
         }
         drop(shown);

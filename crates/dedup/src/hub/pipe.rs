@@ -245,7 +245,6 @@ impl Pipe {
             }
         }
     }
-
     /// The program sees a reset, as of any connection whose peer is gone.
     pub(super) fn reset(self) {
         reset(&self.far);

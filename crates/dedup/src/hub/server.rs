@@ -4,22 +4,26 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use core::net::SocketAddr;
 use crossbeam_channel::{Sender, TrySendError};
+use eversock_engine::host::Kept;
 use eversock_engine::udp::Udp;
 use eversock_engine::{host, posix};
 
 use super::carrier::{Carrier, Happening};
 use super::lone::Lone;
-use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, readiness, ring, untoken, would_block};
+use super::{BELL, BUF_BYTES, Clock, Inbox, Line, OTHERS, Readiness, ring, untoken, would_block};
 use crate::ident::{self, Answerer, Reply};
 use crate::listener::Accepted;
 use crate::mux::{Limits, Role, reason};
 
 /// How long the end waits for what is queued.
 const END_MAX: Duration = Duration::from_secs(2);
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Sessions that are taken at a time.
 const ACCEPTS_MAX: usize = 64;
 /// Queries that are answered at a time.
@@ -34,6 +38,8 @@ pub(crate) enum Command {
     GoAway { code: u32 },
     /// Streams for this service are somewhere else from now on, or here again.
     Misdirect { service: String, on: bool },
+    /// Listen no more, and no more streams; those that there are go on.
+    Close { code: u32, tell: Sender<()> },
     /// Send what is queued, end everything, go.
     Stop { tell: Sender<()> },
 }
@@ -46,9 +52,11 @@ pub(crate) struct Parts {
     pub(crate) answerer: Option<Answerer>,
     pub(crate) services: Vec<String>,
     pub(crate) streams_max: u32,
-    pub(crate) accepted: Sender<(OwnedFd, Accepted)>,
+    pub(crate) accepted: Sender<(Kept, Accepted)>,
     /// Readable as often as there is something to accept.
-    pub(crate) ready: Arc<OwnedFd>,
+    pub(crate) ready: Arc<Kept>,
+    /// Sessions that have carried a connection.
+    pub(crate) carried: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -62,6 +70,8 @@ struct Held {
     load: Load,
     number: RawFd,
     about: Accepted,
+    /// It is counted among those that have carried a connection.
+    has_carried: bool,
 }
 
 #[derive(Debug)]
@@ -77,6 +87,8 @@ pub(crate) struct Server {
     next_id: u32,
     next_connection: u64,
     buf: Vec<u8>,
+    /// Nobody is accepted until then.
+    listens_again: Option<Instant>,
     tell_end: Option<(Sender<()>, Instant)>,
 }
 
@@ -91,7 +103,7 @@ impl Server {
             inbox.watch.add_listener(*number, OTHERS + place as u64)?;
         }
         for (place, (udp, _)) in parts.udp.iter().enumerate() {
-            inbox.watch.add(udp, OTHERS + UDP + place as u64)?;
+            inbox.watch.add_level(udp, OTHERS + UDP + place as u64)?;
         }
         let server = Self {
             parts,
@@ -104,9 +116,10 @@ impl Server {
             next_id: 0,
             next_connection: 0,
             buf: vec![0; BUF_BYTES],
+            listens_again: None,
             tell_end: None,
         };
-        host::spawn(c"eversock-shared", move || server.run())?;
+        super::spawn(c"eversock-shared", move || server.run())?;
         Ok(line)
     }
 
@@ -125,12 +138,12 @@ impl Server {
             };
             let mut is_called = false;
             for &libc::epoll_event { events, u64: data } in &events[..n] {
-                let (readable, writable) = readiness(events);
+                let ready = Readiness::from(events);
                 match data {
                     BELL => is_called = true,
                     data if data >= OTHERS + UDP => self.answer((data - OTHERS - UDP) as usize),
                     data if data >= OTHERS => self.accept((data - OTHERS) as usize),
-                    data => self.note(data, readable, writable),
+                    data => self.note(data, ready),
                 }
             }
             if is_called {
@@ -138,6 +151,7 @@ impl Server {
                 self.obey();
             }
             self.work();
+            self.listen_again();
             if self.is_done() {
                 return;
             }
@@ -152,18 +166,19 @@ impl Server {
         if self.held.values().any(has_work) {
             return Some(Duration::ZERO);
         }
-        let (_, until) = self.tell_end.as_ref()?;
-        Some(until.saturating_duration_since(Instant::now()))
+        let end = self.tell_end.as_ref().map(|(_, until)| *until);
+        let due = [end, self.listens_again].into_iter().flatten().min()?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
-    fn note(&mut self, data: u64, readable: bool, writable: bool) {
+    fn note(&mut self, data: u64, ready: Readiness) {
         let (id, stream) = untoken(data);
         let is_far = data & 1 != 0;
         match self.held.get_mut(&id).map(|held| &mut held.load) {
             Some(Load::Shared(carrier)) => {
-                carrier.note(if is_far { stream } else { 0 }, readable, writable);
+                carrier.note(if is_far { stream } else { 0 }, ready);
             }
-            Some(Load::Lone(lone)) => lone.note(is_far, readable, writable),
+            Some(Load::Lone(lone)) => lone.note(is_far, ready),
             None => {}
         }
     }
@@ -185,10 +200,25 @@ impl Server {
                 Err(error) if would_block(&error) => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                // For want of descriptors or memory: others wait meanwhile.
                 Err(error) => {
                     log::warn!("no session is accepted: {error}");
-                    // Level-triggered: asked again, and not in a tight loop for long.
+                    for number in &self.parts.listeners {
+                        self.inbox.watch.remove_virtual(*number);
+                    }
+                    self.listens_again = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
+                }
+            }
+        }
+    }
+
+    fn listen_again(&mut self) {
+        if self.listens_again.is_some_and(|at| at <= Instant::now()) {
+            self.listens_again = None;
+            for (place, number) in self.parts.listeners.iter().enumerate() {
+                if let Err(error) = self.inbox.watch.add_listener(*number, OTHERS + place as u64) {
+                    log::error!("a listener is lost: {error}");
                 }
             }
         }
@@ -206,7 +236,8 @@ impl Server {
         };
         let id = self.id();
         let load = if link.shares {
-            let streams_max = self.parts.streams_max as usize;
+            // A client has done with one before its program here has read it to its end.
+            let streams_max = 2 * self.parts.streams_max as usize;
             let limits = Limits { streams_max, ..Limits::default() };
             Load::Shared(Box::new(Carrier::new(
                 number,
@@ -223,10 +254,11 @@ impl Server {
                 // The lone one's end resets the session.
                 return Ok(());
             }
+            self.parts.carried.fetch_add(1, Ordering::Relaxed);
             Load::Lone(Box::new(lone))
         };
         self.by_id.insert(link.id, id);
-        self.held.insert(id, Held { load, number, about });
+        self.held.insert(id, Held { load, number, about, has_carried: !link.shares });
         Ok(())
     }
 
@@ -246,6 +278,14 @@ impl Server {
 
     /// False when nobody takes more.
     fn hand_out(&self, near: OwnedFd, about: Accepted) -> bool {
+        // Until somebody has it: no child's, as nobody would close it there.
+        let near = match Kept::new(near) {
+            Ok(near) => near,
+            Err(error) => {
+                log::warn!("a connection is refused: {error}");
+                return false;
+            }
+        };
         match self.parts.accepted.try_send((near, about)) {
             Ok(()) => {
                 // Afterwards: who has heard it finds what it tells of.
@@ -316,7 +356,11 @@ impl Server {
                 if !self.hand_out(near, about) {
                     return self.refuse(id, stream, reason::FULL);
                 }
-                if let Some(Held { load: Load::Shared(carrier), .. }) = self.held.get_mut(&id) {
+                let Some(held) = self.held.get_mut(&id) else { return };
+                if !std::mem::replace(&mut held.has_carried, true) {
+                    self.parts.carried.fetch_add(1, Ordering::Relaxed);
+                }
+                if let Load::Shared(carrier) = &mut held.load {
                     carrier.accept(stream, connection, far, &self.inbox.watch);
                 }
             }
@@ -330,7 +374,7 @@ impl Server {
             Happening::GoesAway { .. }
             | Happening::Over { .. }
             | Happening::Accepted { .. }
-            | Happening::Misdirected { .. } => {}
+            | Happening::SentBack { .. } => {}
         }
     }
 
@@ -349,12 +393,11 @@ impl Server {
                 Command::Announce { addrs, tell } => {
                     let _gone = tell.send(self.announce(addrs));
                 }
-                Command::GoAway { code } => {
-                    for held in self.held.values_mut() {
-                        if let Load::Shared(carrier) = &mut held.load {
-                            carrier.go_away(code);
-                        }
-                    }
+                Command::GoAway { code } => self.go_away(code),
+                Command::Close { code, tell } => {
+                    self.close();
+                    self.go_away(code);
+                    let _gone = tell.send(());
                 }
                 Command::Misdirect { service, on } => {
                     self.misdirected.retain(|known| *known != service);
@@ -385,7 +428,16 @@ impl Server {
         result
     }
 
-    fn stop(&mut self, tell: Sender<()>) {
+    fn go_away(&mut self, code: u32) {
+        for held in self.held.values_mut() {
+            if let Load::Shared(carrier) = &mut held.load {
+                carrier.go_away(code);
+            }
+        }
+    }
+
+    /// Who comes from here on is told that nobody listens; sessions that stand can be resumed.
+    fn close(&mut self) {
         for number in std::mem::take(&mut self.parts.listeners) {
             self.inbox.watch.remove_virtual(number);
             if let Err(error) = posix::close(number) {
@@ -393,6 +445,10 @@ impl Server {
             }
         }
         self.parts.udp.clear();
+    }
+
+    fn stop(&mut self, tell: Sender<()>) {
+        self.close();
         for held in self.held.values_mut() {
             match &mut held.load {
                 Load::Shared(carrier) => carrier.stop(),

@@ -320,7 +320,8 @@ impl Mux {
 
     /// True when the peer's direction has ended, and what is left of it is here.
     pub fn has_all(&self, number: u32) -> bool {
-        self.streams.get(&number).is_some_and(|stream| stream.ended)
+        let stream = self.streams.get(&number).filter(|stream| stream.news & news::RESET == 0);
+        stream.is_some_and(|stream| stream.ended)
     }
 
     /// True when the peer's direction has ended and all of it was read.

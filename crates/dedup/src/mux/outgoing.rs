@@ -14,6 +14,12 @@ impl Mux {
             || self.ready.iter().any(is_ready)
     }
 
+    /// True when something was written, or ended, that has not gone out yet: there may be no
+    /// credit for it now.
+    pub fn has_unsent(&self) -> bool {
+        self.has_output() || self.streams.values().any(Stream::has_unsent)
+    }
+
     /// Appends whole frames to `out` until it has `enough` bytes or there are none: a frame of each
     /// stream in turn, of at most [`PAYLOAD_MAX_BYTES`].
     pub fn fill(&mut self, out: &mut Vec<u8>, enough: usize) {

@@ -97,6 +97,11 @@ impl Stream {
             || !self.queue.is_empty() && self.credit > 0
     }
 
+    /// True when there is more to be sent, now or when there is credit.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.queue.is_empty() || self.finished && !self.fin_sent
+    }
+
     /// After a reset there is nothing to be sent, and nothing to be read.
     pub(super) fn forget_all(&mut self) {
         (self.queue, self.received) = (VecDeque::new(), VecDeque::new());

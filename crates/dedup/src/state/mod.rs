@@ -160,6 +160,8 @@ struct Session {
     /// Nobody else goes on it.
     is_exclusive: bool,
     attached: bool,
+    /// Its server has said that it is full: until then nobody is sent there.
+    full_until: u64,
     addr: SocketAddr,
     verified: BTreeMap<SocketAddr, u64>,
     references: u32,
@@ -186,6 +188,8 @@ struct Connection {
     why: Why,
     /// A server has said that it does not have the service.
     was_misdirected: bool,
+    /// How often it was sent back by a session that took no more.
+    sent_back: u8,
     since: u64,
 }
 
@@ -222,7 +226,8 @@ impl State {
     pub fn request(&mut self, want: Want, now: u64) -> (u64, Vec<Todo>) {
         let number = self.number();
         let (place, why) = (Place::Waiting, Why::First);
-        let connection = Connection { want, place, why, was_misdirected: false, since: now };
+        let connection =
+            Connection { want, place, why, was_misdirected: false, sent_back: 0, since: now };
         self.connections.insert(number, connection);
         self.metrics.opens += 1;
         let mut todo = Vec::new();
@@ -276,6 +281,7 @@ impl State {
         is_open
             && !session.is_exclusive
             && session.references < self.rules.streams_max
+            && session.full_until <= now
             && refused.is_none_or(|until| *until <= now)
     }
 
@@ -341,7 +347,7 @@ impl State {
         }
         match session.phase {
             Phase::Active if linger > 0 && session.server.is_some() && !session.is_exclusive => {
-                session.phase = Phase::Lingering(now + linger);
+                session.phase = Phase::Lingering(now.saturating_add(linger));
             }
             Phase::Dead => drop(self.sessions.remove(&number)),
             Phase::Lingering(_) => {}
@@ -389,12 +395,23 @@ impl State {
         let why = self.why_not(key, server, now);
         let session = self.number();
         let is_exclusive = why == Why::Misdirected;
-        let phase = Phase::Lingering(now + self.rules.linger);
+        let phase = Phase::Lingering(now.saturating_add(self.rules.linger));
         let (verified, server) = (BTreeMap::from([(addr, now)]), Some(server));
-        let (attached, references) = (true, 0);
+        let (attached, full_until, references) = (true, 0, 0);
         self.sessions.insert(
             session,
-            Session { key, server, phase, why, is_exclusive, attached, addr, verified, references },
+            Session {
+                key,
+                server,
+                phase,
+                why,
+                is_exclusive,
+                attached,
+                full_until,
+                addr,
+                verified,
+                references,
+            },
         );
         self.metrics.sessions_opened += 1;
         todo.push(Todo::Keep { flight, session });
@@ -473,7 +490,9 @@ impl State {
                 _ if session.key != key => Why::KeyDiffers,
                 _ if session.server != Some(server) => Why::OtherBoot,
                 _ if matches!(session.phase, Phase::Draining) => Why::GoAway,
-                _ if session.references >= self.rules.streams_max => Why::StreamLimit,
+                _ if session.references >= self.rules.streams_max || session.full_until > now => {
+                    Why::StreamLimit
+                }
                 _ => continue,
             };
             // What stands nearest to sharing says most.
@@ -496,9 +515,11 @@ impl State {
         todo: &mut Vec<Todo>,
     ) {
         if self.alone.len() >= ALONE_MAX {
-            self.alone.pop_first();
+            let oldest = self.alone.iter().min_by_key(|(_, (until, _))| *until);
+            let oldest = oldest.map(|(addr, _)| *addr);
+            oldest.and_then(|oldest| self.alone.remove(&oldest));
         }
-        self.alone.insert(addr, (now + self.rules.refused_for, why));
+        self.alone.insert(addr, (now.saturating_add(self.rules.refused_for), why));
         let mut waiting = waiting;
         let fits = waiting.iter().position(|number| self.is_for(*number, addr));
         let Some(first) = fits.map(|place| waiting.remove(place)) else {
@@ -513,6 +534,7 @@ impl State {
             why,
             is_exclusive: true,
             attached: true,
+            full_until: 0,
             addr,
             verified: BTreeMap::new(),
             references: 1,
@@ -611,13 +633,35 @@ impl State {
         }
     }
 
+    /// Whether a connection carries the session.
+    pub fn set_attached(&mut self, session: u64, attached: bool) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.attached = attached;
+        }
+    }
+
+    /// The address that has proven last to be the session's server's.
+    pub fn freshest(&self, session: u64) -> Option<SocketAddr> {
+        let verified = &self.sessions.get(&session)?.verified;
+        verified.iter().max_by_key(|(_, at)| **at).map(|(addr, _)| *addr)
+    }
+
     /// The session goes on, over this address: which has thereby proven to be its server's.
-    /// `by_choice`: it was to go there, and had not lost its line.
-    pub fn resumed(&mut self, session: u64, addr: SocketAddr, by_choice: bool, now: u64) {
+    /// `by_choice`: it was to go there, and had not lost its line. `is_hint`: the address was known by
+    /// names alone; that it leads there does not make it the server's, as whoever is there may pass
+    /// on what it hears.
+    pub fn resumed(
+        &mut self,
+        session: u64,
+        addr: SocketAddr,
+        by_choice: bool,
+        is_hint: bool,
+        now: u64,
+    ) {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         found.attached = true;
         let before = std::mem::replace(&mut found.addr, addr);
-        if found.server.is_some() {
+        if found.server.is_some() && !is_hint {
             self.verify(session, addr, now);
         }
         if before != addr {
@@ -663,9 +707,11 @@ impl State {
         let key = found.want.key;
         if let Some(server) = self.sessions.get(&session).and_then(|session| session.server) {
             if self.misdirected.len() >= MISDIRECTED_MAX {
-                self.misdirected.pop_first();
+                let oldest = self.misdirected.iter().min_by_key(|(_, until)| **until);
+                let oldest = oldest.map(|(pair, _)| *pair);
+                oldest.and_then(|oldest| self.misdirected.remove(&oldest));
             }
-            self.misdirected.insert((key, server.id), now + self.rules.refused_for);
+            self.misdirected.insert((key, server.id), now.saturating_add(self.rules.refused_for));
         }
         self.release(session, now, &mut todo);
         if again {
@@ -673,6 +719,28 @@ impl State {
         } else {
             self.connections.remove(&connection);
             todo.push(Todo::Fail { connection, error: ECONNREFUSED });
+        }
+        todo
+    }
+
+    /// The session has not taken the connection, as it takes no more now: it goes elsewhere, with a
+    /// few tries.
+    pub fn sent_back(&mut self, connection: u64, is_full: bool, now: u64) -> Vec<Todo> {
+        let mut todo = Vec::new();
+        let Some(found) = self.connections.get_mut(&connection) else { return todo };
+        let Place::On(session) = found.place else { return todo };
+        found.place = Place::Waiting;
+        found.sent_back = found.sent_back.saturating_add(1);
+        let again = found.sent_back <= SENT_BACK_MAX;
+        if let Some(session) = self.sessions.get_mut(&session).filter(|_| is_full) {
+            session.full_until = now.saturating_add(FULL_FOR);
+        }
+        self.release(session, now, &mut todo);
+        if again {
+            self.place(connection, now, &mut todo);
+        } else {
+            self.connections.remove(&connection);
+            todo.push(Todo::Fail { connection, error: EAGAIN });
         }
         todo
     }
@@ -770,6 +838,10 @@ impl State {
     }
 }
 
+/// How often a connection is tried elsewhere as its session takes no more.
+const SENT_BACK_MAX: u8 = 3;
+/// How long nobody is sent to a session whose server has said that it is full, in microseconds.
+const FULL_FOR: u64 = 1_000_000;
 /// No room for another session.
 const EAGAIN: i32 = 11;
 /// The service is on none of the servers that answer.

@@ -73,6 +73,10 @@ enum Op {
     Misdirect {
         connection: usize,
     },
+    SendBack {
+        connection: usize,
+        full: bool,
+    },
     Restart {
         server: usize,
     },
@@ -101,6 +105,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => some.clone().prop_map(|session| Op::Check { session }),
         1 => some.clone().prop_map(|session| Op::GoAway { session }),
         1 => some.clone().prop_map(|connection| Op::Misdirect { connection }),
+        1 => (some.clone(), any::<bool>())
+            .prop_map(|(connection, full)| Op::SendBack { connection, full }),
         1 => some.clone().prop_map(|server| Op::Restart { server }),
         1 => (0_u8..8, some).prop_map(|(addr, server)| Op::Move { addr, server }),
         2 => (0_u64..20).prop_map(|seconds| Op::Wait { seconds }),
@@ -262,7 +268,7 @@ impl World {
                 if let Some(number) =
                     Self::pick(self.owners.keys().copied().filter(is_there), *which)
                 {
-                    self.state.resumed(session, addr(number), false, self.now);
+                    self.state.resumed(session, addr(number), false, false, self.now);
                     self.sessions.get_mut(&session).expect("picked").is_attached = true;
                 }
             }
@@ -292,6 +298,20 @@ impl World {
                 self.placed -= 1;
                 self.waiting.insert(connection);
                 let todo = self.state.misdirected(connection, self.now);
+                self.take(todo, None)?;
+            }
+            Op::SendBack { connection, full } => {
+                let on = self.sessions.iter().filter(|(_, seen)| seen.server.is_some());
+                let on = on.flat_map(|(of, seen)| seen.connections.iter().map(|one| (*one, *of)));
+                let Some((connection, session)) = Self::pick(on, *connection) else {
+                    return Ok(());
+                };
+                let seen = self.sessions.get_mut(&session).expect("picked");
+                seen.connections.remove(&connection);
+                seen.was_full |= full;
+                self.placed -= 1;
+                self.waiting.insert(connection);
+                let todo = self.state.sent_back(connection, *full, self.now);
                 self.take(todo, None)?;
             }
             Op::Restart { server } => self.boots[server % SERVERS] += 1,

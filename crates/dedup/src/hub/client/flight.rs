@@ -151,6 +151,7 @@ impl Client {
         let (how, addrs) = (flying.how.clone(), flying.addrs.clone());
         let may_be_keyless = error == libc::EACCES && how.keyless.is_some() && !flying.is_keyless;
         self.inbox.watch.remove_virtual(flying.number);
+        let why = posix::info(flying.number).ok().and_then(|info| info.last_error);
         flying.cancel();
         let todo = if may_be_keyless {
             self.dial(flight, how, addrs, true)
@@ -159,7 +160,9 @@ impl Client {
             addrs.iter().for_each(|addr| self.lines.dial_failed(*addr, now));
             look(&self.books).state.dial_failed(flight, error, now)
         };
+        self.why = why;
         self.perform(todo);
+        self.why = None;
     }
 
     fn reached(&mut self, flight: u64, link: &posix::Link) {
@@ -175,6 +178,10 @@ impl Client {
             None if has_psk => Some(ServerId::of_process(link.instance)),
             None => None,
         };
+        if flying.how.pin.is_some() && flying.how.pin != link.key.map(|key| key.0) {
+            // Of several addresses, one whose server has another key than that of the first.
+            return self.crashed(flight, libc::EACCES);
+        }
         let found = match id {
             None => Found::Alone(Why::NoKey),
             Some(_) if !link.shares => Found::Alone(Why::PeerDoesNotShare),

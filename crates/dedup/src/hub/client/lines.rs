@@ -5,6 +5,7 @@ mod device;
 
 use super::*;
 use crate::ident::{self, Ask, Asker, Nonce, QUERY_BYTES};
+use crate::key::ServerId;
 use crate::preface::Service;
 use crate::race::Book;
 use crate::score::{self, Judge, Line, Weights};
@@ -14,12 +15,21 @@ use eversock_engine::udp::Udp;
 const PROBES: u64 = 5;
 /// Fewer answers say nothing of a line.
 const ANSWERS_MIN: usize = 3;
+/// Of the line in use fewer queries say nothing of what it loses.
+const SENT_MIN: u32 = 3;
 /// Lines of one session that are looked at.
 const CANDIDATES_MAX: usize = 8;
 /// Sessions that an address is asked for a proof of.
 const PROOFS_MAX: usize = 4;
 /// Where the queries' sockets are counted from, behind [`OTHERS`].
 const UDP: u64 = 1 << 62;
+
+/// How long it is remembered what a query was sent for.
+const PURPOSE_MICROS: u64 = 2_000_000;
+/// Replies that are heard at a time.
+const REPLIES_MAX: usize = 64;
+/// Windows without an answer after which an address is not asked any more.
+const SILENT_MAX: u32 = 3;
 
 /// What a query was sent for.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +50,8 @@ struct Watched {
     judge: Judge,
     samples: BTreeMap<SocketAddr, Samples>,
     active: Line,
-    local: Option<SocketAddr>,
+    /// Windows in a row in which an address was asked and has not answered.
+    silent: BTreeMap<SocketAddr, u32>,
 }
 
 /// Queries, and what they have shown.
@@ -51,7 +62,8 @@ pub(super) struct Lines {
     window: u64,
     udp: [Option<Udp>; 2],
     asker: Asker,
-    purposes: BTreeMap<Nonce, Purpose>,
+    /// And when each was sent.
+    purposes: BTreeMap<Nonce, (u64, Purpose)>,
     book: Book,
     last_good: Option<SocketAddr>,
     watched: BTreeMap<u64, Watched>,
@@ -103,9 +115,9 @@ impl Lines {
     }
 
     pub(super) fn begins(&mut self, session: u64) {
-        let (samples, active, local) = (BTreeMap::new(), Line::default(), None);
+        let (samples, active, silent) = (BTreeMap::new(), Line::default(), BTreeMap::new());
         let judge = Judge::new(self.rules);
-        self.watched.insert(session, Watched { judge, samples, active, local });
+        self.watched.insert(session, Watched { judge, samples, active, silent });
     }
 
     pub(super) fn ended(&mut self, session: u64) {
@@ -140,7 +152,6 @@ impl Lines {
         let Some(watched) = self.watched.get_mut(&session) else { return };
         let lost = line.retrans.zip(line.segs_out).filter(|(_, out)| *out > 0);
         let device = local.and_then(|local| device::of_local(local.ip()));
-        watched.local = local;
         watched.active = Line {
             rtt_min_us: line.min_rtt_us.map(u64::from),
             rtt_us: line.rtt_us.map(u64::from),
@@ -175,14 +186,22 @@ impl Lines {
     }
 
     /// Asks an address; what it costs if nothing comes of it is one datagram, three times.
-    fn query(&mut self, addr: SocketAddr, ask: &Ask, purpose: Purpose, now: u64, watch: &Watch) {
-        let Some(nonce) = self.random() else { return };
-        let Ok(query) = self.asker.begin(addr, ask, now, nonce) else { return };
-        self.purposes.insert(nonce, purpose);
-        self.send(addr, &query, watch);
+    /// False when nothing was sent.
+    fn query(
+        &mut self,
+        addr: SocketAddr,
+        ask: &Ask,
+        purpose: Purpose,
+        now: u64,
+        watch: &Watch,
+    ) -> bool {
+        let Some(nonce) = self.random() else { return false };
+        let Ok(query) = self.asker.begin(addr, ask, now, nonce) else { return false };
+        self.purposes.insert(nonce, (now, purpose));
+        self.send(addr, &query, watch)
     }
 
-    fn send(&mut self, addr: SocketAddr, query: &[u8; QUERY_BYTES], watch: &Watch) {
+    fn send(&mut self, addr: SocketAddr, query: &[u8; QUERY_BYTES], watch: &Watch) -> bool {
         let which = usize::from(addr.is_ipv6());
         if self.udp[which].is_none() {
             let any = match addr {
@@ -190,17 +209,24 @@ impl Lines {
                 SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], 0)),
             };
             let opened = Udp::bind(any).and_then(|udp| {
-                watch.add(&udp, OTHERS + UDP + which as u64)?;
+                watch.add_level(&udp, OTHERS + UDP + which as u64)?;
                 Ok(udp)
             });
             match opened {
                 Ok(udp) => self.udp[which] = Some(udp),
-                Err(error) => return log::debug!("nobody is asked: {error}"),
+                Err(error) => {
+                    log::debug!("nobody is asked: {error}");
+                    return false;
+                }
             }
         }
-        let Some(udp) = &self.udp[which] else { return };
-        if let Err(error) = udp.send(query, addr, None) {
-            log::debug!("{addr} is not asked: {error}");
+        let Some(udp) = &self.udp[which] else { return false };
+        match udp.send(query, addr, None) {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("{addr} is not asked: {error}");
+                false
+            }
         }
     }
 }
@@ -231,7 +257,8 @@ impl Client {
 
     pub(super) fn hear_replies(&mut self) {
         for which in 0..2 {
-            while let Some(udp) = &self.lines.udp[which] {
+            for _ in 0..REPLIES_MAX {
+                let Some(udp) = &self.lines.udp[which] else { break };
                 let mut bytes = [0; QUERY_BYTES + 1];
                 let received = match udp.recv(&mut bytes) {
                     Ok(received) => received,
@@ -245,10 +272,10 @@ impl Client {
                 look(&self.books).state.metrics_mut().forged = self.lines.forged();
                 let Some(answer) = answer else { continue };
                 match self.lines.purposes.remove(&answer.reply.nonce) {
-                    Some(Purpose::Proof { flight, session }) => {
+                    Some((_, Purpose::Proof { flight, session })) => {
                         self.proven(flight, session, &answer);
                     }
-                    Some(Purpose::Probe { session, addr }) => {
+                    Some((_, Purpose::Probe { session, addr })) => {
                         let Some(watched) = self.lines.watched.get_mut(&session) else { continue };
                         let samples = watched.samples.entry(addr).or_default();
                         if !answer.was_repeated {
@@ -268,6 +295,11 @@ impl Client {
         let Some(held) = self.by_session.get(&session).and_then(|id| self.held.get(id)) else {
             return;
         };
+        let pin = look(&self.books).state.first_of(flight);
+        let pin = pin.and_then(|first| self.pending.get(&first)).and_then(|first| first.how.pin);
+        if pin.is_some_and(|pin| ServerId::of_key(&pin) != server.id) {
+            return;
+        }
         let reply = &answer.reply;
         // Whoever forwards a query to the server does not become it: it says where it was asked.
         let is_there = reply.asked_at == Some(answer.address);
@@ -298,9 +330,8 @@ impl Client {
         for (addr, query) in due.again {
             self.lines.send(addr, &query, &self.inbox.watch);
         }
-        if self.lines.asker.next_timeout().is_none() {
-            self.lines.purposes.clear();
-        }
+        // Long after the asker has given them up.
+        self.lines.purposes.retain(|_, (since, _)| now < since.saturating_add(PURPOSE_MICROS));
         match self.lines.probing {
             None if self.has_choice() => self.lines.probing = Some((now, 0)),
             Some((at, count)) if at <= now => {
@@ -335,7 +366,9 @@ impl Client {
     }
 
     fn addresses(&self, shown: &Shown, held: &Held) -> Vec<SocketAddr> {
+        // Where names alone lead is nowhere to move to: whoever is there may pass on what he hears.
         let mut addrs = posix::candidates(held.number).unwrap_or_default();
+        addrs.retain(|addr| !held.only_hinted.contains(addr));
         for addr in shown.state.verified(held.session) {
             if !addrs.contains(&addr) {
                 addrs.push(addr);
@@ -362,11 +395,17 @@ impl Client {
         }
         for (session, addrs) in probes {
             for addr in addrs {
+                let is_silent = self.lines.watched.get(&session).is_some_and(|watched| {
+                    watched.silent.get(&addr).is_some_and(|windows| *windows >= SILENT_MAX)
+                });
+                if is_silent {
+                    continue;
+                }
                 let purpose = Purpose::Probe { session, addr };
                 let ask = Ask { probe: true, ..Ask::default() };
-                self.lines.query(addr, &ask, purpose, now, &self.inbox.watch);
+                let is_sent = self.lines.query(addr, &ask, purpose, now, &self.inbox.watch);
                 if let Some(watched) = self.lines.watched.get_mut(&session) {
-                    watched.samples.entry(addr).or_default().sent += 1;
+                    watched.samples.entry(addr).or_default().sent += u32::from(is_sent);
                 }
             }
             self.measure(session);
@@ -379,11 +418,23 @@ impl Client {
         for held in self.held.values() {
             let Some(watched) = self.lines.watched.get_mut(&held.session) else { continue };
             let samples = std::mem::take(&mut watched.samples);
+            let mut silent = std::mem::take(&mut watched.silent);
+            for (addr, samples) in &samples {
+                match samples.rtts.is_empty() {
+                    false => drop(silent.remove(addr)),
+                    true if samples.sent > 0 => *silent.entry(*addr).or_default() += 1,
+                    true => {}
+                }
+            }
+            watched.silent = silent;
             let Ok(link) = posix::link(held.number) else { continue };
             let Some(here) = link.peer.filter(|_| link.attached) else { continue };
             let mut lines: BTreeMap<SocketAddr, Line> = samples
                 .into_iter()
-                .filter(|(addr, samples)| samples.rtts.len() >= ANSWERS_MIN || *addr == here)
+                .filter(|(addr, samples)| {
+                    let is_used = *addr == here && samples.sent >= SENT_MIN;
+                    samples.rtts.len() >= ANSWERS_MIN || is_used
+                })
                 .map(|(addr, samples)| (addr, samples.line(addr)))
                 .collect();
             // Both by the same measure: the kernel's of a busy connection has its queues in it.

@@ -44,6 +44,8 @@ impl Client {
         };
         log::debug!("session {session}: its server's names lead to {addrs:?}");
         held.hints = addrs.to_vec();
+        let known = posix::candidates(held.number).unwrap_or_default();
+        held.only_hinted = addrs.iter().filter(|addr| !known.contains(addr)).copied().collect();
         look(&self.books).hints.insert(session, addrs.len());
         if let Err(error) = posix::add_candidates(held.number, addrs) {
             log::debug!("session {session}: {error}");
