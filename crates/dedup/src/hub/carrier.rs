@@ -107,10 +107,11 @@ impl Carrier {
 
     /// True when there is something that [`Self::turn`] could do at once.
     pub(super) fn has_work(&self) -> bool {
-        !self.is_over
-            && (!self.work.is_empty()
-                || !self.unwatched.is_empty()
-                || self.readable && !self.peer_ended)
+        let has_work = !self.work.is_empty()
+            || !self.unwatched.is_empty()
+            || self.mux.has_news()
+            || self.readable && !self.peer_ended;
+        !self.is_over && has_work
     }
 
     /// Begins a stream for a connection: `preface`, then `said`. Gives its number.

@@ -431,6 +431,11 @@ impl Mux {
         }
     }
 
+    /// True when [`Self::next_news`] may have something: sending makes room, which is news.
+    pub fn has_news(&self) -> bool {
+        !self.told.is_empty()
+    }
+
     fn tell(&mut self, number: u32, more: u8) {
         let Some(stream) = self.streams.get_mut(&number).filter(|stream| !stream.closed) else {
             return;
