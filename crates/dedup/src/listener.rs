@@ -110,7 +110,10 @@ impl SharedListener {
             ready: Arc::clone(&ready),
             carried: Arc::clone(&carried),
         };
-        let line = Server::start(parts)?;
+        let line = {
+            let _whole = eversock_engine::host::whole();
+            Server::start(parts)?
+        };
         let process = std::process::id();
         Ok(Self { line, accepted, ready, local, key, server, carried, process })
     }

@@ -141,7 +141,7 @@ fn what_a_slow_reader_has_left_on_the_way_outlives_its_session_s_linger() {
     let listener = listener(SharedConfig::default());
     let linger = Duration::from_millis(1);
     let pool = Pool::new(PoolConfig { linger, ..PoolConfig::default() }).expect("a pool");
-    for _ in 0..1 {
+    for _ in 0..5 {
         let mut near = pool.connect(listener.local_addrs()[0]).expect("connected");
         let (mut far, _) = listener.accept().expect("accepted");
         far.shutdown(Shutdown::Write).expect("ended");

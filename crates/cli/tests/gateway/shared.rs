@@ -290,6 +290,12 @@ fn clients_of_different_addresses_share_nothing_when_they_are_isolated() {
         });
         exchange_all(&pairs, 10_000);
         assert_eq!(sessions(&chain.place, &chain.near).len(), expected, "{options:?}");
+        let metrics = chain.place.run(&["dedup", "metrics"]);
+        assert_eq!(
+            metrics.stdout.contains("not shared: key-differs"),
+            expected == 2,
+            "{metrics:?}"
+        );
     }
 }
 
@@ -302,7 +308,8 @@ fn a_gateway_that_drains_keeps_its_shared_session_and_takes_nobody_new() {
     assert!(is_reset(&chain.connect()), "the far gateway takes no more");
     chain.near.terminate();
     chain.near.running.json("draining");
-    assert_eq!(chain.cut(), 1);
+    // The connection that was refused may just be going.
+    assert!(chain.cut() >= 1);
     exchange_all(&[pair], MIB);
     for mut gate in [chain.near, chain.far] {
         let (code, lines) = gate.running.wait();

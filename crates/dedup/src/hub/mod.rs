@@ -183,8 +183,8 @@ impl<C> Clone for Line<C> {
 }
 
 impl<C> Line<C> {
+    /// To be called under [`eversock_engine::host::whole`], so that no child has copies.
     fn new() -> io::Result<(Self, Inbox<C>)> {
-        let _whole = eversock_engine::host::whole();
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let bell = Arc::new(Kept::new(bell)?);
         let (sender, commands) = unbounded();
