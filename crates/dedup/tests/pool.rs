@@ -391,3 +391,89 @@ fn a_connection_that_is_given_up_while_it_waits_leaves_nothing() {
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");
     wait_for("nothing waits", || pool.table().is_empty() && pool.sessions() == 0);
 }
+
+/// Found in review: the news of room that sending makes came after the only place that heard it.
+#[test]
+fn what_is_written_once_arrives_although_it_is_more_than_a_queue() {
+    let listener =
+        SharedListener::bind_with(&addrs(&["127.0.0.1:0"]), SharedConfig::default()).expect("one");
+    let pool = pool(PoolConfig::default());
+    for size in [65_536, 65_537, 100_000, 262_144, 300_000] {
+        let stream = pool.connect(listener.local_addrs()[0]).expect("connected");
+        let (served, _) = listener.accept().expect("accepted");
+        set(&served);
+        set(&stream);
+        (&stream).write_all(&vec![5; size]).expect("written");
+        let mut back = vec![0; size];
+        (&served).read_exact(&mut back).expect("all of it");
+    }
+}
+
+/// Found in review: a preface and 64 KiB did not fit into a queue of 64 KiB.
+#[test]
+fn a_connection_that_is_sent_back_says_all_of_it_again() {
+    let server = shared(&["127.0.0.1:0"]);
+    let pool = pool(PoolConfig::default());
+    let addr = server.local_addrs()[0];
+    says(&pool.connect(addr).expect("connected"), b"a session stands");
+    for round in 0..20 {
+        // Whoever was begun before this is heard comes back, and goes over another session.
+        server.go_away(0);
+        let stream = pool.connect(addr).expect("connected");
+        says(&stream, &vec![round; 200_000]);
+    }
+}
+
+/// Found in review: nobody looked at the descriptor of a program that could write no more.
+#[test]
+fn a_program_that_is_killed_while_it_waits_for_room_resets_its_connection() {
+    let listener =
+        SharedListener::bind_with(&addrs(&["127.0.0.1:0"]), SharedConfig::default()).expect("one");
+    let pool = pool(PoolConfig::default());
+    let stream = pool.connect(listener.local_addrs()[0]).expect("connected");
+    let (served, _) = listener.accept().expect("accepted");
+    set(&served);
+    stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    while (&stream).write(&[1; 65_536]).is_ok() {}
+    // As the kernel closes it for a program that was killed with something unread.
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("set");
+    drop(stream);
+    wait_for("the pool has noticed", || pool.table().is_empty());
+    let mut buf = vec![0; 1 << 20];
+    let told = loop {
+        match (&served).read(&mut buf) {
+            Ok(0) => panic!("a reset looks like an end"),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(told.kind(), io::ErrorKind::ConnectionReset, "{told}");
+}
+
+#[test]
+fn a_callback_that_drops_the_last_pool_or_panics_harms_nobody() {
+    let server = shared(&["127.0.0.1:0"]);
+    let addr = server.local_addrs()[0];
+    let fresh = || {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket")
+    };
+    use std::os::fd::AsRawFd;
+    let pool = pool(PoolConfig::default());
+    let (number, options) = (fresh(), ConnectOptions::default());
+    let done = |_| panic!("a callback that panics, on purpose");
+    pool.begin(number.as_raw_fd(), &[addr], &options, done).expect("begun");
+    wait_for("it is connected all the same", || pool.table().len() == 1);
+    says(&pool.connect(addr).expect("connected"), b"and goes on");
+    let (tell, told) = std::sync::mpsc::channel();
+    let (last, second) = (pool.clone(), fresh());
+    let done = move |_| {
+        let dead = last.connect(addr).expect_err("it would wait for itself");
+        drop(last);
+        tell.send(dead.raw_os_error()).expect("somebody hears");
+    };
+    pool.begin(second.as_raw_fd(), &[addr], &options, done).expect("begun");
+    drop(pool);
+    assert_eq!(told.recv_timeout(PATIENCE).expect("not hung"), Some(libc::EDEADLK));
+}
