@@ -94,7 +94,7 @@ impl Subscriber {
     /// False when nobody listens any more. Who is behind misses it, and is rung all the same.
     pub(crate) fn tell(&self, event: &Event) -> bool {
         let sent = self.events.try_send(event.clone());
-        if let Some(bell) = &self.bell {
+        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
             fd::notify(bell.as_raw_fd());
         }
         !matches!(sent, Err(TrySendError::Disconnected(_)))

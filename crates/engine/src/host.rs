@@ -90,6 +90,11 @@ impl Kept {
 }
 
 impl Kept {
+    /// False in a child: there the number was closed, and may be the program's.
+    pub(crate) fn is_here(&self) -> bool {
+        self.process == std::process::id()
+    }
+
     /// Gives it to the program: the lowest number that is free, closed on exec.
     ///
     /// # Errors

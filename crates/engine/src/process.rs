@@ -497,6 +497,7 @@ extern "C" fn in_child() {
     // Sockets that no number of the child names must not be dropped by the books alone.
     let sockets = std::mem::take(&mut frozen.sockets);
     drop(frozen);
+    leave_listeners();
     reactor::after_fork();
     epoll::leave_sets();
     for socket in sockets.iter().filter(|socket| socket.config.private) {
@@ -504,6 +505,30 @@ extern "C" fn in_child() {
         socket.set_failure(libc::EBADF);
     }
     drop(sockets);
+}
+
+/// In a child: listeners that are the parent's alone. Their ports are free when the parent has
+/// closed them, and who connects is never left waiting for a process that does not accept.
+fn leave_listeners() {
+    let mut ours = Vec::new();
+    table::for_each_number(|number| {
+        if let Some(table::Entry::Listener(listener)) = table::get(number)
+            && listener.config.private
+        {
+            ours.push((number, listener));
+        }
+    });
+    let mut closed = BTreeSet::new();
+    for (number, listener) in ours {
+        table::take(number);
+        fd::close_own(number);
+        if closed.insert(listener.id) {
+            fd::close_own(listener.real.as_raw_fd());
+            fd::close_own(listener.engine_end.as_raw_fd());
+        }
+        // Its descriptors are closed already.
+        std::mem::forget(listener);
+    }
 }
 
 /// In a child: a session that is the parent's alone loses its numbers here. The parent's copies of

@@ -5,12 +5,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use crate::sys::{Fd, udp};
+use crate::host::Kept;
+use crate::sys::udp;
 
 /// A UDP socket, not connected: non-blocking, closed on exec, with a number out of the program's
-/// way. One for IPv6 takes no IPv4.
+/// way, and no child's. One for IPv6 takes no IPv4.
 #[derive(Debug)]
-pub struct Udp(Fd);
+pub struct Udp(Kept);
 
 /// One datagram that has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl Udp {
     /// # Errors
     /// Those of socket(2) and bind(2).
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
-        udp::bind(addr).map(Self)
+        Ok(Self(Kept::new(udp::bind(addr)?.into())?))
     }
 
     /// The address at which it is.

@@ -241,11 +241,6 @@ pub fn candidates(number: RawFd) -> io::Result<Vec<SocketAddr>> {
 /// Those of [`candidates`].
 pub fn add_candidates(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
     let socket = stream(number)?;
-    let mut meta = Socket::lock(&socket.meta)?;
-    for addr in addrs.iter().filter(|addr| addr.port() != 0) {
-        if meta.candidates.len() < CANDIDATES_MAX && !meta.candidates.contains(addr) {
-            meta.candidates.push(*addr);
-        }
-    }
+    Socket::lock(&socket.meta)?.add_candidates(addrs);
     Ok(())
 }

@@ -153,7 +153,10 @@ impl Reactor {
         }
         let addrs = match socket.meta.lock() {
             Ok(mut meta) => {
-                meta.resolved(found);
+                // Without its name, the program has said meanwhile where to dial instead.
+                if meta.rare().host.is_some() {
+                    meta.resolved(found);
+                }
                 meta.candidates.clone()
             }
             Err(_) => return,

@@ -661,12 +661,18 @@ impl Reactor {
             if force {
                 self.look_at(&socket);
             }
-            // Of the standing connection: the program is told the addresses with which the session
-            // began.
-            let route = socket.route().filter(|_| !socket.has(bits::DETACHED));
             let path = {
                 let Ok(meta) = socket.meta.lock() else { continue };
+                // A server has nothing to dial.
+                let role = meta.control.as_ref().map(|control| control.role);
+                if role != Some(Role::Client) {
+                    continue;
+                }
                 let begun = meta.local.zip(meta.candidates.first().copied());
+                drop(meta);
+                // Of the standing connection: the program is told the addresses with which the
+                // session began.
+                let route = socket.route().filter(|_| !socket.has(bits::DETACHED));
                 route.map(|(peer, local)| (local, peer)).or(begun)
             };
             let Some((local, peer)) = path else { continue };

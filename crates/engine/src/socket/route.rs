@@ -70,15 +70,31 @@ impl Meta {
 
     /// The program says where to dial; `current` is where the session is, or was.
     pub(crate) fn set_candidates(&mut self, addrs: &[SocketAddr], current: Option<SocketAddr>) {
+        let announced = self.rare_if_any().map_or(&[][..], |rare| &rare.announced);
+        let is_peers = |addr: &SocketAddr| announced.contains(addr) && !addrs.contains(addr);
+        let kept = current.filter(is_peers);
         self.candidates.clear();
         for addr in addrs.iter().copied().chain(current) {
             if !self.candidates.contains(&addr) {
                 self.candidates.push(addr);
             }
         }
+        self.candidates.truncate(CANDIDATES_MAX);
         if let Some(rare) = self.rare_if_any() {
-            rare.announced.clear();
+            rare.announced = kept.into_iter().collect();
             rare.host = None;
+        }
+    }
+
+    /// The program knows these, too: they stay when the peer withdraws them.
+    pub(crate) fn add_candidates(&mut self, addrs: &[SocketAddr]) {
+        if let Some(rare) = self.rare_if_any() {
+            rare.announced.retain(|announced| !addrs.contains(announced));
+        }
+        for addr in addrs.iter().filter(|addr| addr.port() != 0) {
+            if self.candidates.len() < CANDIDATES_MAX && !self.candidates.contains(addr) {
+                self.candidates.push(*addr);
+            }
         }
     }
 
@@ -89,6 +105,10 @@ impl Meta {
         self.candidates.retain(|&candidate| candidate != addr);
         self.candidates.insert(0, addr);
         self.candidates.truncate(CANDIDATES_MAX);
+        if asked && let Some(rare) = self.rare_if_any() {
+            // From here on the program's own.
+            rare.announced.retain(|&announced| announced != addr);
+        }
         if !is_known && !asked {
             // The peer has withdrawn it while it was dialled, or will.
             self.rare_mut().announced.push(addr);
@@ -124,6 +144,26 @@ mod tests {
         meta.resolved(at(&[7]));
         meta.announced(&[]);
         assert_eq!(meta.candidates, at(&[7, 1, 2]));
+    }
+
+    /// Found in review: what the program named, or was moved to, went with the peer's next list;
+    /// what the peer alone had announced stayed for ever.
+    #[test]
+    fn whose_an_address_is_outlives_what_the_program_sets_and_adds() {
+        let mut meta = Meta { candidates: at(&[1]), ..Meta::default() };
+        meta.announced(&at(&[2, 3, 4]));
+        meta.add_candidates(&at(&[2]));
+        meta.worked(at(&[3])[0], true);
+        meta.announced(&[]);
+        assert_eq!(meta.candidates, at(&[3, 1, 2]));
+        meta.announced(&at(&[5]));
+        meta.set_candidates(&at(&[1]), Some(at(&[5])[0]));
+        assert_eq!(meta.candidates, at(&[1, 5]));
+        meta.announced(&[]);
+        assert_eq!(meta.candidates, at(&[1]));
+        let many: Vec<u16> = (10..50).collect();
+        meta.add_candidates(&at(&many));
+        assert_eq!(meta.candidates.len(), CANDIDATES_MAX);
     }
 
     #[test]

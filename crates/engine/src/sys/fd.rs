@@ -154,6 +154,13 @@ pub(crate) fn close_kept() {
     }
 }
 
+/// Closes one of the engine's own numbers, which no [`Fd`] will close.
+pub(crate) fn close_own(number: RawFd) {
+    forget_own(number);
+    forget_kept(number);
+    close(number);
+}
+
 /// True when the number is the engine's own: one load when it is not. One that was closed past
 /// everybody and is the program's by now counts only if the program closes it on exec, as the
 /// engine does.

@@ -25,7 +25,14 @@ impl Reactor {
         if self.dials.len() >= DIALS_MAX {
             return Err(libc::EAGAIN);
         }
-        self.dial_to(socket, vec![addr], false, Some(addr));
+        if socket.has(bits::DETACHED) {
+            // Nothing stands that a failure would leave as it is: the others are behind it.
+            let others = socket.meta.lock().map(|meta| meta.candidates.clone()).unwrap_or_default();
+            let all = std::iter::once(addr).chain(others.into_iter().filter(|it| *it != addr));
+            self.dial(socket, all.collect(), false);
+        } else {
+            self.dial_to(socket, vec![addr], false, Some(addr));
+        }
         Ok(())
     }
 
