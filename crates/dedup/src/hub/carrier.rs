@@ -122,7 +122,7 @@ impl Carrier {
         said: Vec<u8>,
         now: u64,
         watch: &Watch,
-    ) -> Result<(), (OpenError, Kept, Vec<u8>)> {
+    ) -> Result<u32, (OpenError, Kept, Vec<u8>)> {
         if self.is_closing || self.is_over {
             return Err((OpenError::GoneAway, far, said));
         }
@@ -137,7 +137,12 @@ impl Carrier {
             return Err((OpenError::Full, far, said));
         }
         self.add(stream, Pipe::new(far, skip, stream, connection, Some(said)), watch);
-        Ok(())
+        Ok(stream)
+    }
+
+    /// The descriptor of a stream.
+    pub(super) fn far(&self, stream: u32) -> Option<&Kept> {
+        self.pipes.get(&stream).map(|pipe| &pipe.far)
     }
 
     /// A stream of the peer's gets its descriptor.

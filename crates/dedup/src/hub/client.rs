@@ -461,15 +461,16 @@ impl Client {
         }
         let encoded = preface.encode();
         let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
-        if let Some((_, near)) = &filled {
-            eversock_engine::host::widen(near.as_fd(), far.as_fd());
-        }
         let ends = (far, skip);
         match carrier.open(connection, ends, &encoded, said, now, &self.inbox.watch) {
-            Ok(()) => {
+            Ok(stream) => {
                 self.unaccepted.insert(connection, (how, preface));
                 if let Some(tell) = tell {
                     (tell.0)(Ok(connection));
+                }
+                // Only now, as it makes the program's end writable.
+                if let (Some((_, near)), Some(far)) = (&filled, carrier.far(stream)) {
+                    eversock_engine::host::widen(near.as_fd(), far.as_fd());
                 }
                 Vec::new()
             }
@@ -496,15 +497,16 @@ impl Client {
         let id = self.id();
         let Pending { far, filled, tell, .. } = pending;
         let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
-        if let Some((_, near)) = &filled {
-            eversock_engine::host::widen(near.as_fd(), far.as_fd());
-        }
         match Lone::new(number, far, skip, connection, id, &self.inbox.watch) {
             Ok(lone) => {
-                self.hold(session, id, number, Load::Lone(Box::new(lone)), how);
                 if let Some(tell) = tell {
                     (tell.0)(Ok(connection));
                 }
+                // Only now, as it makes the program's end writable.
+                if let Some((_, near)) = &filled {
+                    eversock_engine::host::widen(near.as_fd(), lone.far.as_fd());
+                }
+                self.hold(session, id, number, Load::Lone(Box::new(lone)), how);
                 Vec::new()
             }
             Err(error) => {

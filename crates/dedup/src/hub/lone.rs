@@ -40,7 +40,7 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Lone {
     number: RawFd,
-    far: Kept,
+    pub(super) far: Kept,
     pub(super) connection: u64,
     /// Of the socket, and of the descriptor.
     ready: [(bool, bool); 2],
