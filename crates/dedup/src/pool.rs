@@ -194,8 +194,8 @@ impl Pool {
         self.begin_host(number, None, addrs, options, done)
     }
 
-    /// The same for a host whose name is known: it is looked up again when the session is redialled,
-    /// and is what servers' keys are listed under.
+    /// The same for a host whose name is known: it is looked up again when the session is
+    /// redialled, and is what servers' keys are listed under.
     ///
     /// # Errors
     /// As [`Self::connect`], as far as they are known at once.
@@ -366,8 +366,8 @@ fn stop(running: &Running) {
     }
 }
 
-/// What a child has of its parent's threads: nothing is said over it, and it is not even dropped, as
-/// a channel's end is taken down under a lock that some thread of the parent's may have had.
+/// What a child has of its parent's threads: nothing is said over it, and it is not even dropped,
+/// as a channel's end is taken down under a lock that some thread of the parent's may have had.
 fn forsake_inherited(running: Running) {
     let _stays = std::mem::ManuallyDrop::new(running);
 }

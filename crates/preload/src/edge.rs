@@ -93,7 +93,8 @@ pub(crate) fn guarded<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> 
     })
 }
 
-/// Results and errno of what may sleep and so be unwound by a cancellation, which must not be caught.
+/// Results and errno of what may sleep and so be unwound by a cancellation, which must not be
+/// caught.
 pub(crate) fn sleeping<T: Absent>(body: impl FnOnce() -> io::Result<T>) -> T {
     let before = errno();
     let (value, after) = match body() {

@@ -131,8 +131,8 @@ impl Connection {
     }
 }
 
-/// connect(2) of a fresh socket for which a rule with `share` holds. A cancellation acts in it where
-/// it waits.
+/// connect(2) of a fresh socket for which a rule with `share` holds. A cancellation acts in it
+/// where it waits.
 pub(crate) fn connect(
     number: c_int,
     peer: SocketAddr,

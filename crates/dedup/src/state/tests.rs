@@ -1,7 +1,7 @@
 //! A model of what the pool lives in (servers with addresses and lives, dials that succeed in any
 //! order, sessions that are lost and come back), and what must hold after every step: I1, I2, I3,
-//! I7 and I8 of the design. I4 is held by tests over real sockets, I5 by those of `race`, I6 by those
-//! of `score`. Planted bugs show that the model can fail.
+//! I7 and I8 of the design. I4 is held by tests over real sockets, I5 by those of `race`, I6 by
+//! those of `score`. Planted bugs show that the model can fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
