@@ -401,8 +401,8 @@ fn stop(running: &Running) {
     }
 }
 
-/// What a child has of its parent's threads: nothing is said over it, and it is not even dropped, as
-/// a channel's end is taken down under a lock that some thread of the parent's may have had.
+/// What a child has of its parent's threads: nothing is said over it, and it is not even dropped,
+/// as a channel's end is taken down under a lock that some thread of the parent's may have had.
 fn forsake_inherited(running: Running) {
     let _stays = std::mem::ManuallyDrop::new(running);
 }

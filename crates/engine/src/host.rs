@@ -141,17 +141,20 @@ pub fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 'static) -> io::Re
 }
 
 /// While it lives no thread of this process forks, once the engine runs: no child inherits the
-/// locks that are taken meanwhile. Not to be held for long, nor while waiting for a descriptor.
+/// locks that are taken meanwhile. Nor does a handler of the program's run in this thread, which
+/// might want it too. Not to be held for long, nor while waiting for a descriptor.
 #[derive(Debug)]
 pub struct Whole {
     _held: MutexGuard<'static, ()>,
+    _signals: sys::process::SignalsHeld,
 }
 
 static WHOLE: Mutex<()> = Mutex::new(());
 
 /// From here on. Others wait for each other.
 pub fn whole() -> Whole {
-    Whole { _held: WHOLE.lock().unwrap_or_else(PoisonError::into_inner) }
+    let signals = sys::process::SignalsHeld::begin();
+    Whole { _held: WHOLE.lock().unwrap_or_else(PoisonError::into_inner), _signals: signals }
 }
 
 /// Waits until the number, no virtual one, is writable or broken; false when the time is over

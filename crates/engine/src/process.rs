@@ -539,7 +539,7 @@ fn leave_numbers(socket: &Arc<Socket>, place: &mut Place) {
         table::take_of(number, socket);
         fd::forget_own(number);
         if fd::identity(number).is_ok_and(|found| found == expected) {
-            fd::close(number);
+            fd::close_silently(number);
         }
     }
     place.placeholder = None;

@@ -79,17 +79,22 @@ pub(crate) fn set_errno(number: c_int) {
 /// Runs what does not sleep: -1 and errno on failure, errno as it was on success; a panic gives
 /// ENOTRECOVERABLE. No cancellation acts in it, as its unwinding would be caught.
 pub(crate) fn awake<T: Absent>(body: impl FnOnce() -> io::Result<T>) -> T {
+    sleeping(|| guarded(body))
+}
+
+/// Runs what does not sleep and is part of a call that does: a panic gives ENOTRECOVERABLE, and no
+/// cancellation acts in it.
+pub(crate) fn guarded<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let _whole = Uncancelled::begin();
-    sleeping(|| {
-        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-            // What was thrown may throw again when it is dropped.
-            let _again = catch_unwind(AssertUnwindSafe(move || drop(payload)));
-            fail(libc::ENOTRECOVERABLE)
-        })
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+        // What was thrown may throw again when it is dropped.
+        let _again = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+        fail(libc::ENOTRECOVERABLE)
     })
 }
 
-/// The same for what may sleep and so be unwound by a cancellation, which must not be caught.
+/// Results and errno of what may sleep and so be unwound by a cancellation, which must not be
+/// caught.
 pub(crate) fn sleeping<T: Absent>(body: impl FnOnce() -> io::Result<T>) -> T {
     let before = errno();
     let (value, after) = match body() {

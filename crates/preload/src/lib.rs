@@ -10,6 +10,7 @@
 //! * `edge`: errno, panics, and who must not come in (a child between vfork and exec).
 //! * `setup`: the rules, and what they mean to the engine.
 //! * `early`: what must be remembered of sockets that may become virtual.
+//! * `shared`: connections that share a session, which are ordinary sockets.
 //! * `hooks`: the names.
 //!
 //! Until a socket becomes virtual there is no thread, no lock, no allocation and no descriptor of
@@ -24,4 +25,5 @@ mod edge;
 mod hooks;
 mod next;
 mod setup;
+mod shared;
 mod voice;

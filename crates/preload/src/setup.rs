@@ -113,7 +113,10 @@ impl Setup {
     }
 
     /// The rule for a connection to `peer`, and what it means.
-    pub(crate) fn for_connect(&self, peer: SocketAddr) -> Option<(&Rule, &Arc<Config>)> {
+    pub(crate) fn for_connect(
+        &'static self,
+        peer: SocketAddr,
+    ) -> Option<(&'static Rule, &'static Arc<Config>)> {
         let rule = self.rules.for_connect(peer)?;
         self.rules.connect.iter().zip(&self.connect).find(|(one, _)| std::ptr::eq(*one, rule))
     }

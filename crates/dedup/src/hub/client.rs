@@ -552,6 +552,10 @@ impl Client {
                 if let (Some((_, near)), Some(far)) = (&filled, carrier.far(stream)) {
                     eversock_engine::host::widen(near.as_fd(), far);
                 }
+                // Only now, as it makes the program's end writable.
+                if let (Some((_, near)), Some(far)) = (&filled, carrier.far(stream)) {
+                    eversock_engine::host::widen(near.as_fd(), far.as_fd());
+                }
                 Vec::new()
             }
             Err((error, far, said)) => {

@@ -108,6 +108,11 @@ pub fn local_addr(number: RawFd) -> Option<core::net::SocketAddr> {
     tcp::local_addr(number)
 }
 
+/// True when the kernel knows a peer of the socket at `number`, as of one that is connected.
+pub fn has_peer(number: RawFd) -> bool {
+    number >= 0 && tcp::peer_addr(number).is_some()
+}
+
 /// True when a socket listens at `number`. One system call, which touches no errno.
 pub fn is_listening(number: RawFd) -> bool {
     number >= 0 && tcp::is_listening(number)

@@ -40,8 +40,9 @@ use crate::wait::kick::Bell;
 
 pub use crate::inspect::control_dir;
 pub use adopt::{
-    adopt, adopt_listener, adopt_registration, for_each_number, for_each_own_number, is_blocking,
-    is_fresh_tcp, is_listening, is_own_number, listening_backlog, local_addr, move_away,
+    adopt, adopt_listener, adopt_registration, for_each_number, for_each_own_number, has_peer,
+    is_blocking, is_fresh_tcp, is_listening, is_own_number, listening_backlog, local_addr,
+    move_away,
 };
 pub use handle::Handle;
 pub use number::{close_before, dup, dup3, forget_stale};

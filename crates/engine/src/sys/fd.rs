@@ -148,7 +148,8 @@ pub(crate) fn close_kept() {
             let number = RawFd::try_from(number).unwrap_or(RawFd::MAX);
             // A mark may outlive its descriptor by a moment; what is the program's is not closed.
             if is_own(number) {
-                close(number);
+                forget_own(number);
+                close_silently(number);
             }
         }
     }
@@ -220,6 +221,11 @@ pub(crate) fn replace(from: BorrowedFd<'_>, number: RawFd, cloexec: bool) -> io:
 /// Closes a number.
 pub(crate) fn close(number: RawFd) {
     drop(own(number));
+}
+
+/// Closes a number past whoever has interposed libc's name: where locks are held that they take.
+pub(crate) fn close_silently(number: RawFd) {
+    let _gone = close_reporting(number);
 }
 
 /// Closes a number as the program asked; its error is the program's.

@@ -131,7 +131,11 @@ fn blocking_socket() -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
     let flags = SocketFlags::CLOEXEC;
     let protocol = Some(ipproto::TCP);
-    Ok(rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, protocol)?)
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, protocol)?;
+    // Each pair leaves a port behind for a minute: who makes thousands would run out of them.
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    Ok(socket)
 }
 
 fn pair_of(listener: &OwnedFd) -> io::Result<(Fd, Fd)> {

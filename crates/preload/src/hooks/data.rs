@@ -15,6 +15,7 @@ use super::life::connect_if_ours;
 use super::passing;
 use crate::edge::{self, fail, sleeping};
 use crate::next::{alias, hook};
+use crate::shared;
 
 /// # Safety
 /// `data` is readable for `len` bytes.
@@ -92,10 +93,18 @@ hook! { next = fn sendto(
     addr: *const sockaddr,
     addr_len: socklen_t,
 ) -> ssize_t {
-    // SAFETY: the caller's word.
-    if flags & libc::MSG_FASTOPEN != 0 && unsafe { opened_fast(fd, addr, addr_len) } {
-        // SAFETY: as above.
-        return unsafe { send_ours(fd, data, len, flags & !libc::MSG_FASTOPEN) };
+    if flags & libc::MSG_FASTOPEN != 0 {
+        let flags = flags & !libc::MSG_FASTOPEN;
+        // SAFETY: the caller's word.
+        match unsafe { opened_fast(fd, addr, addr_len) } {
+            // SAFETY: as above.
+            Some(Opened::Virtual) => return unsafe { send_ours(fd, data, len, flags) },
+            Some(Opened::Shared(Ok(()))) => {
+                return next(fd, data, len, flags, std::ptr::null(), 0);
+            }
+            Some(Opened::Shared(Err(error))) => return sleeping(|| Err(error)),
+            None => {}
+        }
     }
     if edge::is_ours(fd) {
         // As TCP does, the address is ignored.
@@ -105,14 +114,32 @@ hook! { next = fn sendto(
     next(fd, data, len, flags, addr, addr_len)
 } }
 
-/// MSG_FASTOPEN is connect(2) and a send in one. True when the socket is ours from then on, and the
-/// send says what became of it.
+/// What MSG_FASTOPEN has made of a socket.
+enum Opened {
+    /// It is ours from then on, and the send says what became of it.
+    Virtual,
+    /// It shares a session; the send is the kernel's, if the connection stands.
+    Shared(io::Result<()>),
+}
+
+/// MSG_FASTOPEN is connect(2) and a send in one; `None` when all of it is the kernel's.
 ///
 /// # Safety
 /// `addr` is NULL or readable for `len` bytes.
-unsafe fn opened_fast(fd: c_int, addr: *const sockaddr, len: socklen_t) -> bool {
+unsafe fn opened_fast(fd: c_int, addr: *const sockaddr, len: socklen_t) -> Option<Opened> {
+    if addr.is_null() {
+        return None;
+    }
     // SAFETY: the caller's word.
-    !addr.is_null() && unsafe { connect_if_ours(fd, addr, len) }.is_some() && edge::is_ours(fd)
+    let result = unsafe { connect_if_ours(fd, addr, len) }?;
+    if edge::is_ours(fd) {
+        return Some(Opened::Virtual);
+    }
+    shared::find(fd).map(|_| match result {
+        // As with TCP, where the address of one that is connected does not matter.
+        Err(error) if error.raw_os_error() == Some(libc::EISCONN) => Opened::Shared(Ok(())),
+        result => Opened::Shared(result),
+    })
 }
 
 /// # Safety
@@ -148,12 +175,20 @@ hook! { next = fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ss
     if flags & libc::MSG_FASTOPEN != 0 && !message.is_null() {
         // SAFETY: the caller's word.
         let header = unsafe { message.read_unaligned() };
+        let flags = flags & !libc::MSG_FASTOPEN;
         // SAFETY: as above.
-        if unsafe { opened_fast(fd, header.msg_name.cast(), header.msg_namelen) } {
-            // SAFETY: as above.
-            return sleeping(|| unsafe {
-                data::send_message(fd, message, flags & !libc::MSG_FASTOPEN)
-            });
+        match unsafe { opened_fast(fd, header.msg_name.cast(), header.msg_namelen) } {
+            Some(Opened::Virtual) => {
+                // SAFETY: as above.
+                return sleeping(|| unsafe { data::send_message(fd, message, flags) });
+            }
+            Some(Opened::Shared(Ok(()))) => {
+                let mut header = header;
+                (header.msg_name, header.msg_namelen) = (std::ptr::null_mut(), 0);
+                return next(fd, &raw const header, flags);
+            }
+            Some(Opened::Shared(Err(error))) => return sleeping(|| Err(error)),
+            None => {}
         }
     }
     if edge::is_ours(fd) {
@@ -366,6 +401,12 @@ hook! { next = fn __recvfrom_chk(
 
 hook! { next = fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
     inherited::known(fd);
+    if let Some(connection) = shared::find(fd) {
+        // SAFETY: the caller's word.
+        return edge::awake(|| unsafe {
+            addr::write(Some(connection.local()), addr, len).map(|()| 0)
+        });
+    }
     if !edge::is_ours(fd) {
         return next(fd, addr, len);
     }
@@ -378,6 +419,13 @@ hook! { next = fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_
 } }
 
 hook! { next = fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if let Some(connection) = shared::find(fd) {
+        // A pair of which both directions have ended has no peer, and nor has the connection.
+        let is_there = connection.state() == shared::State::Stands && posix::has_peer(fd);
+        let peer = if is_there { Ok(connection.peer) } else { fail(libc::ENOTCONN) };
+        // SAFETY: the caller's word.
+        return edge::awake(|| unsafe { addr::write(Some(peer?), addr, len).map(|()| 0) });
+    }
     if !edge::is_ours(fd) {
         return next(fd, addr, len);
     }

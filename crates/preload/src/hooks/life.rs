@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use eversock_engine::cabi::addr;
 use eversock_engine::{Config, Peers, posix};
+use eversock_rules::Rule;
 use libc::{c_char, c_int, sockaddr, socklen_t};
 
 use super::inherited;
@@ -15,6 +16,7 @@ use crate::early;
 use crate::edge::{self, awake, fail, sleeping};
 use crate::next::{alias, hook};
 use crate::setup::{self, setup};
+use crate::shared;
 
 /// The rule for a connect(2) of this descriptor, if it can become virtual.
 ///
@@ -24,7 +26,7 @@ unsafe fn rule_for_connect(
     fd: c_int,
     addr: *const sockaddr,
     len: socklen_t,
-) -> Option<(SocketAddr, Option<String>, Arc<Config>)> {
+) -> Option<(SocketAddr, &'static Rule, &'static Arc<Config>)> {
     if setup().is_empty() {
         return None;
     }
@@ -32,7 +34,7 @@ unsafe fn rule_for_connect(
     let peer = unsafe { addr::read(addr, len, None) }.ok()?;
     let (rule, config) = setup().for_connect(peer)?;
     let is_fit = posix::is_fresh_tcp(fd) && !(edge::is_used() && edge::is_guest());
-    is_fit.then(|| (peer, rule.name().map(str::to_owned), Arc::clone(config)))
+    is_fit.then_some((peer, rule, config))
 }
 
 /// Makes the socket virtual, with what is known of it.
@@ -46,7 +48,34 @@ fn adopt(fd: c_int, config: Arc<Config>) -> io::Result<()> {
     Ok(())
 }
 
-/// connect(2) of a socket that is virtual, or becomes so; `None` if it stays the kernel's.
+/// A connect(2) of a socket that shares a session already; `None` if it is a fresh one again.
+///
+/// # Safety
+/// `addr` is NULL or readable for `len` bytes.
+unsafe fn connect_again(
+    fd: c_int,
+    connection: &shared::Connection,
+    addr: *const sockaddr,
+    len: socklen_t,
+) -> Option<io::Result<()>> {
+    // SAFETY: the caller's word.
+    let read = unsafe { addr::read(addr, len, None) };
+    let is_elsewhere = read.is_err_and(|e| e.raw_os_error() == Some(libc::EAFNOSUPPORT));
+    let result = match connection.state() {
+        // AF_UNSPEC: the kernel ends the pair, or says what is wrong.
+        _ if is_elsewhere => None,
+        shared::State::Connecting => Some(fail(libc::EALREADY)),
+        shared::State::Stands => Some(fail(libc::EISCONN)),
+        shared::State::Failed => connection.take_error().map(fail),
+    };
+    if result.is_none() {
+        shared::forget(fd);
+    }
+    result
+}
+
+/// connect(2) of a socket that is virtual, or becomes so, or shares a session; `None` if it stays
+/// the kernel's.
 ///
 /// # Safety
 /// `addr` is NULL or readable for `len` bytes.
@@ -60,10 +89,21 @@ pub(super) unsafe fn connect_if_ours(
         let peer = unsafe { addr::read(addr, len, None) };
         return Some(peer.and_then(|peer| posix::connect(fd, peer)));
     }
+    if let Some(connection) = shared::find(fd) {
+        // SAFETY: the caller's word.
+        let again = unsafe { connect_again(fd, &connection, addr, len) };
+        if again.is_some() {
+            return again;
+        }
+    }
     // SAFETY: the caller's word.
-    let (peer, name, config) = unsafe { rule_for_connect(fd, addr, len) }?;
+    let (peer, rule, config) = unsafe { rule_for_connect(fd, addr, len) }?;
+    if rule.share {
+        return Some(shared::connect(fd, peer, rule, config));
+    }
+    let name = rule.name().map(str::to_owned);
     let may_be_plain = config.peers == Peers::Any;
-    match adopt(fd, config) {
+    match adopt(fd, Arc::clone(config)) {
         Ok(()) => {}
         Err(error) if may_be_plain => {
             log::warn!("a connection stays plain: {error}");

@@ -7,6 +7,7 @@ use libc::{c_int, c_ulong, c_void, socklen_t};
 use super::inherited;
 use crate::edge::{self, awake, fail};
 use crate::next::hook;
+use crate::shared;
 
 /// Longer than any option's value.
 const VALUE_BYTES_MAX: usize = 4096;
@@ -19,6 +20,13 @@ hook! { next = fn setsockopt(
     len: socklen_t,
 ) -> c_int {
     inherited::known(fd);
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_SNDBUF)
+        && shared::find(fd).is_some_and(|shared| shared.state() == shared::State::Connecting)
+    {
+        // A pair whose connect is under way has no room, so that it is not writable. It gets more
+        // when it stands.
+        return 0;
+    }
     if !edge::is_ours(fd) {
         return next(fd, level, name, value, len);
     }
@@ -38,6 +46,22 @@ hook! { next = fn getsockopt(
     len: *mut socklen_t,
 ) -> c_int {
     inherited::known(fd);
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+        && let Some(connection) = shared::find(fd)
+    {
+        // The kernel's own is taken with it: it knows a broken pair at best.
+        let result = next(fd, level, name, value, len);
+        if result == 0 && let Some(error) = connection.take_error() {
+            // SAFETY: the caller's word, and the kernel has written so many bytes there.
+            return awake(|| unsafe {
+                if memory::read(len)? as usize >= size_of::<c_int>() {
+                    memory::write(value.cast::<c_int>(), error)?;
+                }
+                Ok(0)
+            });
+        }
+        return result;
+    }
     if !edge::is_ours(fd) {
         return next(fd, level, name, value, len);
     }
