@@ -174,8 +174,9 @@ impl Pool {
         }));
         let ends = Ends { far, filled: None, tell };
         let ticket = self.ask(plan, ends)?;
-        let timeout =
-            options.timeout.unwrap_or(self.0.config.session.connect_timeout.saturating_add(GRACE));
+        let timeout = options
+            .timeout
+            .unwrap_or_else(|| self.0.config.session.connect_timeout.saturating_add(GRACE));
         let result = receiver.recv_timeout(timeout).unwrap_or_else(|_| {
             self.forsake(ticket);
             Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))

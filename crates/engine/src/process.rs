@@ -526,8 +526,8 @@ fn leave_listeners() {
             fd::close_own(listener.real.as_raw_fd());
             fd::close_own(listener.engine_end.as_raw_fd());
         }
-        // Its descriptors are closed already.
-        std::mem::forget(listener);
+        // Its descriptors are closed already: it is never dropped.
+        let _stays = std::mem::ManuallyDrop::new(listener);
     }
 }
 

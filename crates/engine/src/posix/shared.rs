@@ -119,8 +119,9 @@ pub fn announce(number: RawFd, addrs: &[SocketAddr]) -> io::Result<()> {
 
 /// Resumes a client's session at exactly this address: beside the connection that stands, which
 /// stays until the new one is proven, or at once when there is none. `Ok` when it has begun; the
-/// event `Resumed` or `MoveFailed` tells how it went, and where it fails nothing changes. Blocks
-/// for a moment only.
+/// event `Resumed` or `MoveFailed` tells how it went, and where it fails nothing changes. Where no
+/// connection stands and nobody is to be asked, it is a redial that begins there. Blocks for a
+/// moment only.
 ///
 /// # Errors
 /// EALREADY while a dial runs. ENOTCONN where none can: the session does not stand or has ended, is

@@ -262,7 +262,7 @@ impl Client {
                 let mut bytes = [0; QUERY_BYTES + 1];
                 let received = match udp.recv(&mut bytes) {
                     Ok(received) => received,
-                    Err(error) if super::super::would_block(&error) => break,
+                    Err(error) if crate::hub::would_block(&error) => break,
                     // "Connection refused" of an earlier query: nobody answers there.
                     Err(_) => continue,
                 };

@@ -25,8 +25,9 @@ impl Reactor {
         if self.dials.len() >= DIALS_MAX {
             return Err(libc::EAGAIN);
         }
-        if socket.has(bits::DETACHED) {
-            // Nothing stands that a failure would leave as it is: the others are behind it.
+        let automatic = matches!(socket.config.policy, RecoveryPolicy::Automatic);
+        if automatic && socket.has(bits::DETACHED) {
+            // Nobody is asked, and nothing stands that a failure would leave as it is.
             let others = socket.meta.lock().map(|meta| meta.candidates.clone()).unwrap_or_default();
             let all = std::iter::once(addr).chain(others.into_iter().filter(|it| *it != addr));
             self.dial(socket, all.collect(), false);
