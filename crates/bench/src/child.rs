@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use eversock_chaos::{Config as ProxyConfig, Fault, Proxy, Target};
 
-use crate::socket::{Kind, Listener, Stream};
+use crate::socket::{Caller, Kind, Listener, Stream};
 use crate::usage::{self, Usage};
 
 /// Bytes that a reader offers at least.
@@ -52,9 +52,10 @@ fn run(args: &[String]) -> io::Result<()> {
         answer(&listener.addr()?.to_string())?;
         End::Server(listener)
     } else {
-        End::Client(kind, role.parse().map_err(|_| io::Error::other("not an address"))?)
+        let addr = role.parse().map_err(|_| io::Error::other("not an address"))?;
+        End::Client(Caller::new(kind)?, addr)
     };
-    let mut child = Child { end, held: Vec::new(), buf: vec![0x5A; 1 << 20] };
+    let mut child = Child { held: Vec::new(), end, buf: vec![0x5A; 1 << 20] };
     for line in io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -99,13 +100,14 @@ fn answer(line: &str) -> io::Result<()> {
 #[derive(Debug)]
 enum End {
     Server(Listener),
-    Client(Kind, SocketAddr),
+    Client(Caller, SocketAddr),
 }
 
 #[derive(Debug)]
 struct Child {
-    end: End,
+    // Dropped first: a pool waits for what its connections still have to say.
     held: Vec<Stream>,
+    end: End,
     buf: Vec<u8>,
 }
 
@@ -120,8 +122,8 @@ impl Child {
     /// `open` a stream and hold it, `hold N` of them, `drop` all; on the last one: `write COUNT
     /// BYTES`, `read BYTES`, `duplex COUNT BYTES`, `ping COUNT BYTES`, `echo BYTES`, `pipeline
     /// COUNT BYTES DEPTH`, `put`, `get`, `pour BYTES`, `soak BYTES`, `flood MS BYTES`, `gaps US`;
-    /// on all: `spread COUNT BYTES`, `gather BYTES`, `wave`, `answer`; besides `cycle COUNT`, `pin
-    /// CPU`, `usage`.
+    /// on all: `spread COUNT BYTES`, `gather BYTES`, `wave`, `answer`; besides `cycle COUNT`, `call
+    /// COUNT`, `greet COUNT`, `pin CPU`, `usage`.
     fn obey(&mut self, words: &[&str]) -> io::Result<String> {
         let number = |at: usize| match words.get(at).and_then(|word| word.parse::<usize>().ok()) {
             Some(n) => Ok(n),
@@ -162,6 +164,8 @@ impl Child {
                 Ok(String::new())
             }
             ["cycle", _] => self.cycle(number(1)?),
+            ["call", _] => self.call(number(1)?),
+            ["greet", _] => self.greet(number(1)?),
             ["usage"] => {
                 let usage = usage::usage();
                 let resident = usage::resident_bytes();
@@ -174,14 +178,14 @@ impl Child {
     fn new_stream(&self) -> io::Result<Stream> {
         match &self.end {
             End::Server(listener) => listener.accept(),
-            End::Client(kind, addr) => {
+            End::Client(caller, addr) => {
                 let mut addr = *addr;
                 let further = self.held.len() / PER_ADDRESS;
                 if further > 0 && addr.ip() == Ipv4Addr::LOCALHOST {
                     let last = u8::try_from(1 + further).unwrap_or(u8::MAX);
                     addr.set_ip(Ipv4Addr::new(127, 0, 0, last).into());
                 }
-                Stream::connect(*kind, addr)
+                caller.connect(addr)
             }
         }
     }
@@ -416,6 +420,33 @@ impl Child {
             }
         }
         Ok(cost(began, before))
+    }
+
+    /// Opens a stream and has a byte answered, so often; gives the median of what it took (ns).
+    fn call(&mut self, count: usize) -> io::Result<String> {
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            let began = Instant::now();
+            let mut stream = self.new_stream()?;
+            stream.write_all(b"?")?;
+            stream.take_byte()?;
+            times.push(began.elapsed());
+            stream.finish_writing()?;
+            stream.drain(&mut [0; 64])?;
+        }
+        times.sort_unstable();
+        Ok(times.get(count / 2).map_or(0, Duration::as_nanos).to_string())
+    }
+
+    /// The other end's part of a call.
+    fn greet(&mut self, count: usize) -> io::Result<String> {
+        for _ in 0..count {
+            let mut stream = self.new_stream()?;
+            stream.take_byte()?;
+            stream.write_all(b"!")?;
+            stream.drain(&mut [0; 64])?;
+        }
+        Ok(String::new())
     }
 
     /// Writes for `ms` milliseconds, as fast as it can, then ends the direction.

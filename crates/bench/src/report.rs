@@ -15,6 +15,8 @@ pub(crate) enum Goal {
     RatioAtLeast(f64),
     /// At most so many times the reference.
     RatioAtMost(f64),
+    /// At least so much, in the row's unit.
+    AtLeast(f64),
     /// At most so much, in the row's unit.
     AtMost(f64),
 }
@@ -24,6 +26,7 @@ impl Goal {
         match self {
             Self::RatioAtLeast(least) => ratio.is_some_and(|ratio| ratio >= least),
             Self::RatioAtMost(most) => ratio.is_some_and(|ratio| ratio <= most),
+            Self::AtLeast(least) => value >= least,
             Self::AtMost(most) => value <= most,
         }
     }
@@ -32,6 +35,7 @@ impl Goal {
         match self {
             Self::RatioAtLeast(least) => format!(">= {least:.2} x {reference}"),
             Self::RatioAtMost(most) => format!("<= {most:.2} x {reference}"),
+            Self::AtLeast(least) => format!(">= {least} {unit}"),
             Self::AtMost(most) => format!("<= {most} {unit}"),
         }
     }
@@ -411,6 +415,8 @@ pub(crate) mod tests {
         assert!(!met(Goal::RatioAtLeast(1.2), 10.0, 11.9));
         assert!(met(Goal::RatioAtMost(1.2), 10.0, 12.0));
         assert!(!met(Goal::RatioAtMost(1.2), 10.0, 12.1));
+        assert!(met(Goal::AtLeast(5.0), 10.0, 5.0));
+        assert!(!met(Goal::AtLeast(5.0), 10.0, 4.9));
         assert!(met(Goal::AtMost(5.0), 10.0, 5.0));
         assert!(!met(Goal::AtMost(5.0), 10.0, 5.1));
         // Without a reference a ratio is not met, whatever the value.

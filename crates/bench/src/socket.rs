@@ -5,6 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use eversock::{Config, Sealing, VirtualListener, VirtualStream};
+use eversock_dedup::{Pool, PoolConfig, SharedConfig, SharedListener};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::tls::{Identity, TlsStream};
@@ -26,16 +27,21 @@ pub(crate) enum Kind {
     Roomy,
     /// The kernel's MPTCP (RFC 8684) over one path.
     Mptcp,
+    /// A connection of a pool's: many of them over one session, each an ordinary `TcpStream`.
+    Shared,
 }
 
 /// So much may be under way without a word of the reader.
 pub(crate) const ROOMY_BYTES: u64 = 64 << 20;
 
+/// Connections of one session, and such as wait to be accepted: as many as there may be at most.
+const SHARED_MAX: u16 = 16_384;
+
 impl Kind {
     /// In the order of each turn; the reference comes first.
     pub(crate) const USUAL: [Self; 3] = [Self::Plain, Self::Direct, Self::Pumped];
 
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Plain,
         Self::Direct,
         Self::Pumped,
@@ -43,6 +49,7 @@ impl Kind {
         Self::Tls,
         Self::Roomy,
         Self::Mptcp,
+        Self::Shared,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -54,6 +61,7 @@ impl Kind {
             Self::Tls => "rustls",
             Self::Roomy => "roomy",
             Self::Mptcp => "mptcp",
+            Self::Shared => "shared",
         }
     }
 
@@ -91,7 +99,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    pub(crate) fn connect(kind: Kind, addr: SocketAddr) -> io::Result<Self> {
+    fn connect(kind: Kind, addr: SocketAddr) -> io::Result<Self> {
         match kind {
             Kind::Plain => {
                 let stream = TcpStream::connect(addr)?;
@@ -178,12 +186,40 @@ impl Write for Stream {
     }
 }
 
+/// Who asks for streams.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    kind: Kind,
+    /// Of shared ones.
+    pool: Option<Pool>,
+}
+
+impl Caller {
+    pub(crate) fn new(kind: Kind) -> io::Result<Self> {
+        let config = || PoolConfig {
+            session: kind.config(),
+            streams_max: SHARED_MAX.into(),
+            ..PoolConfig::default()
+        };
+        let pool = (kind == Kind::Shared).then(|| Pool::new(config())).transpose()?;
+        Ok(Self { kind, pool })
+    }
+
+    pub(crate) fn connect(&self, addr: SocketAddr) -> io::Result<Stream> {
+        let Some(pool) = &self.pool else { return Stream::connect(self.kind, addr) };
+        let stream = pool.connect(addr)?;
+        stream.set_nodelay(true)?;
+        Ok(Stream::Tcp(stream))
+    }
+}
+
 /// Where streams come from.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Tls(TcpListener, Identity),
     Virtual(Kind, VirtualListener),
+    Shared(SharedListener),
 }
 
 impl Listener {
@@ -198,6 +234,15 @@ impl Listener {
                 Self::Tcp(socket.into())
             }
             Kind::Tls => Self::Tls(TcpListener::bind(any)?, Identity::new()?),
+            Kind::Shared => {
+                let config = SharedConfig {
+                    session: kind.config(),
+                    streams_max: SHARED_MAX.into(),
+                    backlog: SHARED_MAX.into(),
+                    ..SharedConfig::default()
+                };
+                Self::Shared(SharedListener::bind_with(&[any.into()], config)?)
+            }
             _ => Self::Virtual(kind, VirtualListener::bind_with(any, kind.config())?),
         })
     }
@@ -206,6 +251,10 @@ impl Listener {
         match self {
             Self::Tcp(listener) | Self::Tls(listener, _) => listener.local_addr(),
             Self::Virtual(_, listener) => listener.local_addr(),
+            Self::Shared(listener) => {
+                let first = listener.local_addrs().first().copied();
+                first.ok_or_else(|| io::ErrorKind::NotConnected.into())
+            }
         }
     }
 
@@ -222,6 +271,11 @@ impl Listener {
                 Ok(Stream::Tls(identity.accept(stream)?))
             }
             Self::Virtual(kind, listener) => Stream::wrap(*kind, listener.accept()?.0),
+            Self::Shared(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
         }
     }
 }

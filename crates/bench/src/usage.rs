@@ -44,6 +44,14 @@ pub(crate) fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
+/// What the kernel holds for sockets, files and the like, of all processes, in bytes.
+pub(crate) fn kernel_bytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("Slab:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 /// Raises the limit of open descriptors as far as this user may; many sessions need it.
 pub(crate) fn raise_descriptor_limit() {
     let text = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();

@@ -117,11 +117,11 @@ fn many_of(bench: &Bench<'_>, report: &mut Report, count: usize) -> io::Result<(
 }
 
 /// What the client and the server of a pair have used.
-type Used = [Vec<f64>; 2];
+pub(crate) type Used = [Vec<f64>; 2];
 
 /// So many sessions in so many pairs of processes, which do nothing for a while: what each pair had
 /// used before they were opened, when they had come to rest, and after the while.
-fn rest(
+pub(crate) fn rest(
     bench: &Bench<'_>,
     kind: Kind,
     pairs: usize,

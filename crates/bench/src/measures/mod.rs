@@ -1,5 +1,6 @@
 //! The measurements, in the order in which they are taken.
 
+mod dedup;
 mod idle;
 mod open;
 mod outage;
@@ -35,6 +36,7 @@ const STALLS: Table = Table { file: "stalls", title: "Stalls after a reset" };
 const RESUMES: Table = Table { file: "resumes", title: "Replay, and many resumes at once" };
 const PATHS: Table = Table { file: "paths", title: "Streams over paths with delay" };
 const IDLE: Table = Table { file: "idle", title: "Sessions that do nothing" };
+const DEDUP: Table = Table { file: "dedup", title: "Many connections over one session" };
 const OUTAGES: Table = Table { file: "outages", title: "Silence, and another address" };
 
 macro_rules! measures {
@@ -78,6 +80,13 @@ pub(crate) const ALL: &[Measure] = measures! {
     "memory" in IDLE: idle::memory_and_cpu;
     "idle-cpu" in IDLE: idle::cpu_unless_done;
     "idle-many" in IDLE: idle::many;
+    "dedup-first-byte-20ms" in DEDUP: dedup::first_byte;
+    "dedup-stream-64KiB" in DEDUP: dedup::stream;
+    "dedup-streams-16" in DEDUP: dedup::streams;
+    "dedup-open" in DEDUP: dedup::open;
+    "dedup-memory" in DEDUP: dedup::memory;
+    "dedup-failover" in DEDUP: dedup::failover;
+    "dedup-idle" in DEDUP: dedup::idle;
     "outage" in OUTAGES: outage::silence;
     "address-change" in OUTAGES: outage::address_change;
 };
@@ -148,6 +157,15 @@ pub(crate) const PROMISES: &[(&str, &[&str])] = &[
     (
         "10,000 idle sessions: 0 wake-ups per second beyond the kernel's",
         &["idle-wakeups client 10000 direct", "idle-wakeups server 10000 direct"],
+    ),
+    (
+        "first byte of a further shared connection, 20 ms path: >= 1 round trip before a session's",
+        &["dedup-first-byte-20ms saved"],
+    ),
+    ("shared stream, 64 KiB writes: >= 0.80 of pumped", &["dedup-stream-64KiB shared"]),
+    (
+        "idle pool with 100 connections: 0 wake-ups per second beyond a session's",
+        &["dedup-idle-wakeups client 100 shared", "dedup-idle-wakeups server 100 shared"],
     ),
 ];
 

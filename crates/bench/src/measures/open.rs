@@ -9,14 +9,28 @@ use crate::socket::Kind;
 
 /// Open, end both directions, close; one after the other.
 pub(crate) fn open_close(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
+    cycled(bench, report, "open-close", &Kind::USUAL, Some(("direct", Goal::RatioAtLeast(0.5))))
+}
+
+/// Over lanes of these kinds. Each has one more open all the time, so that a shared session stands.
+pub(crate) fn cycled(
+    bench: &Bench<'_>,
+    report: &mut Report,
+    name: &str,
+    kinds: &[Kind],
+    goal: Option<(&str, Goal)>,
+) -> io::Result<()> {
     let count = bench.amount(500, 30);
-    let lanes = lanes(bench, &Kind::USUAL)?;
-    let rates = Group::new(&labels(&lanes), "open-close", "1/s");
-    let mut rates = rates.goal("direct", Goal::RatioAtLeast(0.5));
+    let lanes = lanes(bench, kinds)?;
+    let mut rates = Group::new(&labels(&lanes), name, "1/s");
+    if let Some((label, goal)) = goal {
+        rates = rates.goal(label, goal);
+    }
     let command = format!("cycle {count}");
     let warm_up = format!("cycle {}", count / 10);
-    take_turns(bench, report, "open-close", lanes, |number, at, pair| {
+    take_turns(bench, report, name, lanes, |number, at, pair| {
         if number == 0 {
+            pair.open()?;
             pair.both(&warm_up, &warm_up)?;
         }
         let (client, _) = pair.both(&command, &command)?;

@@ -1,6 +1,7 @@
 //! What a reset costs: stalls, replay, and ten thousand of them at once.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,11 @@ pub(crate) fn cut_pair(
     shape: impl FnOnce(ProxyConfig) -> ProxyConfig,
 ) -> io::Result<(Pair, Proxy)> {
     let mut proxy = None;
-    let pair = Pair::start_through(bench, kind, |addr| {
+    // A shared listener tells clients of the address that it is bound to, and they would come past
+    // the proxy; of "all that there are" it tells nothing.
+    let role = if kind == Kind::Shared { "server@0.0.0.0" } else { "server" };
+    let pair = Pair::start_as(bench, kind, role, &[], &[], |mut addr| {
+        addr.set_ip(Ipv4Addr::LOCALHOST.into());
         let config = shape(ProxyConfig::new(([127, 0, 0, 1], 0).into(), addr));
         let made = Proxy::spawn(config).map_err(io::Error::other)?;
         let route = made.local_addr();
@@ -32,7 +37,7 @@ pub(crate) fn cut_pair(
 }
 
 /// Resets in all: a thousand.
-fn resets(bench: &Bench<'_>) -> usize {
+pub(crate) fn resets(bench: &Bench<'_>) -> usize {
     bench.amount(1000, 50)
 }
 
@@ -44,30 +49,38 @@ pub(crate) fn stall_idle(bench: &Bench<'_>, report: &mut Report) -> io::Result<(
         let (mut pair, proxy) = cut_pair(bench, kind, |config| config)?;
         pair.open()?;
         let (mut cut, mut whole) = (Vec::new(), Vec::new());
-        for round in 0..2 * resets(bench) + 20 {
-            let is_cut = round % 2 == 1;
-            let (writer, reader) = if round % 4 < 2 {
-                (&mut pair.client, &mut pair.server)
-            } else {
-                (&mut pair.server, &mut pair.client)
-            };
-            reader.tell("get")?;
-            // Both are to be idle, and the acks told.
-            sleep(Duration::from_millis(2));
-            let began = monotonic_ns();
-            if is_cut {
-                proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)?;
-            }
-            writer.ask("put")?;
-            let came = reader.numbers()?;
-            let stall = (came[0] - began as f64) * 1e-6;
-            if round >= 20 {
+        for round in 0..2 * resets(bench) + WARM_UP {
+            let (is_cut, stall) = idle_stall(&mut pair, &proxy, round)?;
+            if round >= WARM_UP {
                 if is_cut { cut.push(stall) } else { whole.push(stall) }
             }
         }
         stall_rows(report, "stall-idle", kind, &cut, &whole)?;
     }
     Ok(())
+}
+
+/// Rounds of [`idle_stall`] that do not count.
+pub(crate) const WARM_UP: usize = 20;
+
+/// One byte, behind a reset in every other round: whether there was one, and how long it took (ms).
+pub(crate) fn idle_stall(pair: &mut Pair, proxy: &Proxy, round: usize) -> io::Result<(bool, f64)> {
+    let is_cut = round % 2 == 1;
+    let (writer, reader) = if round % 4 < 2 {
+        (&mut pair.client, &mut pair.server)
+    } else {
+        (&mut pair.server, &mut pair.client)
+    };
+    reader.tell("get")?;
+    // Both are to be idle, and the acks told.
+    sleep(Duration::from_millis(2));
+    let began = monotonic_ns();
+    if is_cut && proxy.inject(Fault::Reset, Target::All).map_err(io::Error::other)? == 0 {
+        return Err(io::Error::other("no connection was there to be cut"));
+    }
+    writer.ask("put")?;
+    let came = reader.numbers()?;
+    Ok((is_cut, (came[0] - began as f64) * 1e-6))
 }
 
 /// Plain TCP ends with a reset, so that a stall is compared with the pause of the same exchange

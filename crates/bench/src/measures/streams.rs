@@ -58,7 +58,7 @@ pub(crate) fn sealed(bench: &Bench<'_>, report: &mut Report, bytes: usize) -> io
     moved(bench, report, &format!("sealed-stream-{}", size(bytes)), &kinds, bytes, goal)
 }
 
-fn moved(
+pub(crate) fn moved(
     bench: &Bench<'_>,
     report: &mut Report,
     name: &str,
@@ -106,24 +106,34 @@ pub(crate) fn both_ways(bench: &Bench<'_>, report: &mut Report, bytes: usize) ->
 
 /// The same amount over so many sessions of one pair of processes, a thread for each at both ends.
 pub(crate) fn parallel(bench: &Bench<'_>, report: &mut Report, sessions: usize) -> io::Result<()> {
-    const BYTES: usize = 16 << 10;
-    let total: usize = bench.amount(1 << 30, 64 << 20);
-    let count = total / BYTES / sessions;
     let name = format!("parallel-{sessions}");
-    let lanes = lanes(bench, &Kind::USUAL)?;
-    let mut rates = Group::new(&labels(&lanes), &name, "MiB/s");
-    take_turns(bench, report, &name, lanes, |number, at, pair| {
+    beside(bench, report, &name, &Kind::USUAL, (sessions, 16 << 10))
+}
+
+/// So many streams of each kind at once, and so many bytes at a time.
+pub(crate) fn beside(
+    bench: &Bench<'_>,
+    report: &mut Report,
+    name: &str,
+    kinds: &[Kind],
+    (sessions, bytes): (usize, usize),
+) -> io::Result<()> {
+    let total: usize = bench.amount(1 << 30, 64 << 20);
+    let count = total / bytes / sessions;
+    let lanes = lanes(bench, kinds)?;
+    let mut rates = Group::new(&labels(&lanes), name, "MiB/s");
+    take_turns(bench, report, name, lanes, |number, at, pair| {
         let mut once = |count: usize| {
             let hold = format!("hold {sessions}");
             pair.both(&hold, &hold)?;
-            let spread = format!("spread {count} {BYTES}");
-            pair.both(&spread, &format!("gather {BYTES}"))
+            let spread = format!("spread {count} {bytes}");
+            pair.both(&spread, &format!("gather {bytes}"))
         };
         if number == 0 {
             once(count / 8 + 1)?;
         }
         let (client, _) = once(count)?;
-        rates.add(at, (count * sessions * BYTES) as f64 / MIB / (client[0] * 1e-9));
+        rates.add(at, (count * sessions * bytes) as f64 / MIB / (client[0] * 1e-9));
         Ok(())
     });
     report.group(&rates)
