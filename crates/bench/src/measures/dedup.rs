@@ -112,7 +112,7 @@ fn memory_of(
     let mut heaps = SIDES.map(group);
     let mut kernel = group("kernel, both ends,");
     let [client_way, server_way] = net.map(Net::ways).unwrap_or_default();
-    let role = net.map_or("server".to_owned(), |_| format!("server@{SERVER}"));
+    let role = net.map_or_else(|| "server".to_owned(), |_| format!("server@{SERVER}"));
     let mut all = Vec::new();
     for (at, &kind) in kinds.iter().enumerate() {
         let (mut held, mut kernels) = ([0.0; 2], 0.0);
