@@ -40,7 +40,7 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-sim", Some(&["eversock-proto"])),
     ("eversock", Some(&["eversock-engine", "eversock-dedup"])),
     ("eversock-models", Some(&[])),
-    ("eversock-bench", Some(&["eversock", "eversock-chaos"])),
+    ("eversock-bench", Some(&["eversock", "eversock-chaos", "eversock-dedup"])),
     ("eversock-cli", None),
     ("eversock-ffi-tests", None),
 ];
