@@ -33,7 +33,7 @@ pub use stream::{WINDOW_INITIAL_BYTES, news};
 pub const PAYLOAD_MAX_BYTES: usize = 16 * 1024;
 
 /// Most bytes of one stream that wait to be sent, by default.
-pub const QUEUE_MAX_BYTES: usize = 64 * 1024;
+pub const QUEUE_MAX_BYTES: usize = 256 * 1024;
 
 /// Which end of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
