@@ -269,7 +269,7 @@ fn better(server: &str) {
     let pool = pool_of(config);
     // The line in use loses, and the other is not there yet.
     server.ip(&["link", "set", "line1", "down"]);
-    net::lose_datagrams(&SERVER[..2]);
+    server.lose_datagrams(&SERVER[..2]);
     let stream = connect(&pool, server.at(0));
     says(&stream, b"before");
     server.ip(&["link", "set", "line1", "up"]);
@@ -283,7 +283,7 @@ fn better(server: &str) {
     // From here on they take turns at being the worse one: nobody moves back and forth.
     for turn in 0..12 {
         let which = if turn % 2 == 0 { &SERVER[2..] } else { &SERVER[..2] };
-        net::lose_datagrams(which);
+        server.lose_datagrams(which);
         for _ in 0..10 {
             says(&stream, b"oscillating");
             // The pace of what is tried, and not of what is waited for.

@@ -105,6 +105,13 @@ impl Server {
         self.helper.kill();
     }
 
+    /// From here on half of the datagrams for these addresses are lost on the way: who sends them
+    /// is not told, as he would be of a filter of his own host's.
+    pub(crate) fn lose_datagrams(&self, addrs: &[&str]) {
+        let text = table("input", &losing(addrs));
+        run("ip", &["netns", "exec", &self.namespace, "nft", &text]).unwrap();
+    }
+
     /// Runs `ip` on the server's host.
     pub(crate) fn ip(&self, args: &[&str]) {
         run("ip", &[&["-n", &self.namespace][..], args].concat()).unwrap();
@@ -117,8 +124,8 @@ pub(crate) fn blackhole(addr: &str) {
     filter(&format!("{family} daddr {addr} drop"));
 }
 
-/// Drops half of the datagrams to these addresses, and none of TCP.
-pub(crate) fn lose_datagrams(addrs: &[&str]) {
+/// Drops half of the datagrams that come for these addresses, and none of TCP.
+fn losing(addrs: &[&str]) -> String {
     let rules: Vec<String> = addrs
         .iter()
         .map(|addr| {
@@ -126,7 +133,7 @@ pub(crate) fn lose_datagrams(addrs: &[&str]) {
             format!("{family} daddr {addr} meta l4proto udp numgen random mod 2 == 0 drop")
         })
         .collect();
-    filter(&rules.join("\n"));
+    rules.join("\n")
 }
 
 /// Nothing gets through by TCP to this address; datagrams do.
@@ -136,12 +143,15 @@ pub(crate) fn refuse_tcp(addr: &str) {
 }
 
 /// One set of rules at a time, on the client's host, for what leaves it.
-pub(crate) fn filter(rules: &str) {
-    let chain = "type filter hook output priority 0;";
+fn filter(rules: &str) {
+    run("nft", &[&table("output", rules)]).unwrap();
+}
+
+fn table(hook: &str, rules: &str) -> String {
+    let chain = format!("type filter hook {hook} priority 0;");
     // In one transaction: the table, empty or not, gives way to a new one.
     let table = format!("table inet evs {{\nchain out {{\n{chain}\n{rules}\n}}\n}}");
-    let text = format!("add table inet evs; delete table inet evs; {table}");
-    run("nft", &[&text]).unwrap();
+    format!("add table inet evs; delete table inet evs; {table}")
 }
 
 /// TCP connections to this port that stand, as the kernel of the client's host counts them.

@@ -105,6 +105,9 @@ pub struct SharedConfig {
     pub services: Vec<String>,
     /// Connections of one session at a time, 1 to 16,384. Default: 1,024.
     pub streams_max: u32,
+    /// How long a session may have no connection before it is ended; its client opens another when
+    /// it needs one. Default: 5 min.
+    pub idle: Duration,
     /// Connections that may wait to be accepted; more are refused. Default: 1,024.
     pub backlog: usize,
     /// Answer queries over UDP at the port numbers that are listened on. Default: yes.
@@ -117,6 +120,7 @@ impl Default for SharedConfig {
             session: Config::default(),
             services: Vec::new(),
             streams_max: 1024,
+            idle: Duration::from_secs(300),
             backlog: 1024,
             answer: true,
         }

@@ -21,8 +21,9 @@ use crate::preface::Service;
 
 /// A listener on any number of addresses, whose clients are told that they are one server's.
 ///
-/// A [`crate::Pool`] carries all of its connections to it over one session; a program that uses
-/// eversock without a pool has a session of its own for each, which are accepted here as well.
+/// A [`crate::Pool`] carries all of its connections to it over one session. A program that uses
+/// eversock without a pool has a session of its own for each, which are accepted here as well if it
+/// asks for the static key of this server or knows it; under a pre-shared key it need not.
 ///
 /// *Threads*: one of its own; any number may accept. When it is dropped, what was written is sent
 /// (at most 2 s of waiting) and all connections end, as they do with the process.
@@ -106,6 +107,7 @@ impl SharedListener {
             answerer,
             services: config.services,
             streams_max: config.streams_max,
+            idle: u64::try_from(config.idle.as_micros()).unwrap_or(u64::MAX),
             accepted: sender,
             ready: Arc::clone(&ready),
             carried: Arc::clone(&carried),

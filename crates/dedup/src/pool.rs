@@ -169,9 +169,9 @@ impl Pool {
         let plan = self.plan(addrs, host, requested, options)?;
         let (near, far) = host::pair()?;
         let (sender, receiver) = bounded(1);
-        let tell = Tell(Box::new(move |result| {
+        let tell = Tell::new(move |result| {
             let _gone = sender.send(result.map_err(|failed| failed.error));
-        }));
+        });
         let ends = Ends { far, filled: None, tell };
         let ticket = self.ask(plan, ends)?;
         let timeout = options
@@ -226,7 +226,7 @@ impl Pool {
         let (near, far, junk) = host::connecting_pair()?;
         let copy = Kept::new(near.try_clone()?)?;
         host::replace(near, number)?;
-        let ends = Ends { far, filled: Some((junk, copy)), tell: Tell(Box::new(done)) };
+        let ends = Ends { far, filled: Some((junk, copy)), tell: Tell::new(done) };
         self.ask(plan, ends).map(drop)
     }
 
@@ -266,7 +266,13 @@ impl Pool {
         let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
         let Ends { far, filled, tell } = ends;
         let connect = Connect { ticket, want, how, preface, far, filled, tell };
-        if !self.running()?.line.tell(Command::Connect(Box::new(connect))) {
+        let running = self.running()?;
+        if !running.line.tell(Command::Connect(Box::new(connect))) {
+            // Its thread has ended: the next connect starts another.
+            let mut known = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.as_ref().is_some_and(|known| Arc::ptr_eq(&known.books, &running.books)) {
+                *known = None;
+            }
             return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
         }
         Ok(ticket)

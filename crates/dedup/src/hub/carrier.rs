@@ -18,6 +18,11 @@ const FEED_MAX: usize = 1024 * 1024;
 const FILL_BYTES: usize = 256 * 1024;
 /// Bytes that one connection moves before others have their turn.
 const PIPE_BUDGET: usize = 256 * 1024;
+/// How long a session that was ended waits for its peer's end, behind what was sent last, in
+/// microseconds.
+const CLOSE_MAX: u64 = 60_000_000;
+/// How long a stream may take to say what it is for, in microseconds.
+const PREFACE_MAX: u64 = 30_000_000;
 /// How often what went out may make room for more before others have their turn.
 const ROUNDS_MAX: usize = 8;
 
@@ -32,7 +37,7 @@ pub(super) enum Happening {
     Over { connection: u64 },
     /// The peer has not taken the connection, for a reason that may not hold elsewhere: here it is
     /// again, with what it has said so far.
-    SentBack { connection: u64, far: Kept, said: Vec<u8>, reason: u32 },
+    SentBack { connection: u64, far: Kept, skip: usize, said: Vec<u8>, reason: u32 },
     /// The peer takes no more streams.
     GoesAway { code: u32 },
     /// The session has ended: all of its connections were reset.
@@ -48,7 +53,7 @@ pub(super) struct Carrier {
     mux: Mux,
     pipes: BTreeMap<u32, Pipe>,
     /// Streams of the peer's whose first bytes have not all come.
-    nameless: BTreeMap<u32, Vec<u8>>,
+    nameless: BTreeMap<u32, (u64, Vec<u8>)>,
     work: VecDeque<u32>,
     /// Connections that were reset as they began; their owner is told at the next turn.
     unwatched: Vec<u64>,
@@ -65,6 +70,12 @@ pub(super) struct Carrier {
     /// passed it on yet.
     lost: Option<Option<io::Error>>,
     is_over: bool,
+    /// What the session's end was; told of at the next turn.
+    failing: Option<Option<io::Error>>,
+    /// When it is closed whether the peer has ended it too or not.
+    ends_by: Option<u64>,
+    /// Since when there is no connection on it.
+    idle_since: u64,
     /// The peer was told that this end has ended the session.
     said_end: bool,
     said_goaway: bool,
@@ -78,6 +89,7 @@ impl Carrier {
         role: Role,
         limits: Limits,
         watch: &Watch,
+        now: u64,
     ) -> io::Result<Self> {
         posix::set_nonblocking(number, true)?;
         watch.add_virtual(number, super::token(id, 0, false))?;
@@ -97,6 +109,9 @@ impl Carrier {
             stops: false,
             lost: None,
             is_over: false,
+            failing: None,
+            ends_by: None,
+            idle_since: now,
             said_end: false,
             said_goaway: false,
         })
@@ -119,6 +134,7 @@ impl Carrier {
         }
         let has_output = self.sent < self.out.len() || self.mux.has_output();
         !self.work.is_empty()
+            || self.failing.is_some()
             || !self.unwatched.is_empty()
             || self.readable
             || self.mux.has_news()
@@ -160,11 +176,15 @@ impl Carrier {
 
     /// A stream of the peer's gets its descriptor.
     pub(super) fn accept(&mut self, stream: u32, connection: u64, far: Kept, watch: &Watch) {
-        let pipe = Pipe::new(far, 0, stream, connection, None);
-        match self.mux.accept(stream) {
-            Ok(()) => self.add(stream, pipe, watch),
-            Err(_) => pipe.reset(),
+        let mut pipe = Pipe::new(far, 0, stream, connection, None);
+        let has_all = self.mux.has_all(stream);
+        if self.is_over || self.lost.is_some() && !has_all || self.mux.accept(stream).is_err() {
+            return pipe.reset();
         }
+        if self.lost.is_some() {
+            pipe.ignore();
+        }
+        self.add(stream, pipe, watch);
     }
 
     /// A stream of the peer's is refused.
@@ -200,13 +220,42 @@ impl Carrier {
     }
 
     /// Ends the session in order when all of it is sent.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish(&mut self, now: u64) {
         self.is_closing = true;
+        self.ends_by.get_or_insert(now.saturating_add(CLOSE_MAX));
+    }
+
+    /// How long there has been no connection, in microseconds.
+    pub(super) fn idle_for(&self, now: u64) -> Option<u64> {
+        let is_idle = self.pipes.is_empty() && !self.is_closing && !self.is_over;
+        is_idle.then(|| now.saturating_sub(self.idle_since))
+    }
+
+    /// When [`Self::turn`] has something to do whatever happens.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        let nameless = self.nameless.values().map(|(since, _)| *since).min();
+        let nameless = nameless.map(|since| since.saturating_add(PREFACE_MAX));
+        [self.ends_by, nameless].into_iter().flatten().filter(|_| !self.is_over).min()
+    }
+
+    /// What is not done in time.
+    fn keep_time(&mut self, now: u64, tell: &mut Vec<Happening>) {
+        let is_late = |since: u64| since.saturating_add(PREFACE_MAX) <= now;
+        let late = self.nameless.iter().filter(|(_, (since, _))| is_late(*since));
+        let late: Vec<u32> = late.map(|(stream, _)| *stream).collect();
+        for stream in late {
+            self.nameless.remove(&stream);
+            self.mux.reset_with(stream, reason::UNKNOWN_SERVICE);
+        }
+        if self.ends_by.is_some_and(|at| at <= now) {
+            log::info!("a session's peer does not end it; it is closed all the same");
+            self.end(None, tell);
+        }
     }
 
     /// The same, and each connection ends when what its program has written until now is sent.
-    pub(super) fn stop(&mut self) {
-        self.is_closing = true;
+    pub(super) fn stop(&mut self, now: u64) {
+        self.finish(now);
         self.stops = true;
         for (stream, pipe) in &mut self.pipes {
             pipe.look_again();
@@ -224,17 +273,23 @@ impl Carrier {
         if self.lost.is_some() {
             return self.pass_on_the_rest(buf, now, tell);
         }
+        if let Some(error) = self.failing.take() {
+            return self.lose(error, tell);
+        }
         let taken = self.take_in(buf, now);
         self.hear(buf, now, tell);
         if let Err(error) = taken {
-            return self.lose(error, tell);
+            // Only then: what has been opened by the same bytes is first to be accepted.
+            self.readable = false;
+            self.failing = Some(error);
+            return;
         }
         for _ in 0..ROUNDS_MAX {
             for _ in 0..self.work.len() {
                 let Some(stream) = self.work.pop_front() else { break };
                 self.serve(stream, buf, now, tell);
             }
-            if let Err(error) = self.send_out() {
+            if let Err(error) = self.send_out(now) {
                 return self.lose(Some(error), tell);
             }
             // What went out has made room, of which nothing else would tell.
@@ -242,6 +297,13 @@ impl Carrier {
                 break;
             }
             self.hear(buf, now, tell);
+        }
+        if !self.pipes.is_empty() {
+            self.idle_since = now;
+        }
+        self.keep_time(now, tell);
+        if self.is_over {
+            return;
         }
         if let Some(code) = self.mux.peer_goes_away()
             && !std::mem::replace(&mut self.said_goaway, true)
@@ -304,7 +366,7 @@ impl Carrier {
                 continue;
             }
             if news & news::OPENED != 0 {
-                self.nameless.insert(stream, Vec::new());
+                self.nameless.insert(stream, (now, Vec::new()));
             }
             if let Some(pipe) = self.pipes.get_mut(&stream) {
                 if news & news::ACCEPTED != 0 {
@@ -328,15 +390,15 @@ impl Carrier {
             pipe.reset();
             return tell.push(Happening::Over { connection });
         }
-        if let Some((far, said)) = pipe.into_held() {
-            tell.push(Happening::SentBack { connection, far, said, reason });
+        if let Some((far, skip, said)) = pipe.into_held() {
+            tell.push(Happening::SentBack { connection, far, skip, said, reason });
         }
     }
 
     /// Reads what a stream begins with, byte by byte where its length is not known yet: what comes
     /// behind is the program's.
     fn read_preface(&mut self, stream: u32, buf: &mut [u8], now: u64, tell: &mut Vec<Happening>) {
-        let Some(have) = self.nameless.get_mut(&stream) else { return };
+        let Some((_, have)) = self.nameless.get_mut(&stream) else { return };
         loop {
             match Preface::decode(have) {
                 Ok(Some((preface, _))) => {
@@ -387,7 +449,7 @@ impl Carrier {
         }
     }
 
-    fn send_out(&mut self) -> io::Result<()> {
+    fn send_out(&mut self, now: u64) -> io::Result<()> {
         while self.writable && !self.said_end {
             if self.sent == self.out.len() {
                 self.out.clear();
@@ -402,7 +464,10 @@ impl Carrier {
             let slice = IoSlice::new(&self.out[self.sent..]);
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             match posix::send(self.number, &[slice], flags) {
-                Ok(n) => self.sent += n,
+                Ok(n) => {
+                    self.sent += n;
+                    self.ends_by = self.ends_by.map(|_| now.saturating_add(CLOSE_MAX));
+                }
                 Err(error) if would_block(&error) => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -444,13 +509,16 @@ impl Carrier {
             let Some(stream) = self.work.pop_front() else { break };
             self.serve(stream, buf, now, tell);
         }
-        if self.pipes.is_empty() {
+        self.keep_time(now, tell);
+        if self.pipes.is_empty() && !self.is_over {
             let error = self.lost.take().flatten();
             self.end(error, tell);
         }
     }
 
     fn end(&mut self, error: Option<io::Error>, tell: &mut Vec<Happening>) {
+        let unwatched = self.unwatched.drain(..);
+        tell.extend(unwatched.map(|connection| Happening::Over { connection }));
         for (_, pipe) in std::mem::take(&mut self.pipes) {
             tell.push(Happening::Over { connection: pipe.connection });
             pipe.reset();

@@ -74,7 +74,7 @@ pub(crate) struct How {
 }
 
 /// Who hears how it went.
-pub(crate) struct Tell(pub(crate) Box<dyn FnOnce(Result<u64, Failed>) + Send>);
+pub(crate) struct Tell(Option<Box<dyn FnOnce(Result<u64, Failed>) + Send>>);
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -92,11 +92,25 @@ impl From<io::Error> for Failed {
 }
 
 impl Tell {
+    pub(crate) fn new(tell: impl FnOnce(Result<u64, Failed>) + Send + 'static) -> Self {
+        Self(Some(Box::new(tell)))
+    }
+
     /// Whatever who is told does, the thread goes on.
-    fn say(self, result: Result<u64, Failed>) {
-        let told = std::panic::AssertUnwindSafe(|| (self.0)(result));
+    fn say(mut self, result: Result<u64, Failed>) {
+        let Some(tell) = self.0.take() else { return };
+        let told = std::panic::AssertUnwindSafe(|| tell(result));
         if std::panic::catch_unwind(told).is_err() {
             log::error!("who was told of a connection has panicked");
+        }
+    }
+}
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        if let Some(tell) = self.0.take() {
+            // The thread has ended, however.
+            tell(Err(io::Error::from_raw_os_error(libc::ESHUTDOWN).into()));
         }
     }
 }
@@ -132,7 +146,10 @@ struct Pending {
     how: How,
     preface: Preface,
     far: Kept,
-    filled: Option<(usize, Kept)>,
+    /// Bytes that come out of it first and are nobody's.
+    skip: usize,
+    /// A copy of the program's end, whose buffers are to grow.
+    near: Option<Kept>,
     /// What it has said on a stream that was refused.
     said: Vec<u8>,
     tell: Option<Tell>,
@@ -267,7 +284,12 @@ impl Client {
             .tell_end
             .as_ref()
             .map(|(_, until)| now + micros(until.saturating_duration_since(Instant::now())));
-        let due = [linger, self.lines.deadline(), end].into_iter().flatten().min()?;
+        let carriers = self.held.values().filter_map(|held| match &held.load {
+            Load::Shared(carrier) => carrier.deadline(),
+            Load::Lone(_) => None,
+        });
+        let all = [linger, self.lines.deadline(), end, carriers.min()];
+        let due = all.into_iter().flatten().min()?;
         Some(Duration::from_micros(due.saturating_sub(now)))
     }
 
@@ -330,7 +352,8 @@ impl Client {
         }
         let (connection, todo) = look(&self.books).state.request(want, self.clock.now());
         let (said, tell) = (Vec::new(), Some(tell));
-        let pending = Pending { ticket, how, preface, far, filled, said, tell };
+        let (skip, near) = filled.map_or((0, None), |(skip, near)| (skip, Some(near)));
+        let pending = Pending { ticket, how, preface, far, skip, near, said, tell };
         self.pending.insert(connection, pending);
         self.perform(todo);
     }
@@ -361,9 +384,10 @@ impl Client {
             }
         }
         self.perform(todo);
+        let now = self.clock.now();
         for held in self.held.values_mut() {
             match &mut held.load {
-                Load::Shared(carrier) => carrier.stop(),
+                Load::Shared(carrier) => carrier.stop(now),
                 Load::Lone(lone) => lone.stop(),
             }
         }
@@ -404,8 +428,9 @@ impl Client {
                     Vec::new()
                 }
                 Todo::Close { session } => {
+                    let now = self.clock.now();
                     self.with(session, |held, _| match &mut held.load {
-                        Load::Shared(carrier) => carrier.finish(),
+                        Load::Shared(carrier) => carrier.finish(now),
                         Load::Lone(_) => {}
                     });
                     Vec::new()
@@ -456,7 +481,8 @@ impl Client {
         self.inbox.watch.remove_virtual(number);
         let Some(flying) = self.flights.remove(&flight) else { return Vec::new() };
         let how = flying.landed();
-        match Carrier::new(number, id, Role::Client, limits, &self.inbox.watch) {
+        let now = self.clock.now();
+        match Carrier::new(number, id, Role::Client, limits, &self.inbox.watch, now) {
             Ok(carrier) => {
                 self.look_up(session, &how, number);
                 self.hold(session, id, number, Load::Shared(Box::new(carrier)), how);
@@ -515,11 +541,11 @@ impl Client {
     fn open(&mut self, connection: u64, session: u64) -> Vec<Todo> {
         let Some(pending) = self.pending.remove(&connection) else { return Vec::new() };
         let now = self.clock.now();
-        let Pending { ticket, how, preface, far, filled, said, tell } = pending;
+        let Pending { ticket, how, preface, far, skip, near, said, tell } = pending;
         let held = self.by_session.get(&session).and_then(|id| self.held.get_mut(id));
         let Some(Held { load: Load::Shared(carrier), number, .. }) = held else {
             self.pending
-                .insert(connection, Pending { ticket, how, preface, far, filled, said, tell });
+                .insert(connection, Pending { ticket, how, preface, far, skip, near, said, tell });
             self.fail(connection, io::Error::from_raw_os_error(libc::ECONNRESET));
             return self.close_later(connection);
         };
@@ -541,7 +567,6 @@ impl Client {
             }
         }
         let encoded = preface.encode();
-        let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
         let ends = (far, skip);
         match carrier.open(connection, ends, &encoded, said, now, &self.inbox.watch) {
             Ok(stream) => {
@@ -550,18 +575,14 @@ impl Client {
                     tell.say(Ok(connection));
                 }
                 // Only now: wider buffers alone may make the program's end writable.
-                if let (Some((_, near)), Some(far)) = (&filled, carrier.far(stream)) {
+                if let (Some(near), Some(far)) = (&near, carrier.far(stream)) {
                     eversock_engine::host::widen(near.as_fd(), far);
-                }
-                // Only now, as it makes the program's end writable.
-                if let (Some((_, near)), Some(far)) = (&filled, carrier.far(stream)) {
-                    eversock_engine::host::widen(near.as_fd(), far.as_fd());
                 }
                 Vec::new()
             }
             Err((error, far, said)) => {
                 log::debug!("no stream for connection {connection} on session {session}: {error}");
-                let pending = Pending { ticket, how, preface, far, filled, said, tell };
+                let pending = Pending { ticket, how, preface, far, skip, near, said, tell };
                 self.pending.insert(connection, pending);
                 let state = &mut look(&self.books).state;
                 let is_full = error != OpenError::GoneAway;
@@ -583,14 +604,13 @@ impl Client {
         let how = flying.landed();
         let session = look(&self.books).state.session_of(connection).unwrap_or(0);
         let id = self.id();
-        let Pending { far, filled, tell, .. } = pending;
-        let skip = filled.as_ref().map_or(0, |(skip, _)| *skip);
-        match Lone::new(number, far, skip, connection, id, &self.inbox.watch) {
+        let Pending { far, skip, near, said, tell, .. } = pending;
+        match Lone::new(number, far, skip, said, connection, id, &self.inbox.watch) {
             Ok(lone) => {
                 if let Some(tell) = tell {
                     tell.say(Ok(connection));
                 }
-                if let Some((_, near)) = &filled {
+                if let Some(near) = &near {
                     eversock_engine::host::widen(near.as_fd(), lone.far.as_fd());
                 }
                 self.hold(session, id, number, Load::Lone(Box::new(lone)), how);
@@ -611,8 +631,9 @@ impl Client {
         match pending.tell {
             Some(tell) => tell.say(Err(Failed { error, why: self.why.clone() })),
             // It was connected once, to a server that did not have its service.
-            None => super::pipe::reset(&pending.far),
+            None => {}
         }
+        super::pipe::reset(&pending.far);
     }
 
     fn close_later(&mut self, connection: u64) -> Vec<Todo> {

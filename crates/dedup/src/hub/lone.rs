@@ -13,7 +13,7 @@ use super::{Readiness, Watch, would_block};
 /// Bytes that one direction moves before others have their turn.
 const BUDGET: usize = 1024 * 1024;
 
-/// What was read and found no room behind.
+/// What was read and found no room behind, or was said before.
 #[derive(Debug, Default)]
 struct Held {
     bytes: Vec<u8>,
@@ -60,14 +60,21 @@ impl Lone {
         number: RawFd,
         far: Kept,
         skip: usize,
+        said: Vec<u8>,
         connection: u64,
         id: u32,
         watch: &Watch,
     ) -> io::Result<Self> {
-        posix::set_nonblocking(number, true)?;
-        watch.add_virtual(number, super::token(id, 0, false))?;
-        watch.add(&far, super::token(id, 0, true))?;
-        let (to_session, to_program) = (Held::default(), Held::default());
+        let watched = posix::set_nonblocking(number, true)
+            .and_then(|()| watch.add_virtual(number, super::token(id, 0, false)))
+            .and_then(|()| watch.add(&far, super::token(id, 0, true)));
+        if let Err(error) = watched {
+            super::pipe::reset(&far);
+            return Err(error);
+        }
+        super::pipe::watch_over(&far);
+        let to_session = Held { bytes: said, ..Held::default() };
+        let to_program = Held::default();
         let ready = [(true, true); 2];
         Ok(Self {
             number,
@@ -118,7 +125,15 @@ impl Lone {
             }
             Ok(()) if self.stops => {
                 let is_read = self.to_session.ended || !self.ready[1].0;
-                is_read && self.to_session.left().is_empty()
+                if is_read && self.to_session.left().is_empty() {
+                    // No close at once: with something unread it would be a reset, which may
+                    // overtake what was written.
+                    if !std::mem::replace(&mut self.to_session.told, true) {
+                        self.to_session.ended = true;
+                        let _gone = posix::shutdown(self.number, libc::SHUT_WR);
+                    }
+                }
+                self.to_session.told && self.to_program.ended
             }
             Ok(()) => self.to_session.told && self.to_program.told,
         };

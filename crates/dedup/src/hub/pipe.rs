@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use eversock_engine::host::Kept;
 use rustix::io::Errno;
@@ -17,6 +18,9 @@ use crate::preface::PREFACE_BYTES_MAX;
 pub(super) const HELD_MAX: usize = 48 * 1024;
 
 const _: () = assert!(HELD_MAX + PREFACE_BYTES_MAX <= QUEUE_MAX_BYTES);
+
+/// Before an idle program is looked for.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// What a pipe does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,7 @@ impl Pipe {
         connection: u64,
         held: Option<Vec<u8>>,
     ) -> Self {
+        watch_over(&far);
         Self {
             far,
             stream,
@@ -113,9 +118,9 @@ impl Pipe {
 
     /// What to say again elsewhere, and whether nothing more is to follow; none when the peer has
     /// accepted the stream.
-    pub(super) fn into_held(self) -> Option<(Kept, Vec<u8>)> {
+    pub(super) fn into_held(self) -> Option<(Kept, usize, Vec<u8>)> {
         let held = self.held?;
-        Some((self.far, held))
+        Some((self.far, self.skip, held))
     }
 
     /// Moves what can be moved, at most `budget` bytes each way. True in the second place when
@@ -248,6 +253,16 @@ impl Pipe {
     /// The program sees a reset, as of any connection whose peer is gone.
     pub(super) fn reset(self) {
         reset(&self.far);
+    }
+}
+
+/// A program that has closed its end while the peer keeps its own looks like one that has ended its
+/// direction; the kernel forgets such an end after a minute, and says so when it is asked.
+pub(super) fn watch_over(far: &impl AsFd) {
+    let set = rustix::net::sockopt::set_socket_keepalive(far, true)
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(far, KEEPALIVE));
+    if let Err(error) = set {
+        log::debug!("a program's close may go unnoticed: {}", io::Error::from(error));
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) answerer: Option<Answerer>,
     pub(crate) services: Vec<String>,
     pub(crate) streams_max: u32,
+    /// How long a session may have no connection, in microseconds.
+    pub(crate) idle: u64,
     pub(crate) accepted: Sender<(Kept, Accepted)>,
     /// Readable as often as there is something to accept.
     pub(crate) ready: Arc<Kept>,
@@ -83,6 +85,8 @@ pub(crate) struct Server {
     /// Sessions by id, for proofs.
     by_id: BTreeMap<[u8; 16], u32>,
     misdirected: Vec<String>,
+    /// Nobody accepts any more.
+    is_closed: bool,
     address_set: u32,
     next_id: u32,
     next_connection: u64,
@@ -112,6 +116,7 @@ impl Server {
             held: BTreeMap::new(),
             by_id: BTreeMap::new(),
             misdirected: Vec::new(),
+            is_closed: false,
             address_set: 1,
             next_id: 0,
             next_connection: 0,
@@ -166,9 +171,19 @@ impl Server {
         if self.held.values().any(has_work) {
             return Some(Duration::ZERO);
         }
+        let now = self.clock.now();
         let end = self.tell_end.as_ref().map(|(_, until)| *until);
-        let due = [end, self.listens_again].into_iter().flatten().min()?;
-        Some(due.saturating_duration_since(Instant::now()))
+        let due = [end, self.listens_again].into_iter().flatten().min();
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let carriers = self.held.values().filter_map(|held| match &held.load {
+            Load::Shared(carrier) => {
+                let idle = carrier.idle_for(now).map(|idle| self.parts.idle.saturating_sub(idle));
+                let deadline = carrier.deadline().map(|at| at.saturating_sub(now));
+                [idle, deadline].into_iter().flatten().min()
+            }
+            Load::Lone(_) => None,
+        });
+        [due, carriers.min().map(Duration::from_micros)].into_iter().flatten().min()
     }
 
     fn note(&mut self, data: u64, ready: Readiness) {
@@ -245,11 +260,12 @@ impl Server {
                 Role::Server,
                 limits,
                 &self.inbox.watch,
+                self.clock.now(),
             )?))
         } else {
             let (near, far) = host::pair()?;
             let connection = self.connection();
-            let lone = Lone::new(number, far, 0, connection, id, &self.inbox.watch)?;
+            let lone = Lone::new(number, far, 0, Vec::new(), connection, id, &self.inbox.watch)?;
             if !self.hand_out(near, about.clone()) {
                 // The lone one's end resets the session.
                 return Ok(());
@@ -307,7 +323,13 @@ impl Server {
             let Some(held) = self.held.get_mut(&id) else { continue };
             let mut tell = Vec::new();
             match &mut held.load {
-                Load::Shared(carrier) => carrier.turn(&mut self.buf, now, &mut tell),
+                Load::Shared(carrier) => {
+                    if carrier.idle_for(now).is_some_and(|idle| idle >= self.parts.idle) {
+                        carrier.go_away(0);
+                        carrier.finish(now);
+                    }
+                    carrier.turn(&mut self.buf, now, &mut tell);
+                }
                 Load::Lone(lone) => {
                     if lone.turn(&mut self.buf) {
                         tell.push(Happening::Ended { error: None });
@@ -336,6 +358,9 @@ impl Server {
                 let service = preface.service.as_str().to_owned();
                 let is_known =
                     self.parts.services.is_empty() || self.parts.services.contains(&service);
+                if self.is_closed {
+                    return self.refuse(id, stream, reason::GONE_AWAY);
+                }
                 if self.misdirected.contains(&service) {
                     return self.refuse(id, stream, reason::MISDIRECTED);
                 }
@@ -395,6 +420,7 @@ impl Server {
                 }
                 Command::GoAway { code } => self.go_away(code),
                 Command::Close { code, tell } => {
+                    self.is_closed = true;
                     self.close();
                     self.go_away(code);
                     let _gone = tell.send(());
@@ -449,9 +475,10 @@ impl Server {
 
     fn stop(&mut self, tell: Sender<()>) {
         self.close();
+        let now = self.clock.now();
         for held in self.held.values_mut() {
             match &mut held.load {
-                Load::Shared(carrier) => carrier.stop(),
+                Load::Shared(carrier) => carrier.stop(now),
                 Load::Lone(lone) => lone.stop(),
             }
         }
@@ -516,6 +543,13 @@ impl Server {
             Ok(mac) => reply.mac = mac,
             Err(error) => log::debug!("no proof: {error}"),
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Who waits to accept is to hear that nobody will come, however this thread ends.
+        ring(&*self.parts.ready);
     }
 }
 

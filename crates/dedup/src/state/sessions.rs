@@ -66,6 +66,15 @@ impl State {
         }
     }
 
+    /// As [`Self::went_away`], while connections of it are being sent elsewhere.
+    pub fn leave(&mut self, session: u64) {
+        let found = self.sessions.get_mut(&session);
+        if let Some(found) = found.filter(|found| matches!(found.phase, Phase::Active)) {
+            self.metrics.goaways += 1;
+            found.phase = Phase::Draining;
+        }
+    }
+
     /// The server takes no more connections on this session.
     pub fn went_away(&mut self, session: u64) -> Vec<Todo> {
         let mut todo = Vec::new();

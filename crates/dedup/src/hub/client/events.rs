@@ -40,7 +40,7 @@ impl Client {
                         carrier.refuse(stream, reason::UNKNOWN_SERVICE);
                     }
                 }
-                Happening::SentBack { connection, far, said, reason } => {
+                Happening::SentBack { connection, far, skip, said, reason } => {
                     // It will be known by another number.
                     self.inbox.watch.remove(&far);
                     let Some((how, preface)) = self.unaccepted.remove(&connection) else {
@@ -48,11 +48,23 @@ impl Client {
                         self.close_connection(connection);
                         continue;
                     };
-                    let pending =
-                        Pending { ticket: 0, how, preface, far, filled: None, said, tell: None };
+                    let pending = Pending {
+                        ticket: 0,
+                        how,
+                        preface,
+                        far,
+                        skip,
+                        near: None,
+                        said,
+                        tell: None,
+                    };
                     self.pending.insert(connection, pending);
                     let todo = {
                         let state = &mut look(&self.books).state;
+                        if reason == reason::GONE_AWAY {
+                            // Said before it is heard in its own right: nobody else is sent there.
+                            state.leave(session);
+                        }
                         match reason {
                             reason::MISDIRECTED => state.misdirected(connection, now),
                             reason => state.sent_back(connection, reason == reason::FULL, now),

@@ -28,8 +28,9 @@ const UDP: u64 = 1 << 62;
 const PURPOSE_MICROS: u64 = 2_000_000;
 /// Replies that are heard at a time.
 const REPLIES_MAX: usize = 64;
-/// Windows without an answer after which an address is not asked any more.
+/// Windows without an answer after which an address is asked in one of [`SILENT_ASKED`] only.
 const SILENT_MAX: u32 = 3;
+const SILENT_ASKED: u32 = 8;
 
 /// What a query was sent for.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +112,7 @@ impl Lines {
 
     pub(super) fn forget(&mut self) {
         self.book.network_changed();
+        self.watched.values_mut().for_each(|watched| watched.silent.clear());
         self.last_good = None;
     }
 
@@ -128,6 +130,7 @@ impl Lines {
     pub(super) fn resumed(&mut self, session: u64, has_moved: bool, now: u64) {
         let Some(watched) = self.watched.get_mut(&session) else { return };
         watched.samples.clear();
+        watched.silent.clear();
         if has_moved {
             watched.judge.moved(now);
         } else if let Some(to) = watched.judge.moving() {
@@ -197,8 +200,14 @@ impl Lines {
     ) -> bool {
         let Some(nonce) = self.random() else { return false };
         let Ok(query) = self.asker.begin(addr, ask, now, nonce) else { return false };
-        self.purposes.insert(nonce, (now, purpose));
-        self.send(addr, &query, watch)
+        let is_sent = self.send(addr, &query, watch);
+        if is_sent {
+            self.purposes.insert(nonce, (now, purpose));
+        } else {
+            // No answer will come, and what waits for one is counted.
+            self.asker.cancel(addr);
+        }
+        is_sent
     }
 
     fn send(&mut self, addr: SocketAddr, query: &[u8; QUERY_BYTES], watch: &Watch) -> bool {
@@ -389,16 +398,21 @@ impl Client {
                 }
                 let addrs = self.addresses(&shown, held);
                 if addrs.len() > 1 {
-                    probes.push((held.session, addrs));
+                    let here = posix::link(held.number).ok().and_then(|link| link.peer);
+                    probes.push((held.session, here, addrs));
                 }
             }
         }
-        for (session, addrs) in probes {
+        for (session, here, mut addrs) in probes {
+            // The line in use first, without which nothing can be compared.
+            addrs.sort_by_key(|addr| Some(*addr) != here);
+            if let Some(watched) = self.lines.watched.get_mut(&session) {
+                watched.silent.retain(|addr, _| addrs.contains(addr));
+            }
             for addr in addrs {
-                let is_silent = self.lines.watched.get(&session).is_some_and(|watched| {
-                    watched.silent.get(&addr).is_some_and(|windows| *windows >= SILENT_MAX)
-                });
-                if is_silent {
+                let silent = self.lines.watched.get(&session).and_then(|it| it.silent.get(&addr));
+                let windows = silent.copied().unwrap_or(0);
+                if Some(addr) != here && windows >= SILENT_MAX && windows % SILENT_ASKED != 0 {
                     continue;
                 }
                 let purpose = Purpose::Probe { session, addr };
@@ -425,6 +439,10 @@ impl Client {
                     true if samples.sent > 0 => *silent.entry(*addr).or_default() += 1,
                     true => {}
                 }
+            }
+            for (addr, windows) in &mut silent {
+                // Those that were not asked in this one.
+                *windows += u32::from(!samples.contains_key(addr));
             }
             watched.silent = silent;
             let Ok(link) = posix::link(held.number) else { continue };
