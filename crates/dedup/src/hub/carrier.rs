@@ -222,7 +222,7 @@ impl Carrier {
     /// Ends the session in order when all of it is sent.
     pub(super) fn finish(&mut self, now: u64) {
         self.is_closing = true;
-        self.ends_by.get_or_insert(now.saturating_add(CLOSE_MAX));
+        self.ends_by.get_or_insert_with(|| now.saturating_add(CLOSE_MAX));
     }
 
     /// How long there has been no connection, in microseconds.

@@ -74,7 +74,9 @@ pub(crate) struct How {
 }
 
 /// Who hears how it went.
-pub(crate) struct Tell(Option<Box<dyn FnOnce(Result<u64, Failed>) + Send>>);
+pub(crate) struct Tell(Option<Told>);
+
+type Told = Box<dyn FnOnce(Result<u64, Failed>) + Send>;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -628,10 +630,9 @@ impl Client {
 
     fn fail(&mut self, connection: u64, error: io::Error) {
         let Some(pending) = self.pending.remove(&connection) else { return };
-        match pending.tell {
-            Some(tell) => tell.say(Err(Failed { error, why: self.why.clone() })),
-            // It was connected once, to a server that did not have its service.
-            None => {}
+        // None: it was connected once, to a server that did not have its service.
+        if let Some(tell) = pending.tell {
+            tell.say(Err(Failed { error, why: self.why.clone() }));
         }
         super::pipe::reset(&pending.far);
     }
