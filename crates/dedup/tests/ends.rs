@@ -170,3 +170,40 @@ fn what_was_written_before_the_end_of_its_pool_arrives() {
         assert_eq!(heard.join().expect("read"), 1_000_000);
     }
 }
+
+/// Found in review: a stream that came with the end of its session was reset, or hung.
+#[test]
+fn a_connection_that_is_opened_written_and_left_with_its_pool_arrives_whole() {
+    let listener = listener(SharedConfig::default());
+    for round in 0..40_u8 {
+        let pool = Pool::new(PoolConfig::default()).expect("a pool");
+        let mut near = pool.connect(listener.local_addrs()[0]).expect("connected");
+        near.write_all(&[round; 10]).expect("written");
+        drop((near, pool));
+        let (mut far, _) = listener.accept().expect("accepted");
+        far.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).expect("to the end, which is none of a reset");
+        assert_eq!(all, [round; 10]);
+    }
+}
+
+#[test]
+fn a_listener_ends_sessions_that_have_had_no_connection_for_long() {
+    let idle = Duration::from_millis(100);
+    let listener = listener(SharedConfig { idle, ..SharedConfig::default() });
+    let linger = Duration::from_secs(3600);
+    let pool = Pool::new(PoolConfig { linger, ..PoolConfig::default() }).expect("a pool");
+    for _ in 0..3 {
+        let mut near = pool.connect(listener.local_addrs()[0]).expect("connected");
+        let (mut far, _) = listener.accept().expect("accepted");
+        exchange(&mut near, &mut far);
+        drop((near, far));
+        let until = Instant::now() + PATIENCE;
+        while pool.sessions() > 0 {
+            assert!(Instant::now() < until, "the session stands");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    assert_eq!(pool.metrics().sessions_opened, 3);
+}
