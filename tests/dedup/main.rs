@@ -16,6 +16,7 @@ use std::time::Duration;
 use common::child::{Helper, hear, role, say};
 use common::{MIB, begin, data, quick, wait_until};
 use eversock::{Config, StaticKey};
+use eversock_chaos::Fault as Cut;
 use eversock_dedup::state::Why;
 use eversock_dedup::{Pool, PoolConfig, SharedConfig, SharedListener};
 use net::{SERVER, Server, blackhole, connections, on_two_hosts, where_to};
@@ -501,6 +502,26 @@ fn a_restarted_server_resets_its_streams_and_is_never_resumed_onto() {
 #[test]
 fn an_address_that_becomes_another_server_s_gets_a_session_of_its_own() {
     on_two_hosts("another", "");
+}
+
+/// I4: whatever is done to the connection under them, all streams are exact, and one session it is.
+#[test]
+fn many_streams_over_a_line_that_is_cut_again_and_again_are_exact() {
+    begin();
+    // It knows no address of its own that a client could go to past the proxy.
+    let mut helper = Helper::spawn("helper_process", "server", "1 0 any silent");
+    let port: u16 = helper.word().parse().unwrap();
+    let proxy = common::proxy_to(SocketAddr::from(([127, 0, 0, 1], port)));
+    let pool = pool_of(PoolConfig { hints: false, ..PoolConfig::default() });
+    let mut cuts = 0;
+    for fault in [Cut::Reset, Cut::Fin] {
+        let streams: Vec<TcpStream> = (0..12).map(|_| connect(&pool, proxy.local_addr())).collect();
+        cuts += common::while_cutting(&proxy, &fault, 2 * MIB, || {
+            while_it_flows(&streams, MIB, || {});
+        });
+    }
+    assert!(cuts >= 6, "{cuts} cuts");
+    assert_eq!(pool.metrics().sessions_opened, 1, "{:?}", pool.metrics());
 }
 
 #[test]
