@@ -40,10 +40,14 @@ fn echo() -> SocketAddr {
     addr
 }
 
-/// An address at which nobody is.
-fn nobody() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    listener.local_addr().expect("an address")
+/// An address at which nobody is, and nobody will be as long as what holds it lives.
+fn nobody() -> (OwnedFd, SocketAddr) {
+    let flags = SocketFlags::CLOEXEC;
+    let holds = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+        .expect("one");
+    rustix::net::bind(&holds, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+    let addr = rustix::net::getsockname(&holds).expect("bound");
+    (holds, SocketAddr::try_from(addr).expect("an address of IPv4"))
 }
 
 fn fresh() -> OwnedFd {
@@ -104,7 +108,8 @@ fn a_number_of_the_program_s_is_writable_when_its_connection_stands_and_keeps_it
 fn a_number_whose_server_is_not_there_is_broken_and_the_errno_is_told_first() {
     let pool = pool();
     let socket = fresh();
-    let told = begin(&pool, &socket, nobody());
+    let (_holds, addr) = nobody();
+    let told = begin(&pool, &socket, addr);
     assert!(wait(&socket, PollFlags::OUT).contains(PollFlags::ERR));
     let error = told.try_recv().expect("told before it is broken").expect_err("nobody is there");
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));

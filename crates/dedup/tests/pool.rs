@@ -238,10 +238,15 @@ fn a_pre_shared_key_names_the_server_by_its_process() {
 #[test]
 fn nobody_there_is_told_as_of_any_connect() {
     let pool = pool(PoolConfig::default());
-    let closed = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        listener.local_addr().expect("an address")
+    // Bound, and not listening: nobody else gets the port meanwhile.
+    let holds = {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        let flags = SocketFlags::CLOEXEC;
+        socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket")
     };
+    rustix::net::bind(&holds, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+    let closed = rustix::net::getsockname(&holds).expect("bound");
+    let closed = SocketAddr::try_from(closed).expect("an address of IPv4");
     let error = pool.connect(closed).expect_err("nobody is there");
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
     assert!(pool.table().is_empty());
