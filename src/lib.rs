@@ -43,13 +43,8 @@
 //!
 //! The C interface is in `include/eversock.h`.
 
-mod config;
 pub mod ffi;
-mod listener;
-mod stream;
-pub mod wait;
 
-pub use config::{Builder, builder};
 #[cfg(feature = "dedup")]
 pub use eversock_dedup as dedup;
 pub use eversock_engine::keys::KnownFile;
@@ -58,8 +53,7 @@ pub use eversock_engine::{
     Mode, PresharedKey, PublicKey, RecoveryPolicy, Sealing, SessionInfo, State, StaticKey, answer,
     kill, network_changed, redial, sessions, set_log_cap, shutdown,
 };
-pub use listener::{Incoming, VirtualListener};
-pub use stream::VirtualStream;
+pub use eversock_socket::{Builder, Incoming, VirtualListener, VirtualStream, builder, wait};
 
 /// The directory in which the control sockets of this user's processes are, for `evs`.
 pub fn control_dir() -> std::path::PathBuf {

@@ -33,14 +33,16 @@ const GENERATED: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
 const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-proto", Some(&[])),
     ("eversock-engine", Some(&["eversock-proto"])),
+    ("eversock-socket", Some(&["eversock-engine"])),
     ("eversock-rules", Some(&[])),
     ("eversock-preload", Some(&["eversock-engine", "eversock-rules", "eversock-dedup"])),
     ("eversock-dedup", Some(&["eversock-engine"])),
+    ("eversock-spool", Some(&["eversock-engine", "eversock-socket"])),
     ("eversock-chaos", Some(&[])),
     ("eversock-sim", Some(&["eversock-proto"])),
-    ("eversock", Some(&["eversock-engine", "eversock-dedup"])),
+    ("eversock", Some(&["eversock-engine", "eversock-socket", "eversock-dedup", "eversock-spool"])),
     ("eversock-models", Some(&[])),
-    ("eversock-bench", Some(&["eversock", "eversock-chaos", "eversock-dedup"])),
+    ("eversock-bench", Some(&["eversock", "eversock-chaos", "eversock-dedup", "eversock-spool"])),
     ("eversock-cli", None),
     ("eversock-ffi-tests", None),
 ];

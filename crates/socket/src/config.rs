@@ -14,11 +14,12 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// let config = eversock::builder()
+/// # use eversock_engine as engine;
+/// let config = eversock_socket::builder()
 ///     .grace(Duration::from_secs(3600))
 ///     .ask(|fault| {
 ///         eprintln!("connection to {:?} lost: {}", fault.peer, fault.cause);
-///         eversock::Answer::Continue
+///         engine::Answer::Continue
 ///     })
 ///     .build();
 /// assert_eq!(config.grace, Duration::from_secs(3600));

@@ -1,0 +1,18 @@
+//! Spool failover: a front that never refuses a write while main and standby change places
+//! (EP 1622307).
+//!
+//! * [`request`]: what a sender asks for and is told.
+//! * [`record`]: a request as it lies in the spool and goes to a backend.
+//! * [`store`]: where records lie: SQLite, or PostgreSQL.
+//! * [`target`]: a server of a pair, as the front sees it.
+//! * [`failpoint`]: places at which tests let the process die.
+#![forbid(unsafe_code)]
+
+pub mod failpoint;
+pub mod limits;
+pub mod record;
+pub mod request;
+pub mod store;
+pub mod target;
+
+pub use request::{Kind, Outcome, Reason, Request, RequestId};
