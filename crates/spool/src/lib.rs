@@ -4,6 +4,7 @@
 //! * [`request`]: what a sender asks for and is told.
 //! * [`record`]: a request as it lies in the spool and goes to a backend.
 //! * [`store`]: where records lie: SQLite, or PostgreSQL.
+//! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@ pub mod limits;
 pub mod record;
 pub mod request;
 pub mod store;
+pub mod submit;
 pub mod target;
 
 pub use request::{Kind, Outcome, Reason, Request, RequestId};
