@@ -2,6 +2,7 @@
 //! (EP 1622307).
 //!
 //! * [`request`]: what a sender asks for and is told.
+//! * [`pair`]: one pair of servers, and what becomes of its requests.
 //! * [`record`]: a request as it lies in the spool and goes to a backend.
 //! * [`store`]: where records lie: SQLite, or PostgreSQL.
 //! * [`submit`]: where fronts of every language hand in what they were asked.
@@ -11,6 +12,7 @@
 
 pub mod failpoint;
 pub mod limits;
+pub mod pair;
 pub mod record;
 pub mod request;
 pub mod store;

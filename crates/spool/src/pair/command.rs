@@ -1,0 +1,106 @@
+//! What operators tell a pair to do.
+
+use super::{Command, Count, Pair, State, StoreFault, Token, WriteFor};
+use crate::store::{Batch, Finish};
+
+impl Pair {
+    pub(super) fn command(&mut self, token: Token, command: Command) {
+        let result = match command {
+            Command::Switch => self.command_switch(),
+            Command::SwitchNow => self.command_switch_now(),
+            Command::Suspect => self.command_suspect(),
+            Command::Hold => return self.command_hold(token, true),
+            Command::Release => return self.command_hold(token, false),
+            Command::Retry(lsns) => {
+                let batch =
+                    Batch { unsent: lsns.clone(), release: lsns.clone(), ..Batch::default() };
+                let text = format!("{} records are let go", lsns.len());
+                return self.command_write(token, Vec::new(), batch, text);
+            }
+            Command::Purge(lsns) => {
+                let finish = lsns.iter().map(|lsn| (*lsn, Finish::Purged)).collect();
+                let text = format!("{} records are given up", lsns.len());
+                for lsn in &lsns {
+                    self.drain.drop_waiting(*lsn);
+                }
+                let batch = Batch { finish, ..Batch::default() };
+                return self.command_write(token, lsns, batch, text);
+            }
+        };
+        self.out.push(super::Action::Answer { token, result });
+    }
+
+    fn command_switch(&mut self) -> Result<String, String> {
+        let to = 1 - self.main();
+        if !matches!(self.state, State::Normal | State::Draining(_)) {
+            return Err(format!("the pair is {}: wait, or switch with --now", self.state.name()));
+        }
+        if !self.is_ready(to) {
+            return Err("the other server is not ready: look at it, or switch with --now".into());
+        }
+        self.plan(to, "an operator says so");
+        Ok("the main finishes what it does, then the other takes over".into())
+    }
+
+    fn command_switch_now(&mut self) -> Result<String, String> {
+        if matches!(self.state, State::Promoting { .. }) {
+            return Err("a server is being promoted right now: wait a moment".into());
+        }
+        if self.split.is_some() {
+            return Err("another front serves this pair: stop it, then release this one".into());
+        }
+        self.divert("an operator says so", true, true);
+        Ok("the other takes over as soon as it is ready and the lock is free".into())
+    }
+
+    fn command_suspect(&mut self) -> Result<String, String> {
+        if !matches!(self.state, State::Normal | State::Draining(_)) {
+            return Err(format!("the pair is {} already", self.state.name()));
+        }
+        self.suspect("somebody says so");
+        Ok("the main is looked at".into())
+    }
+
+    fn command_hold(&mut self, token: Token, on_hold: bool) {
+        let split = if on_hold { None } else { self.split.take() };
+        if let Some(seen) = split {
+            // The other front is gone, says the operator; its lease may still run.
+            let span = self.config.lease + self.config.lease_margin();
+            self.lock = super::Lock::load(seen, self.lock.holder, self.now, span);
+        }
+        self.on_hold = on_hold;
+        let state = self.state_to_keep(self.lock.epoch, self.lock.holder);
+        let batch = Batch { state: Some(state), ..Batch::default() };
+        let text = if on_hold { "everything is spooled from now on" } else { "the pair goes on" };
+        self.command_write(token, Vec::new(), batch, text.to_owned());
+        if !on_hold {
+            self.wake_all();
+        }
+    }
+
+    fn command_write(&mut self, token: Token, lsns: Vec<u64>, batch: Batch, text: String) {
+        self.write(WriteFor::Command { token, lsns, text }, batch);
+    }
+
+    pub(super) fn command_written(
+        &mut self,
+        token: Token,
+        lsns: &[u64],
+        text: String,
+        result: Result<(), StoreFault>,
+    ) {
+        let result = match result {
+            Ok(()) => {
+                for lsn in lsns {
+                    self.drain.drop_waiting(*lsn);
+                }
+                self.count = Count::AtMost;
+                // What was let go lies below what was read.
+                self.drain.restart();
+                Ok(text)
+            }
+            Err(_) => Err("the spool cannot be written: try again when it can".to_owned()),
+        };
+        self.out.push(super::Action::Answer { token, result });
+    }
+}
