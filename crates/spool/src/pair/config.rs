@@ -11,7 +11,10 @@ use crate::target::Class;
 pub enum Reads {
     /// It waits until the main has those writes, at most until its deadline.
     Wait,
-    /// It is answered from the spool where the spool has what it asks for, and waits otherwise.
+    /// It is answered from the spool where the spool has what it asks for, and waits otherwise. One
+    /// thing only the servers' ledger could tell: a write that was in doubt and is asked again may
+    /// have been done before another that is acknowledged, and is the newest in the spool all the
+    /// same.
     Overlay,
     /// It is refused as stale where writes of its key wait in the spool, and waits otherwise.
     Stale,

@@ -308,16 +308,13 @@ impl Pair {
             self.remove_read(token, is_read);
             return self.run_lane(lane);
         }
-        let found = match result {
-            Ok(found) => found,
-            Err(_) => {
-                // Where the store cannot be read nothing may be said about the order.
-                if !is_read {
-                    self.pop(lane);
-                }
-                self.reject(token, Reason::Unavailable);
-                return self.run_lane(lane);
+        let Ok(found) = result else {
+            // Where the store cannot be read nothing may be said about the order.
+            if !is_read {
+                self.pop(lane);
             }
+            self.reject(token, Reason::Unavailable);
+            return self.run_lane(lane);
         };
         match (found, is_read) {
             (None, true) => {
@@ -678,8 +675,7 @@ impl Pair {
 
     /// There is a main again.
     pub(super) fn wake_all(&mut self) {
-        let mut tokens: Vec<Token> = self.held.iter().copied().collect();
-        tokens.sort_unstable();
+        let tokens: Vec<Token> = self.held.iter().copied().collect();
         for token in tokens {
             self.wake(token);
         }

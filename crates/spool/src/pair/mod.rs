@@ -25,7 +25,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 pub use config::{DrainMode, InDoubt, Overlay, PairConfig, Reads, payload_of_a_write};
 use drain::Drain;
@@ -96,13 +96,15 @@ pub struct Pair {
     errors: Errors,
     /// When the main was suspected and found well, of late.
     relapses: VecDeque<u64>,
+    /// A request to a main without a ledger is in doubt, and may be done late.
+    has_late: bool,
     switched_at: Option<u64>,
     diverted_at: Option<u64>,
 
-    requests: HashMap<Token, Asked>,
+    requests: BTreeMap<Token, Asked>,
     bytes: u64,
-    lanes: HashMap<Lane, Queue>,
-    held: HashSet<Token>,
+    lanes: BTreeMap<Lane, Queue>,
+    held: BTreeSet<Token>,
     held_by_lane: HashMap<Lane, Vec<Token>>,
     /// Held until the spool is drained up to a place.
     barriers: BTreeSet<(u64, Token)>,
@@ -151,12 +153,13 @@ impl Pair {
             servers: [Server::default(), Server::default()],
             errors: Errors::default(),
             relapses: VecDeque::new(),
+            has_late: false,
             switched_at: None,
             diverted_at: Some(now),
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             bytes: 0,
-            lanes: HashMap::new(),
-            held: HashSet::new(),
+            lanes: BTreeMap::new(),
+            held: BTreeSet::new(),
             held_by_lane: HashMap::new(),
             barriers: BTreeSet::new(),
             wakes: BTreeSet::new(),

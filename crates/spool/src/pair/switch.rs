@@ -271,7 +271,11 @@ impl Pair {
             } else {
                 self.log("the main is well: a false alarm");
                 self.errors.clear();
-                self.begin_draining();
+                if self.has_late {
+                    self.divert("what was in doubt gets a new epoch behind it", false, false);
+                } else {
+                    self.begin_draining();
+                }
             }
         } else if report.wants_switch && self.config.automatic {
             let to = 1 - self.main();
@@ -390,7 +394,8 @@ impl Pair {
     /// A server without a ledger may do a request late whose answer did not come: a new epoch keeps
     /// it from undoing what follows.
     pub(super) fn bar_what_is_late(&mut self) {
-        if self.is_main_in_office() && self.config.classes[self.main()] != Class::Ledger {
+        self.has_late = self.config.classes[self.main()] != Class::Ledger;
+        if self.has_late && self.is_main_in_office() {
             self.divert("a request is in doubt, and gets a new epoch behind it", false, false);
         }
     }
@@ -538,6 +543,7 @@ impl Pair {
             self.counters.switched += 1;
         }
         self.lock.pass(epoch, to);
+        self.has_late = false;
         if !self.servers[to].is_asked {
             self.ask(to);
         }

@@ -116,7 +116,7 @@ pub(super) struct World {
     runs: u64,
     senders: Vec<Sender>,
     /// Who waits under which token, and until when.
-    waiting: HashMap<Token, (u64, u64)>,
+    waiting: BTreeMap<Token, (u64, u64)>,
     next_token: Token,
     next_id: u128,
     calls: HashSet<(u64, u64)>,
@@ -150,7 +150,7 @@ impl World {
             hosts,
             runs: 2,
             senders,
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             next_token: 1,
             next_id: 1,
             calls: HashSet::new(),
@@ -302,9 +302,14 @@ impl World {
             What::FrontDies => {
                 if self.front.take().is_some() {
                     self.born += 1;
-                    let senders: Vec<u64> =
-                        self.waiting.drain().map(|(_, (sender, _))| sender).collect();
+                    let senders: Vec<u64> = std::mem::take(&mut self.waiting)
+                        .into_values()
+                        .map(|(sender, _)| sender)
+                        .collect();
                     for sender in senders {
+                        if let Some((id, _)) = self.senders[usize::try_from(sender).unwrap()].now {
+                            self.told.get_mut(&id).unwrap().was_in_doubt = true;
+                        }
                         // At most once is kept only by those who do not ask again.
                         if self.config.in_doubt == crate::pair::InDoubt::Skip {
                             self.senders[usize::try_from(sender).unwrap()].now = None;
@@ -417,6 +422,7 @@ impl World {
             asked_at: self.now,
             acked_at: None,
             outcome: None,
+            was_in_doubt: false,
             must_see,
         };
         self.told.insert(id, told);
@@ -449,6 +455,7 @@ impl World {
             }
             Outcome::InDoubt => {
                 assert!(!looks, "seed {}: a read is in doubt: {request:?}", self.seed);
+                told.was_in_doubt = true;
                 // At most once is kept only by those who do not ask again.
                 self.config.in_doubt != crate::pair::InDoubt::Retry
             }
