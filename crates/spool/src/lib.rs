@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod failpoint;
+pub mod front;
 pub mod limits;
 pub mod pair;
 pub mod record;

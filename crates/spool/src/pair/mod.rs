@@ -30,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 pub use config::{DrainMode, InDoubt, Overlay, PairConfig, Reads, payload_of_a_write};
 use drain::Drain;
 pub use event::{Action, Command, Event, Side, StoreFault, Token};
+pub(crate) use intake::known_outcome;
 use intake::{Asked, Queue};
 use lock::Lock;
 use replay::Replay;

@@ -1,0 +1,86 @@
+//! A thread that reads a spool.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Sender, unbounded};
+
+use super::actor::Input;
+use crate::pair::{Event, StoreFault, Token};
+use crate::record::Lane;
+use crate::request::{Outcome, RequestId};
+use crate::store::{Known, SpoolReader, StoreError};
+use crate::target::Reply;
+
+/// What is to be read.
+pub(super) enum Look {
+    Newest { token: Token, lane: Lane },
+    Find { token: Token, id: RequestId },
+    Fetch { after: u64, limit: usize, weight_max: u64 },
+    Count,
+    Outcome { id: RequestId, reply: Reply<Option<Outcome>> },
+    Other(Box<dyn FnOnce(&mut dyn SpoolReader) + Send>),
+}
+
+/// The way to such a thread, which ends when the last of these is gone.
+#[derive(Debug, Clone)]
+pub(super) struct Looker(Arc<Sender<Look>>);
+
+impl Looker {
+    pub(super) fn start(
+        pair: &str,
+        mut reader: Box<dyn SpoolReader>,
+        answers: Sender<Input>,
+    ) -> io::Result<Self> {
+        let (sender, waiting) = unbounded();
+        // Each request asks one thing at a time, and requests are bounded.
+        thread::Builder::new().name(format!("spool-look-{pair:.10}")).spawn(move || {
+            for look in waiting {
+                if let Some(event) = answer(&mut *reader, look, &answers) {
+                    let _ = answers.send(Input::Event(event));
+                }
+            }
+        })?;
+        Ok(Self(Arc::new(sender)))
+    }
+
+    pub(super) fn ask(&self, look: Look) {
+        let _ = self.0.send(look);
+    }
+}
+
+fn answer(reader: &mut dyn SpoolReader, look: Look, _answers: &Sender<Input>) -> Option<Event> {
+    let told = |error: StoreError| {
+        log::warn!("{error}");
+        StoreFault::from(&error)
+    };
+    Some(match look {
+        Look::Newest { token, lane } => {
+            Event::Newest { token, result: reader.newest(lane).map_err(told) }
+        }
+        Look::Find { token, id } => {
+            Event::FoundId { token, result: reader.find(id).map_err(told) }
+        }
+        Look::Fetch { after, limit, weight_max } => {
+            Event::Fetched { result: reader.pending(after, limit, weight_max).map_err(told) }
+        }
+        Look::Count => Event::Counted { result: reader.totals().map_err(told) },
+        Look::Outcome { id, reply } => {
+            reply(outcome(reader.find(id).map_err(told).ok().flatten()));
+            return None;
+        }
+        Look::Other(look) => {
+            look(reader);
+            return None;
+        }
+    })
+}
+
+fn outcome(known: Option<Known>) -> Option<Outcome> {
+    Some(match known? {
+        Known::Pending { lsn } => Outcome::Held { lsn },
+        Known::Ended { lsn, end } => crate::pair::known_outcome(lsn, Some(end), true),
+        Known::Quarantined { .. } => Outcome::InDoubt,
+    })
+}
