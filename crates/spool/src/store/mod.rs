@@ -4,8 +4,18 @@
 //! thread; any number of [`SpoolReader`]s read beside it. Both have one conformance and crash suite
 //! for all implementations (`tests/store`).
 
+pub mod committer;
+mod counters;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod row;
+pub mod sqlite;
+
 use crate::record::{Lane, Record};
 use crate::request::RequestId;
+
+pub use counters::Quota;
+pub use row::Kept;
 
 /// What lies in a store for good, besides records: written before it is acted upon.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -250,7 +260,8 @@ pub trait SpoolStore: Send {
     /// each record of `batch.append`, in order. Places are given in the order of the records and
     /// grow by one. An id that stands twice in the batch is a duplicate the second time. `finish`
     /// and marks of places that are not pending are passed over: ends are told twice after a crash.
-    /// A record over the quota does not hinder the others.
+    /// Only [`Finish::Purged`] also ends what was set aside: its bytes go, and one that the backend
+    /// had refused stays known as refused. A record over the quota does not hinder the others.
     ///
     /// # Errors
     ///

@@ -1,0 +1,320 @@
+//! The spool of a pair in one file of SQLite: the store that needs no server.
+//!
+//! Beside the file `PATH` lie `PATH-wal` and `PATH-shm` (SQLite's own), `PAIR.lock` (locked by the
+//! process that holds the store) and `PAIR.reserve` (room for ends when the disk is full). They
+//! belong on a local disk: SQLite's locks and its log are not made for network file systems.
+//!
+//! A commit is one write to the log and one sync. After an error in the commit itself the store
+//! closes the file, opens it again, has SQLite recover it, writes all of the log into the file
+//! (what a failed sync left in doubt is not built upon), makes a commit of its own, and then reads
+//! from the file whether the batch is there.
+
+mod check;
+mod fault;
+mod read;
+mod reserve;
+mod schema;
+mod write;
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use rustix::fs::{FlockOperation, flock};
+
+use self::fault::Fault;
+use self::reserve::Reserve;
+use self::write::{Stop, Writing, counters};
+use super::{Appended, Batch, PairState, Quota, SpoolReader, SpoolStore, StoreError, Totals};
+use crate::failpoint;
+use crate::limits::PAIR_NAME_MAX;
+
+pub use self::read::SqliteReader;
+
+/// Records on damaged pages that one transaction sets aside before it gives up.
+const BROKEN_MAX: usize = 64;
+/// Pages that are given back to the file system at once.
+const VACUUM_PAGES: u64 = 512;
+
+/// Writes the spool of a pair in SQLite.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    pair: String,
+    quota: Quota,
+    reserve: Reserve,
+    /// `None` after an error: opened anew by the next call.
+    conn: Option<Connection>,
+    /// The log may end with what no sync brought to disk.
+    doubtful: bool,
+    /// Locked for as long as it is open.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the spool of `pair` in the file `path`, which is made if it is not there; its
+    /// directory must be. Takes the same time however much waits. Blocks for as long as the disk
+    /// takes, and up to ten seconds if a reader recovers the file at the moment.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] if another process has it, [`StoreError::Foreign`] if it is no spool of
+    /// this pair and version, others of the disk.
+    pub fn open(path: &Path, pair: &str, quota: Quota) -> Result<Self, StoreError> {
+        let what = name(path, pair);
+        let fail = |fault: Fault| schema::error(&what, fault);
+        let usual = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if pair.is_empty() || pair.len() > PAIR_NAME_MAX || !pair.chars().all(usual) {
+            let cause = "its name has to be 1 to 64 letters, digits, `-` or `_`".to_owned();
+            return Err(fail(Fault::Failed(cause)));
+        }
+        let lock = lock(&path.with_file_name(format!("{pair}.lock"))).map_err(fail)?;
+        let reserve = path.with_file_name(format!("{pair}.reserve"));
+        let reserve = Reserve::new(reserve, quota.bytes);
+        let (path, pair) = (path.to_owned(), pair.to_owned());
+        let mut store =
+            Self { path, pair, quota, reserve, conn: None, doubtful: false, _lock: lock };
+        schema::create(&store.path, &store.pair).map_err(fail)?;
+        // Whoever had it before may have died of a disk that does not sync, and what it did not
+        // acknowledge may stand in the log.
+        store.doubtful = true;
+        if let Err(fault) = store.connected() {
+            let retry = matches!(fault, Fault::Full) && store.reserve.spend();
+            if !retry {
+                return Err(fail(fault));
+            }
+            store.connected().map_err(fail)?;
+        }
+        // Without room for it the store opens all the same: what waits can be drained.
+        if let Err(e) = store.reserve.restore() {
+            log::warn!("spool {what}: no room for its reserve, so nothing is accepted: {e}");
+        }
+        Ok(store)
+    }
+
+    /// Reads the spool in the file `path`, whether or not a front holds it at the moment.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Foreign`] if it is no spool of this version, others of the disk. Blocks like
+    /// [`SqliteStore::open`].
+    pub fn open_reader(path: &Path) -> Result<SqliteReader, StoreError> {
+        SqliteReader::open(path)
+    }
+
+    /// The open file. After an error: opened anew, and all that is in the log brought into it.
+    fn connected(&mut self) -> Result<&Connection, Fault> {
+        let conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => schema::open_writer(&self.path, &self.pair, self.reserve.log_pages())?,
+        };
+        if self.doubtful {
+            schema::cut_log(&conn)?;
+            probe(&conn)?;
+            self.doubtful = false;
+        }
+        Ok(self.conn.insert(conn))
+    }
+
+    /// One transaction. `reach` is told before and after the commit.
+    fn transact<T>(
+        &mut self,
+        job: &mut dyn FnMut(&mut Writing<'_>) -> Result<T, Stop>,
+        reach: &dyn Fn(Moment),
+    ) -> Result<T, Fault> {
+        let mut broken: Vec<(u64, String)> = Vec::new();
+        loop {
+            let conn = self.connected()?;
+            let (stop, over) = match prepare(conn, job, &broken) {
+                Ok((result, serial)) => {
+                    reach(Moment::BeforeCommit);
+                    let committed = run(conn, "COMMIT");
+                    let committed = committed.or_else(|e| self.was_committed(serial, e.into()));
+                    return committed.map(|()| {
+                        reach(Moment::AfterCommit);
+                        result
+                    });
+                }
+                Err(stop) => (stop, conn.is_autocommit() || run(conn, "ROLLBACK").is_ok()),
+            };
+            if !over {
+                self.conn = None;
+            }
+            match stop {
+                Stop::Row { lsn, cause }
+                    if broken.len() < BROKEN_MAX && broken.iter().all(|(b, _)| *b != lsn) =>
+                {
+                    log::error!("spool {}: {lsn} is set aside: {cause}", self.pair);
+                    broken.push((lsn, cause));
+                }
+                Stop::Row { cause, .. } => return Err(Fault::Damaged(cause)),
+                // Without the commit nothing of it is there.
+                Stop::Fault(Fault::Failed(cause)) => {
+                    self.conn = None;
+                    self.doubtful = true;
+                    return Err(Fault::Failed(cause));
+                }
+                Stop::Fault(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// After an error of a commit: whether it is on disk nevertheless.
+    fn was_committed(&mut self, serial: u64, fault: Fault) -> Result<(), Fault> {
+        if matches!(fault, Fault::Full)
+            && let Some(conn) = &self.conn
+            && (conn.is_autocommit() || run(conn, "ROLLBACK").is_ok())
+            && counters(conn).is_ok_and(|now| now.serial < serial)
+        {
+            // Its last page, which makes it one, could not be written.
+            return Err(Fault::Full);
+        }
+        self.conn = None;
+        self.doubtful = true;
+        let cause = match fault {
+            Fault::Failed(cause) | Fault::Damaged(cause) | Fault::Unknown(cause) => cause,
+            other => format!("{other:?}"),
+        };
+        log::error!("spool {}: a commit failed, the file is opened anew: {cause}", self.pair);
+        let there = self.connected().and_then(|conn| Ok(counters(conn)?.serial >= serial));
+        match there {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Fault::Failed(cause)),
+            Err(later) => {
+                Err(Fault::Unknown(format!("{cause}; it could not be opened anew: {later:?}")))
+            }
+        }
+    }
+
+    /// Gives pages back to the file system, a few at a time, if most of the file is empty.
+    fn shrink(&mut self) -> Result<(), Fault> {
+        let conn = self.connected()?;
+        let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let free = number("PRAGMA freelist_count")?.cast_unsigned();
+        let all = number("PRAGMA page_count")?.cast_unsigned();
+        if free > 2 * VACUUM_PAGES && free > all / 2 {
+            conn.execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+        }
+        Ok(())
+    }
+
+    /// Reads something small.
+    fn look<T>(
+        &mut self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, StoreError> {
+        let looked = self.connected().and_then(|conn| Ok(read(conn)?));
+        looked.map_err(|fault| {
+            self.conn = None;
+            self.error(fault)
+        })
+    }
+
+    fn error(&self, fault: Fault) -> StoreError {
+        schema::error(&name(&self.path, &self.pair), fault)
+    }
+}
+
+/// Where a transaction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    BeforeCommit,
+    AfterCommit,
+}
+
+/// Everything of a transaction but its commit: what it gives, and its serial number.
+fn prepare<T>(
+    conn: &Connection,
+    job: &mut dyn FnMut(&mut Writing<'_>) -> Result<T, Stop>,
+    broken: &[(u64, String)],
+) -> Result<(T, u64), Stop> {
+    run(conn, "BEGIN IMMEDIATE")?;
+    let mut writing = Writing::new(conn)?;
+    for (lsn, cause) in broken {
+        writing.set_broken(*lsn, cause)?;
+    }
+    let result = job(&mut writing)?;
+    writing.end()?;
+    Ok((result, writing.counters.serial))
+}
+
+fn run(conn: &Connection, sql: &str) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+/// A commit that changes nothing that matters: whether the disk takes one.
+fn probe(conn: &Connection) -> Result<(), Fault> {
+    conn.execute("UPDATE meta SET probes = probes + 1", [])?;
+    Ok(())
+}
+
+fn name(path: &Path, pair: &str) -> String {
+    format!("{pair} ({})", path.display())
+}
+
+fn lock(path: &Path) -> Result<File, Fault> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Fault::Held),
+        Err(e) => Err(Fault::Failed(format!("{} cannot be locked: {e}", path.display()))),
+    }
+}
+
+impl SpoolStore for SqliteStore {
+    fn commit(&mut self, batch: &Batch) -> Result<Vec<Appended>, StoreError> {
+        failpoint::reach("store.begin");
+        let (appends, ends) = (!batch.append.is_empty(), !batch.finish.is_empty());
+        if appends && self.reserve.restore().is_err() {
+            return Err(self.error(Fault::Full));
+        }
+        let quota = self.quota;
+        let mut job = |writing: &mut Writing<'_>| writing.batch(batch, quota);
+        let reach = |moment| match moment {
+            Moment::BeforeCommit => {
+                failpoint::reach("store.before_commit");
+                if ends {
+                    failpoint::reach("store.finish.before_commit");
+                }
+            }
+            Moment::AfterCommit => {
+                failpoint::reach("store.after_commit");
+                if ends {
+                    failpoint::reach("store.finish.after_commit");
+                }
+            }
+        };
+        let mut result = self.transact(&mut job, &reach);
+        if !appends && matches!(result, Err(Fault::Full)) && self.reserve.spend() {
+            log::warn!("spool {}: the disk is full, ends are written with the reserve", self.pair);
+            // A cut log is room as well. What hinders it shows in the commit.
+            let _cut = self.connected().and_then(schema::cut_log);
+            result = self.transact(&mut job, &reach);
+        }
+        result.map_err(|fault| self.error(fault))
+    }
+
+    fn quarantine(&mut self, lsn: u64, what: &str) -> Result<(), StoreError> {
+        let mut job = |writing: &mut Writing<'_>| writing.quarantine(lsn, what);
+        self.transact(&mut job, &|_| ()).map_err(|fault| self.error(fault))
+    }
+
+    fn state(&mut self) -> Result<PairState, StoreError> {
+        self.look(read::pair_state)
+    }
+
+    fn totals(&mut self) -> Result<Totals, StoreError> {
+        self.look(read::totals)
+    }
+
+    fn forget(&mut self, before_ms: u64, limit: usize) -> Result<u64, StoreError> {
+        let mut job = |writing: &mut Writing<'_>| writing.forget(before_ms, limit);
+        let forgotten = self.transact(&mut job, &|_| ());
+        let forgotten = forgotten.and_then(|count| self.shrink().map(|()| count));
+        forgotten.map_err(|fault| self.error(fault))
+    }
+
+    fn reader(&self) -> Result<Box<dyn SpoolReader>, StoreError> {
+        Ok(Box::new(SqliteReader::open(&self.path)?))
+    }
+}
