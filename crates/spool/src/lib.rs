@@ -6,9 +6,11 @@
 //! * [`store`]: where records lie: SQLite, or PostgreSQL.
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
+//! * [`backend`]: what runs inside a server.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod failpoint;
 pub mod limits;
 pub mod record;
