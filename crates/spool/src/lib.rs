@@ -6,6 +6,7 @@
 //! * [`store`]: where records lie: SQLite, or PostgreSQL.
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
+//! * [`wire`]: what they say to each other over virtual sockets.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
@@ -16,5 +17,6 @@ pub mod request;
 pub mod store;
 pub mod submit;
 pub mod target;
+pub mod wire;
 
 pub use request::{Kind, Outcome, Reason, Request, RequestId};
