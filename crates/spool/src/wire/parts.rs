@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
     fn kind(&mut self) -> Result<Kind, WireError> {
         let what = "the kind of a request";
         let code = self.u32(what)?;
-        Kind::from_code(code).ok_or(WireError::UnknownCode { what, code: code.into() })
+        Kind::from_code(code).ok_or_else(|| WireError::UnknownCode { what, code: code.into() })
     }
 
     pub(super) fn request(&mut self) -> Result<Request, WireError> {
