@@ -7,13 +7,16 @@
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
 //! * [`wire`]: what they say to each other over virtual sockets.
+//! * [`serve`]: a server's end of the link to fronts.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
+mod conn;
 pub mod failpoint;
 pub mod limits;
 pub mod record;
 pub mod request;
+pub mod serve;
 pub mod store;
 pub mod submit;
 pub mod target;

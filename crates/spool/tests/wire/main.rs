@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod codec;
+mod common;
+mod serve;
