@@ -87,11 +87,12 @@ impl Handler for Fake {
         }
         let items = call.items.iter();
         locked(&self.done).extend(items.clone().map(|item| item.id));
-        CallReplyMessage::Results(
-            items
-                .map(|item| ItemResult::Done { answer: item.payload.clone(), again: false })
-                .collect(),
-        )
+        let answer = |item: &Record| match call.epoch {
+            8 => vec![1; BIG],
+            _ => item.payload.clone(),
+        };
+        let done = |item| ItemResult::Done { answer: answer(item), again: false };
+        CallReplyMessage::Results(items.map(done).collect())
     }
 
     fn report(&self) -> Report {
