@@ -34,6 +34,10 @@ pub const AGAINST_RULES: u32 = 0xffff_ff02;
 /// Refusal: the answer is longer than an answer may be.
 pub const ANSWER_TOO_LONG: u32 = 0xffff_ff03;
 
+/// The longest wait for a transaction under way when the epoch is raised: grants are taken on
+/// threads that have reports to write as well, and are tried again.
+const EPOCH_BUSY_MAX: Duration = Duration::from_secs(1);
+
 /// How a ledger is kept.
 #[derive(Debug, Clone)]
 pub struct LedgerConfig {
@@ -148,7 +152,9 @@ impl Ledger {
     ///
     /// The database cannot be opened.
     pub fn epochs(&self) -> Result<LedgerEpochs, LedgerError> {
-        Ok(LedgerEpochs(std::sync::Mutex::new(Self::open(&self.path, self.config.clone())?)))
+        let busy_timeout = self.config.busy_timeout.min(EPOCH_BUSY_MAX);
+        let config = LedgerConfig { busy_timeout, ..self.config.clone() };
+        Ok(LedgerEpochs(std::sync::Mutex::new(Self::open(&self.path, config)?)))
     }
 
     /// Lets the backend do something in the database that is no request: make its tables, tidy up.
@@ -429,7 +435,7 @@ impl RunningTime {
 /// The highest epoch, in the database of a ledger: raising it fences every transaction of a lower
 /// one, of whatever process.
 ///
-/// Waits for a transaction under way, at most [`LedgerConfig::busy_timeout`]. A main that was
+/// Waits for a transaction under way, at most a second. A main that was
 /// stopped in the middle of one blocks the database: nobody else can take over before it goes on or
 /// is killed, which a pair's `fence` command is for.
 #[derive(Debug)]

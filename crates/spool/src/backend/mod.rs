@@ -12,6 +12,7 @@ pub mod epoch;
 pub mod ledger;
 pub mod ledgered;
 pub mod lock;
+pub mod mail;
 pub mod monitor;
 pub mod server;
 
@@ -24,7 +25,7 @@ use epoch::EpochStore;
 use lock::Permit;
 
 pub use ledgered::{Effects, LedgerBackend};
-pub use server::Guarded;
+pub use server::{BackendServer, Guarded};
 
 /// What a server does with requests. Any number of threads call it at once.
 pub trait Backend: Send + Sync + fmt::Debug {

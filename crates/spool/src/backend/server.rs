@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
+use eversock_socket::VirtualListener;
+
 use crate::backend::Backend;
 use crate::backend::clock::{BootClock, Clock};
 use crate::backend::lock::{GrantRefused, Lock};
 use crate::backend::monitor::PairMonitor;
 use crate::limits::BATCH_MAX;
-use crate::target::{Call, CallFailed, CallResult, Class, Grant, Report};
+use crate::serve::{self, CallReplyMessage, Handler, IncomingCall, ServeConfig, Serving};
+use crate::target::{CallFailed, CallResult, Class, Grant, Report};
 
 /// A backend behind its lock: checks epoch and lease before each call. Independent of how messages
 /// come.
@@ -78,7 +81,7 @@ impl Guarded {
     /// # Errors
     ///
     /// See [`CallFailed`].
-    pub fn execute(&self, call: &Call) -> CallResult {
+    pub fn execute(&self, call: &IncomingCall) -> CallResult {
         // The message layer bounds it too; direct callers do not go through that.
         if call.items.len() > BATCH_MAX {
             let what = format!("{} items in one call: {BATCH_MAX} are allowed", call.items.len());
@@ -136,5 +139,98 @@ impl Guarded {
             self.asked.store(false, Ordering::SeqCst);
         }
         released
+    }
+}
+
+impl Handler for Guarded {
+    fn class(&self) -> Class {
+        Self::class(self)
+    }
+
+    fn execute(&self, call: IncomingCall) -> CallReplyMessage {
+        match Self::execute(self, &call) {
+            Ok(results) => CallReplyMessage::Results(results),
+            Err(CallFailed::Fenced { seen, .. }) => CallReplyMessage::Fenced { seen },
+            Err(failed) => {
+                log::error!("a call of {} items failed: {failed}", call.items.len());
+                // No result for an item is no answer: the front takes them for done or not done.
+                CallReplyMessage::Results(Vec::new())
+            }
+        }
+    }
+
+    fn report(&self) -> Report {
+        Self::report(self)
+    }
+
+    fn grant(&self, grant: Grant) -> bool {
+        let granted = Self::grant(self, &grant);
+        if let Err(why) = &granted {
+            log::warn!("a grant of epoch {} was refused: {why}", grant.epoch);
+        }
+        granted.is_ok()
+    }
+
+    fn release(&self, epoch: u64, timeout: Duration) -> bool {
+        Self::release(self, epoch, timeout)
+    }
+}
+
+/// A backend at an address, until it is dropped or closed.
+#[derive(Debug)]
+pub struct BackendServer {
+    guarded: Arc<Guarded>,
+    serving: Serving,
+}
+
+impl BackendServer {
+    /// Serves the fronts that connect to this listener.
+    ///
+    /// # Errors
+    ///
+    /// The epoch cannot be read, the listener has no address, or the system has no thread.
+    pub fn start(
+        listener: VirtualListener,
+        backend: Arc<dyn Backend>,
+        config: ServeConfig,
+    ) -> io::Result<Self> {
+        Self::serve(listener, Guarded::new(backend)?, config)
+    }
+
+    /// Serves a backend whose lock somebody else uses as well.
+    ///
+    /// # Errors
+    ///
+    /// The listener has no address, or the system has no thread.
+    pub fn serve(
+        listener: VirtualListener,
+        guarded: Arc<Guarded>,
+        config: ServeConfig,
+    ) -> io::Result<Self> {
+        let handler: Arc<dyn Handler> = Arc::<Guarded>::clone(&guarded);
+        let serving = serve::serve(listener, handler, config)?;
+        Ok(Self { guarded, serving })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.serving.addr()
+    }
+
+    /// The backend behind its lock.
+    #[must_use]
+    pub fn guarded(&self) -> &Arc<Guarded> {
+        &self.guarded
+    }
+
+    /// Asks the front to let the other server take over, until the lock changes hands.
+    pub fn ask_for_switch(&self) {
+        self.guarded.ask_for_switch();
+    }
+
+    /// Ends connections and threads; blocks until calls under way are done.
+    pub fn close(&self) {
+        self.serving.close();
     }
 }
