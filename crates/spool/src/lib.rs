@@ -7,17 +7,24 @@
 //! * [`store`]: where records lie: SQLite, or PostgreSQL.
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
+//! * [`wire`]: what they say to each other over virtual sockets.
+//! * [`serve`]: a server's end of the link to fronts.
+//! * [`backend`]: what runs inside a server.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
+pub mod backend;
+mod conn;
 pub mod failpoint;
 pub mod front;
 pub mod limits;
 pub mod pair;
 pub mod record;
 pub mod request;
+pub mod serve;
 pub mod store;
 pub mod submit;
 pub mod target;
+pub mod wire;
 
 pub use request::{Kind, Outcome, Reason, Request, RequestId};

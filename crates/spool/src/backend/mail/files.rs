@@ -1,0 +1,194 @@
+//! Messages as files: one directory for each mailbox, with `tmp`, `new` and `cur`.
+//!
+//! A file counts for nothing: a message is there when the index says so.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::failpoint::reach;
+use crate::limits::PAYLOAD_MAX;
+use crate::request::RequestId;
+
+#[derive(Debug)]
+pub(super) struct Files {
+    root: PathBuf,
+    /// Of this process: `R`, random digits, and the host's name.
+    run: (String, String),
+    count: AtomicU64,
+}
+
+/// A file that the index may not know.
+#[derive(Debug)]
+pub(super) struct Stray {
+    pub(super) mailbox: String,
+    /// Without the flags behind it.
+    pub(super) name: String,
+    path: PathBuf,
+}
+
+impl Files {
+    pub(super) fn open(root: &Path) -> io::Result<Self> {
+        make_directory(root)?;
+        let random = format!("{:x}", RequestId::random()?.0 as u64);
+        Ok(Self { root: root.to_owned(), run: (random, host()), count: AtomicU64::new(0) })
+    }
+
+    fn directory(&self, mailbox: &str, which: &str) -> PathBuf {
+        self.root.join(mailbox).join(which)
+    }
+
+    /// Puts a message into `new`, and gives its name. When this has returned, a power cut does not
+    /// take it away.
+    pub(super) fn write(&self, mailbox: &str, message: &[u8]) -> io::Result<String> {
+        let new = self.directory(mailbox, "new");
+        let tmp = self.directory(mailbox, "tmp");
+        if !new.is_dir() || !tmp.is_dir() {
+            self.make_mailbox(mailbox)?;
+        }
+        let name = self.fresh_name();
+        let path = tmp.join(&name);
+        let written = write_whole(&path, message)
+            .and_then(|()| fs::rename(&path, new.join(&name)))
+            .and_then(|()| File::open(&new)?.sync_all());
+        if let Err(error) = written {
+            let _none = fs::remove_file(&path);
+            let _none = fs::remove_file(new.join(&name));
+            return Err(error);
+        }
+        reach("backend.mail.file_written");
+        Ok(name)
+    }
+
+    fn make_mailbox(&self, mailbox: &str) -> io::Result<()> {
+        make_directory(&self.root.join(mailbox))?;
+        for which in ["tmp", "new", "cur"] {
+            make_directory(&self.directory(mailbox, which))?;
+        }
+        Ok(())
+    }
+
+    /// Seconds, process, run, count and host: a name that no other file has.
+    fn fresh_name(&self) -> String {
+        let seconds =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let (run, host) = &self.run;
+        format!("{seconds}.P{}R{run}Q{count}.{host}", std::process::id())
+    }
+
+    /// Where a message lies: the flags say where it should, and a crash or another server may have
+    /// left it elsewhere.
+    fn find(&self, mailbox: &str, name: &str, flags: &str) -> Option<PathBuf> {
+        let new = self.directory(mailbox, "new").join(name);
+        let cur = self.directory(mailbox, "cur");
+        let flagged = cur.join(format!("{name}:2,{flags}"));
+        if flagged.exists() {
+            return Some(flagged);
+        }
+        if new.exists() {
+            return Some(new);
+        }
+        let begins = format!("{name}:2,");
+        let of_name = |entry: &fs::DirEntry| {
+            entry.file_name().to_str().is_some_and(|found| found.starts_with(&begins))
+        };
+        fs::read_dir(cur).ok()?.filter_map(Result::ok).find(of_name).map(|entry| entry.path())
+    }
+
+    /// Whether a file that was written is still there.
+    pub(super) fn is_new(&self, mailbox: &str, name: &str) -> bool {
+        self.directory(mailbox, "new").join(name).exists()
+    }
+
+    /// At most so many bytes of a message.
+    pub(super) fn read(
+        &self,
+        mailbox: &str,
+        name: &str,
+        flags: &str,
+        most: usize,
+    ) -> io::Result<Vec<u8>> {
+        let path = self.find(mailbox, name, flags).ok_or(io::ErrorKind::NotFound)?;
+        let mut message = Vec::new();
+        File::open(path)?.take(most.min(PAYLOAD_MAX) as u64).read_to_end(&mut message)?;
+        Ok(message)
+    }
+
+    /// Moves a message to where its flags say.
+    pub(super) fn flag(&self, mailbox: &str, name: &str, flags: &str) -> io::Result<()> {
+        let path = self.find(mailbox, name, flags).ok_or(io::ErrorKind::NotFound)?;
+        fs::rename(path, self.directory(mailbox, "cur").join(format!("{name}:2,{flags}")))
+    }
+
+    pub(super) fn remove(&self, mailbox: &str, name: &str, flags: &str) {
+        if let Some(path) = self.find(mailbox, name, flags) {
+            let _swept_later = fs::remove_file(path);
+        }
+    }
+
+    /// Files older than the grace: those of `tmp` go at once, the others come back for the index
+    /// to be asked.
+    pub(super) fn strays(&self, grace: Duration) -> io::Result<Vec<Stray>> {
+        let mut strays = Vec::new();
+        for mailbox in fs::read_dir(&self.root)? {
+            let Ok(mailbox) = mailbox?.file_name().into_string() else { continue };
+            for which in ["tmp", "new", "cur"] {
+                let Ok(files) = fs::read_dir(self.directory(&mailbox, which)) else { continue };
+                for file in files {
+                    let file = file?;
+                    let age = file.metadata().and_then(|data| data.modified());
+                    let age = age.ok().and_then(|at| at.elapsed().ok());
+                    if age.is_none_or(|age| age < grace) {
+                        continue;
+                    }
+                    let path = file.path();
+                    if which == "tmp" {
+                        // One who still writes it fails to rename it, and says so.
+                        let _gone = fs::remove_file(path);
+                        continue;
+                    }
+                    let Ok(name) = file.file_name().into_string() else { continue };
+                    let name = name.split(":2,").next().unwrap_or_default().to_owned();
+                    strays.push(Stray { mailbox: mailbox.clone(), name, path });
+                }
+            }
+        }
+        Ok(strays)
+    }
+}
+
+impl Stray {
+    pub(super) fn remove(&self) {
+        let _gone = fs::remove_file(&self.path);
+    }
+}
+
+fn write_whole(path: &Path, message: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(message)?;
+    file.sync_all()
+}
+
+/// Makes a directory that only we can read, so that a power cut does not take it away.
+fn make_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => File::open(".")?.sync_all(),
+    }
+}
+
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let name: String = name.trim().chars().filter(plain).take(64).collect();
+    if name.is_empty() { "localhost".to_owned() } else { name }
+}

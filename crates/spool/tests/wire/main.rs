@@ -1,0 +1,6 @@
+//! Messages between senders, fronts and servers, over real virtual sockets on loopback.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod codec;
+mod common;
+mod serve;
