@@ -13,6 +13,9 @@ use crate::request::{Outcome, RequestId};
 use crate::store::{Known, SpoolReader, StoreError};
 use crate::target::Reply;
 
+/// Something else that is to be read.
+type OtherLook = Box<dyn FnOnce(&mut dyn SpoolReader) + Send>;
+
 /// What is to be read.
 pub(super) enum Look {
     Newest { token: Token, lane: Lane },
@@ -20,7 +23,7 @@ pub(super) enum Look {
     Fetch { after: u64, limit: usize, weight_max: u64 },
     Count,
     Outcome { id: RequestId, reply: Reply<Option<Outcome>> },
-    Other(Box<dyn FnOnce(&mut dyn SpoolReader) + Send>),
+    Other(OtherLook),
 }
 
 /// The way to such a thread, which ends when the last of these is gone.
@@ -37,7 +40,7 @@ impl Looker {
         // Each request asks one thing at a time, and requests are bounded.
         thread::Builder::new().name(format!("spool-look-{pair:.10}")).spawn(move || {
             for look in waiting {
-                if let Some(event) = answer(&mut *reader, look, &answers) {
+                if let Some(event) = answer(&mut *reader, look) {
                     let _ = answers.send(Input::Event(event));
                 }
             }
@@ -50,7 +53,7 @@ impl Looker {
     }
 }
 
-fn answer(reader: &mut dyn SpoolReader, look: Look, _answers: &Sender<Input>) -> Option<Event> {
+fn answer(reader: &mut dyn SpoolReader, look: Look) -> Option<Event> {
     let told = |error: StoreError| {
         log::warn!("{error}");
         StoreFault::from(&error)
@@ -59,9 +62,7 @@ fn answer(reader: &mut dyn SpoolReader, look: Look, _answers: &Sender<Input>) ->
         Look::Newest { token, lane } => {
             Event::Newest { token, result: reader.newest(lane).map_err(told) }
         }
-        Look::Find { token, id } => {
-            Event::FoundId { token, result: reader.find(id).map_err(told) }
-        }
+        Look::Find { token, id } => Event::FoundId { token, result: reader.find(id).map_err(told) },
         Look::Fetch { after, limit, weight_max } => {
             Event::Fetched { result: reader.pending(after, limit, weight_max).map_err(told) }
         }
