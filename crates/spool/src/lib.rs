@@ -6,10 +6,13 @@
 //! * [`store`]: where records lie: SQLite, or PostgreSQL.
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
+//! * `http` (feature `http`): the front that speaks HTTP, and servers that speak it.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
 pub mod failpoint;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod limits;
 pub mod record;
 pub mod request;
