@@ -10,6 +10,7 @@
 //! * [`wire`]: what they say to each other over virtual sockets.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
+//! * `http` (feature `http`): the front that speaks HTTP, and servers that speak it.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,8 @@ pub mod backend;
 mod conn;
 pub mod failpoint;
 pub mod front;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod limits;
 pub mod pair;
 pub mod record;
