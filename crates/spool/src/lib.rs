@@ -12,20 +12,24 @@
 //! * [`link`]: a server at the other end of a virtual socket.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
+//! * [`config`]: a front as a file says it.
+//! * [`job`]: a spool as a file, for a server to work off.
 //! * `http` (feature `http`): the front that speaks HTTP, and servers that speak it.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod config;
 mod conn;
 pub mod door;
 pub mod failpoint;
 pub mod front;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod job;
 pub mod limits;
-pub mod pair;
 pub mod link;
+pub mod pair;
 pub mod record;
 pub mod request;
 pub mod serve;
