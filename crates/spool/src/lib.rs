@@ -7,6 +7,7 @@
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
 //! * `http` (feature `http`): the front that speaks HTTP, and servers that speak it.
+//! * `smtp` (feature `smtp`): the front that accepts mail.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,8 @@ pub mod http;
 pub mod limits;
 pub mod record;
 pub mod request;
+#[cfg(feature = "smtp")]
+pub mod smtp;
 pub mod store;
 pub mod submit;
 pub mod target;
