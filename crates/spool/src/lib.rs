@@ -15,6 +15,7 @@
 //! * [`config`]: a front as a file says it.
 //! * [`job`]: a spool as a file, for a server to work off.
 //! * `http` (feature `http`): the front that speaks HTTP, and servers that speak it.
+//! * `smtp` (feature `smtp`): the front that accepts mail.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,8 @@ pub mod pair;
 pub mod record;
 pub mod request;
 pub mod serve;
+#[cfg(feature = "smtp")]
+pub mod smtp;
 pub mod store;
 pub mod submit;
 pub mod target;

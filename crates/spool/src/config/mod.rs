@@ -22,8 +22,8 @@ use std::time::Duration;
 
 pub use gate::Gate;
 use place::Place;
-pub use servers::ServerFile;
 use servers::Keys;
+pub use servers::ServerFile;
 pub use start::{Listening, Running};
 pub use stores::PairReader;
 

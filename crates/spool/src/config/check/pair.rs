@@ -33,8 +33,10 @@ pub(super) fn pair(
         let problem = format!("{name} has {count}; a pair has two [[pair.server]]");
         return Err(check.wrong(at, "server", &problem));
     };
-    let servers =
-        [server::server(check, &name, "main", main)?, server::server(check, &name, "standby", standby)?];
+    let servers = [
+        server::server(check, &name, "main", main)?,
+        server::server(check, &name, "standby", standby)?,
+    ];
     if servers[0].name == servers[1].name {
         let problem = format!("both servers of {name} are called {:?}", servers[0].name);
         return Err(check.wrong(at, "server", &format!("{problem}; give them names of their own")));

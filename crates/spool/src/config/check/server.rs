@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::super::ConfigError;
 use super::super::servers::{How, Keys, ServerFile, SocketServer};
 use super::super::written::{WrittenHook, WrittenServer};
-use super::super::ConfigError;
 use super::Check;
 use crate::link::FenceCommand;
 use crate::target::Class;
@@ -24,7 +24,8 @@ pub(super) fn server(
     let mut written = written.into_inner();
     let name = written.name.take().unwrap_or_else(|| default_name.to_owned());
     if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
-        let problem = format!("{name:?} is no name for a server; use 1 to {NAME_MAX} bytes of text");
+        let problem =
+            format!("{name:?} is no name for a server; use 1 to {NAME_MAX} bytes of text");
         return Err(check.wrong(at, "name", &problem));
     }
     let url = written.url.clone();
@@ -59,15 +60,20 @@ fn socket(
     rest: &str,
     written: WrittenServer,
 ) -> Result<SocketServer, ConfigError> {
-    only(check, at, "eversock", &[
-        ("promote", written.promote.is_some()),
-        ("release", written.release.is_some()),
-        ("health", written.health.is_some()),
-        ("headers", written.headers.is_some()),
-        ("lanes-max", written.lanes_max.is_some()),
-        ("answer-max", written.answer_max.is_some()),
-        ("linger", written.linger.is_some()),
-    ])?;
+    only(
+        check,
+        at,
+        "eversock",
+        &[
+            ("promote", written.promote.is_some()),
+            ("release", written.release.is_some()),
+            ("health", written.health.is_some()),
+            ("headers", written.headers.is_some()),
+            ("lanes-max", written.lanes_max.is_some()),
+            ("answer-max", written.answer_max.is_some()),
+            ("linger", written.linger.is_some()),
+        ],
+    )?;
     let Some((host, port)) = host_and_port(rest) else {
         let problem = format!("eversock://{rest}: expected eversock://HOST:PORT and no more");
         return Err(check.wrong(at, "url", &problem));
@@ -76,7 +82,8 @@ fn socket(
     let fence = match written.fence {
         None => None,
         Some(WrittenHook::Command(argv)) => {
-            let (program, args) = argv.split_first().ok_or_else(|| no_program(check, at, "fence"))?;
+            let (program, args) =
+                argv.split_first().ok_or_else(|| no_program(check, at, "fence"))?;
             Some(FenceCommand { program: program.clone(), args: args.to_vec(), timeout })
         }
         Some(WrittenHook::Post(_)) => {
@@ -119,15 +126,20 @@ fn http(
     written: WrittenServer,
 ) -> Result<How, ConfigError> {
     use crate::http::{Hook, HttpTargetConfig};
-    only(check, at, "http", &[
-        ("key", written.key.is_some()),
-        ("sealed", written.sealed),
-        ("identity", written.identity.is_some()),
-        ("known-peers", written.known_peers.is_some()),
-        ("accept-new", written.accept_new),
-        ("grace", written.grace.is_some()),
-        ("bytes-in-flight-max", written.bytes_in_flight_max.is_some()),
-    ])?;
+    only(
+        check,
+        at,
+        "http",
+        &[
+            ("key", written.key.is_some()),
+            ("sealed", written.sealed),
+            ("identity", written.identity.is_some()),
+            ("known-peers", written.known_peers.is_some()),
+            ("accept-new", written.accept_new),
+            ("grace", written.grace.is_some()),
+            ("bytes-in-flight-max", written.bytes_in_flight_max.is_some()),
+        ],
+    )?;
     let timeout = written.hook_timeout.map_or(HOOK_TIMEOUT, |time| time.0);
     let hook = |key: &str, hook: Option<WrittenHook>| match hook {
         None => Ok(None),
