@@ -3,5 +3,8 @@
 
 mod codec;
 mod common;
+mod door;
+mod ends;
 mod link;
+mod sender;
 mod serve;
