@@ -1,7 +1,7 @@
 //! Fronts that must not start, and fronts that end.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use crate::common::{PATIENCE, Place, wait_for};
@@ -110,5 +110,30 @@ fn writes_are_taken_while_no_server_is_there() {
     let rows =
         wait_for("the record is listed", || Some(world.rows()).filter(|rows| !rows.is_empty()));
     assert_eq!((rows.len(), rows[0]["key"].as_str()), (1, Some("/x")), "{rows:?}");
+
+    let client = TcpStream::connect(front.door("smtp")).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut replies = BufReader::new(&client).lines();
+    // The last line of a reply has a blank behind its code.
+    let mut reply = || loop {
+        let line = replies.next().unwrap().unwrap();
+        if line.as_bytes().get(3) != Some(&b'-') {
+            return line;
+        }
+    };
+    assert!(reply().starts_with("220 "));
+    for (said, code) in [
+        ("EHLO client.example", "250"),
+        ("MAIL FROM:<a@example.org>", "250"),
+        ("RCPT TO:<bob@example.org>", "250"),
+        ("DATA", "354"),
+        ("Subject: hello\r\n\r\nhi\r\n.", "250"),
+        ("QUIT", "221"),
+    ] {
+        (&client).write_all(format!("{said}\r\n").as_bytes()).unwrap();
+        let reply = reply();
+        assert!(reply.starts_with(code), "{said}: {reply}");
+    }
+    assert_eq!(world.rows().len(), 2);
     front.stop();
 }

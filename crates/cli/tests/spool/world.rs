@@ -150,6 +150,10 @@ fn file(addrs: &[SocketAddr], lines: &str) -> String {
          [[http.route]]\n\
          path = \"/\"\n\
          pair = \"mail\"\n\
+         [[smtp]]\n\
+         listen = \"127.0.0.1:0\"\n\
+         hostname = \"front.example\"\n\
+         pair = \"mail\"\n\
          [[pair]]\n\
          name = \"mail\"\n\
          lease = \"2s\"\n\
