@@ -8,6 +8,8 @@
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
 //! * [`wire`]: what they say to each other over virtual sockets.
+//! * [`door`]: a front's end for senders.
+//! * [`link`]: a server at the other end of a virtual socket.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
 //! * [`failpoint`]: places at which tests let the process die.
@@ -15,10 +17,12 @@
 
 pub mod backend;
 mod conn;
+pub mod door;
 pub mod failpoint;
 pub mod front;
 pub mod limits;
 pub mod pair;
+pub mod link;
 pub mod record;
 pub mod request;
 pub mod serve;
