@@ -12,6 +12,8 @@
 //! * [`link`]: a server at the other end of a virtual socket.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
+//! * `http` (feature `http`): the front that speaks HTTP, and servers that speak it.
+//! * `smtp` (feature `smtp`): the front that accepts mail.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
@@ -20,12 +22,16 @@ mod conn;
 pub mod door;
 pub mod failpoint;
 pub mod front;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod limits;
 pub mod pair;
 pub mod link;
 pub mod record;
 pub mod request;
 pub mod serve;
+#[cfg(feature = "smtp")]
+pub mod smtp;
 pub mod store;
 pub mod submit;
 pub mod target;
