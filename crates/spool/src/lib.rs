@@ -7,6 +7,8 @@
 //! * [`submit`]: where fronts of every language hand in what they were asked.
 //! * [`target`]: a server of a pair, as the front sees it.
 //! * [`wire`]: what they say to each other over virtual sockets.
+//! * [`door`]: a front's end for senders.
+//! * [`link`]: a server at the other end of a virtual socket.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
 //! * [`failpoint`]: places at which tests let the process die.
@@ -14,8 +16,10 @@
 
 pub mod backend;
 mod conn;
+pub mod door;
 pub mod failpoint;
 pub mod limits;
+pub mod link;
 pub mod record;
 pub mod request;
 pub mod serve;

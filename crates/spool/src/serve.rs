@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use eversock_socket::VirtualListener;
 
 use crate::conn::accept::Acceptor;
-use crate::conn::{Ended, Line, LineReader, Outbox, greeted, lock};
+use crate::conn::{Closing, Ended, Line, LineReader, Outbox, greeted, lock};
 use crate::limits::{DEADLINE_MAX, MESSAGE_MAX};
 use crate::record::Record;
 use crate::target::{Class, Grant, ItemResult, Report};
@@ -232,11 +232,18 @@ impl Shared {
         };
         let outbox = Arc::new(Outbox::new());
         outbox.push(ServerMessage::Welcome { version, class: self.handler.class() }, 0);
+        let intake = Arc::downgrade(&outbox);
+        line.at_end(move || {
+            if let Some(outbox) = intake.upgrade() {
+                outbox.end_intake();
+            }
+        });
         thread::scope(|scope| {
+            let _closing = Closing(&outbox);
             let writer = thread::Builder::new().name("spool-serve-write".to_owned()).spawn_scoped(
                 scope,
                 || {
-                    if let Err(error) = outbox.run(&line.stream, |_, _| {}) {
+                    if let Err(error) = outbox.run(&line.stream) {
                         log::info!("a connection of a front failed: {error}");
                     }
                 },

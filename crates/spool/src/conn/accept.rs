@@ -88,7 +88,7 @@ impl Acceptor {
     }
 
     /// Ends all connections, after what waits to be written to them if that is soon, and all
-    /// threads. Blocks a few seconds at most.
+    /// threads. Blocks a few seconds at most. Those that are cut right now are not waited for.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.shared.state);
         state.closing = true;
@@ -104,7 +104,7 @@ impl Acceptor {
                 log::error!("the thread that accepts has panicked");
             }
         }
-        lines.iter().for_each(|line| line.end_reading());
+        lines.iter().for_each(|line| line.end());
         self.shared.await_end(Instant::now() + CLOSE_TIMEOUT);
         let left = std::mem::take(&mut lock(&self.shared.state).lines);
         left.values().for_each(|(line, _)| line.sever());

@@ -1,15 +1,18 @@
 //! Connections of both protocols: how they begin, who writes to them, who accepts them.
 
 pub(crate) mod accept;
+pub(crate) mod client;
+pub(crate) mod dial;
 mod outbox;
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use eversock_socket::VirtualStream;
-pub(crate) use outbox::Outbox;
+pub(crate) use outbox::{Closing, Outbox};
 
 use crate::wire::codes::bye;
 use crate::wire::frame::{self, GREETING_MAX};
@@ -85,16 +88,22 @@ pub(crate) fn wait_until<'a, T>(
 }
 
 /// One connection, which another thread can end.
-#[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) stream: VirtualStream,
     local_id: Option<u64>,
+    at_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("stream", &self.stream).finish_non_exhaustive()
+    }
 }
 
 impl Line {
     pub(crate) fn new(stream: VirtualStream) -> Arc<Self> {
         let local_id = stream.info().ok().map(|info| info.local_id);
-        Arc::new(Self { stream, local_id })
+        Arc::new(Self { stream, local_id, at_end: OnceLock::new() })
     }
 
     /// Reads its frames.
@@ -102,13 +111,27 @@ impl Line {
         FrameReader::new(Source(Arc::clone(self)))
     }
 
-    /// Reading ends; what is written goes on.
-    pub(crate) fn end_reading(&self) {
+    /// What [`Self::end`] and [`Self::sever`] do besides; only the first is kept.
+    pub(crate) fn at_end(&self, run: impl Fn() + Send + Sync + 'static) {
+        let _second = self.at_end.set(Box::new(run));
+    }
+
+    /// Reading ends; what is written goes on if somebody is there.
+    pub(crate) fn end(&self) {
+        if let Some(run) = self.at_end.get() {
+            run();
+        }
+        if self.stream.info().is_ok_and(|info| info.detached_ms.is_some()) {
+            return self.sever();
+        }
         let _gone = self.stream.shutdown(Shutdown::Read);
     }
 
     /// All ends at once, and the peer is told so; who reads or writes wakes with an error.
     pub(crate) fn sever(&self) {
+        if let Some(run) = self.at_end.get() {
+            run();
+        }
         if !self.local_id.is_some_and(eversock_engine::kill) {
             let _gone = self.stream.shutdown(Shutdown::Both);
         }
@@ -151,6 +174,9 @@ pub(crate) enum Ended {
     Wire(#[from] crate::wire::WireError),
     #[error("{0}")]
     Bye(Bye),
+    /// This side's own wish.
+    #[error("{}", .0.text)]
+    Refused(Bye),
     #[error("the peer ended the connection")]
     Eof,
     #[error("the peer sent a message of type {0:#06x}, which only the other side sends")]
@@ -168,6 +194,7 @@ impl Ended {
                 is_slow.then_some(Bye { code: bye::SLOW, text })
             }
             Self::Frame(FrameError::Cut { .. }) | Self::Bye(_) | Self::Eof => None,
+            Self::Refused(bye) => Some(bye.clone()),
             Self::Frame(FrameError::TooLong { .. }) | Self::Wire(_) | Self::Direction(_) => {
                 Some(Bye { code: bye::MALFORMED, text: self.to_string() })
             }
@@ -193,17 +220,11 @@ pub(crate) fn greeted<M: Greets>(
     wanted: Role,
 ) -> Result<u16, Ended> {
     let result = first::<M>(line, reader).and_then(|message| match message.hello() {
-        Some(hello) => hello.agree(wanted).map_err(Ended::Bye),
+        Some(hello) => hello.agree(wanted).map_err(Ended::Refused),
         None => Err(Ended::Direction(message.kind())),
     });
-    match &result {
-        Err(Ended::Bye(bye)) => line.refuse::<M>(bye.clone()),
-        Err(ended) => {
-            if let Some(bye) = ended.bye() {
-                line.refuse::<M>(bye);
-            }
-        }
-        Ok(_) => {}
+    if let Some(bye) = result.as_ref().err().and_then(Ended::bye) {
+        line.refuse::<M>(bye);
     }
     result
 }

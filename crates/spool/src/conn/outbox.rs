@@ -34,14 +34,22 @@ struct State<M> {
     bytes: usize,
     /// Nothing more is taken; what waits is still written.
     closed: bool,
+    /// Nothing more is read.
+    intake_over: bool,
     /// Nobody writes any more.
     gone: bool,
 }
 
 impl<M: Message> Outbox<M> {
     pub(crate) fn new() -> Self {
-        let state =
-            State { queue: VecDeque::new(), messages: 0, bytes: 0, closed: false, gone: false };
+        let state = State {
+            queue: VecDeque::new(),
+            messages: 0,
+            bytes: 0,
+            closed: false,
+            intake_over: false,
+            gone: false,
+        };
         Self { state: Mutex::new(state), ready: Condvar::new(), room: Condvar::new() }
     }
 
@@ -59,18 +67,52 @@ impl<M: Message> Outbox<M> {
         true
     }
 
-    /// Bytes that wait or are being written.
+    /// Makes a place for an answer to come: until it is written, it counts for `bytes`.
+    pub(crate) fn reserve(&self, bytes: usize) {
+        let mut state = lock(&self.state);
+        state.messages += 1;
+        state.bytes += bytes;
+    }
+
+    /// Puts a message into a place that [`Self::reserve`] has made. It counts for `bytes`. False if
+    /// the connection ends.
+    pub(crate) fn push_reserved(&self, message: M, reserved: usize, bytes: usize) -> bool {
+        let mut state = lock(&self.state);
+        state.bytes -= reserved;
+        let is_open = !state.closed;
+        if is_open {
+            state.bytes += bytes;
+            state.queue.push_back((message, bytes));
+        } else {
+            state.messages -= 1;
+        }
+        drop(state);
+        self.ready.notify_one();
+        self.room.notify_all();
+        is_open
+    }
+
+    /// Bytes that wait or are being written, and those of places.
     pub(crate) fn bytes(&self) -> usize {
         lock(&self.state).bytes
     }
 
-    /// Blocks while more than this waits. False if the connection ends.
+    /// Blocks while so much waits, places included. False if nothing more is to be read.
     pub(crate) fn wait_room(&self, messages: usize, bytes: usize) -> bool {
         let mut state = lock(&self.state);
-        while !state.closed && (state.messages > messages || state.bytes > bytes) {
+        let is_full = |state: &State<M>| {
+            state.messages > 0 && (state.messages >= messages || state.bytes >= bytes)
+        };
+        while !state.closed && !state.intake_over && is_full(&state) {
             state = wait(&self.room, state);
         }
-        !state.closed
+        !state.closed && !state.intake_over
+    }
+
+    /// Nothing more is to be read.
+    pub(crate) fn end_intake(&self) {
+        lock(&self.state).intake_over = true;
+        self.room.notify_all();
     }
 
     /// Takes nothing more; the writer ends after what waits.
@@ -95,13 +137,8 @@ impl<M: Message> Outbox<M> {
         lock(&self.state).closed
     }
 
-    /// Writes until the end, on the thread of the caller; tells `written` of each message and its
-    /// bytes, also when it was thrown away at the end.
-    pub(crate) fn run(
-        &self,
-        stream: &VirtualStream,
-        mut written: impl FnMut(&M, usize),
-    ) -> io::Result<()> {
+    /// Writes until the end, on the thread of the caller. After an error, what waits is dropped.
+    pub(crate) fn run(&self, stream: &VirtualStream) -> io::Result<()> {
         let mut wire = Vec::new();
         let mut batch = Vec::new();
         let mut result = Ok(());
@@ -112,9 +149,9 @@ impl<M: Message> Outbox<M> {
                     self.close();
                 }
             }
-            batch.iter().for_each(|(message, bytes)| written(message, *bytes));
-            self.done(&batch);
+            let (messages, bytes) = (batch.len(), batch.iter().map(|(_, bytes)| bytes).sum());
             batch.clear();
+            self.done(messages, bytes);
         }
         result
     }
@@ -138,12 +175,22 @@ impl<M: Message> Outbox<M> {
         !batch.is_empty()
     }
 
-    fn done(&self, batch: &[(M, usize)]) {
+    fn done(&self, messages: usize, bytes: usize) {
         let mut state = lock(&self.state);
-        state.messages -= batch.len();
-        state.bytes -= batch.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        state.messages -= messages;
+        state.bytes -= bytes;
         drop(state);
         self.room.notify_all();
+    }
+}
+
+/// Closes it also when its reader panics, so that its writer ends.
+#[derive(Debug)]
+pub(crate) struct Closing<'a, M: Message>(pub(crate) &'a Outbox<M>);
+
+impl<M: Message> Drop for Closing<'_, M> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

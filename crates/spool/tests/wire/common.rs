@@ -1,6 +1,6 @@
 //! What the tests of this binary have in common: patience, and a peer that says anything.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -28,7 +28,9 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(crate) fn config() -> Config {
-    Config { grace: Duration::from_secs(60), ..Config::default() }
+    // A session that is closed while it is cut keeps its listener's port that long.
+    let linger = Duration::from_secs(1);
+    Config { grace: Duration::from_secs(60), linger, ..Config::default() }
 }
 
 pub(crate) fn listen() -> VirtualListener {
@@ -52,6 +54,58 @@ pub(crate) fn request(id: u128, kind: Kind, payload: &[u8]) -> Request {
         key: format!("key {id}").into_bytes(),
         payload: payload.to_vec(),
         deadline: PATIENCE,
+    }
+}
+
+/// A process of its own, which is killed when this is dropped.
+pub(crate) struct Elsewhere {
+    child: std::process::Child,
+    pub(crate) addr: SocketAddr,
+}
+
+/// Says to a test of this binary, run in a process of its own, where to listen.
+const ELSEWHERE: &str = "SPOOL_TEST_LISTEN";
+
+impl Elsewhere {
+    /// Runs one test of this binary, which has to call [`Self::listener`] and to serve there.
+    pub(crate) fn start(test: &str, addr: SocketAddr) -> Self {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(ELSEWHERE, addr.to_string())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let addr = lines.find_map(|line| Some(line.split_once("listens at ")?.1.parse().unwrap()));
+        Self { child, addr: addr.unwrap() }
+    }
+
+    /// The listener of a process that was started so; nothing in any other.
+    pub(crate) fn listener() -> Option<VirtualListener> {
+        let addr: SocketAddr = std::env::var(ELSEWHERE).ok()?.parse().unwrap();
+        let listener = listen_again(addr);
+        println!("listens at {}", listener.local_addr().unwrap());
+        Some(listener)
+    }
+
+    /// In such a process: waits until it is killed, or nobody is there to kill it.
+    pub(crate) fn serve() {
+        let _nothing = io::stdin().read_to_end(&mut Vec::new());
+    }
+
+    /// Kills it, and waits until it is dead.
+    pub(crate) fn kill(mut self) -> SocketAddr {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.addr
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _dead = self.child.kill();
+        let _status = self.child.wait();
     }
 }
 
