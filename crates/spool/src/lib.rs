@@ -25,8 +25,8 @@ pub mod front;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod limits;
-pub mod pair;
 pub mod link;
+pub mod pair;
 pub mod record;
 pub mod request;
 pub mod serve;

@@ -240,6 +240,7 @@ impl<F: Effects + 'static> Pushing<F> {
                 Ok(Next::Rest)
             }
             How::Later => Err("it cannot apply entries now: see its log".to_owned()),
+            How::Yields | How::Objects => Err("it answers what was not asked".to_owned()),
         }
     }
 
