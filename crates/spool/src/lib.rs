@@ -9,6 +9,7 @@
 //! * [`target`]: a server of a pair, as the front sees it.
 //! * [`wire`]: what they say to each other over virtual sockets.
 //! * [`door`]: a front's end for senders.
+//! * [`sender`]: the sender's side of it.
 //! * [`link`]: a server at the other end of a virtual socket.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
@@ -29,6 +30,7 @@ pub mod link;
 pub mod pair;
 pub mod record;
 pub mod request;
+pub mod sender;
 pub mod serve;
 #[cfg(feature = "smtp")]
 pub mod smtp;
