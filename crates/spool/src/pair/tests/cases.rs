@@ -31,9 +31,9 @@ struct Desk {
     /// The next read finds these records instead of what is on disk.
     found: Option<Vec<Found>>,
     store_fault: Option<StoreFault>,
-    /// The answers to writes of ends are the test's to give.
-    keeps_ends: bool,
-    ends: VecDeque<(u64, Vec<u64>)>,
+    /// Writes whose answers are the test's to give.
+    keeps: fn(&Batch) -> bool,
+    kept: VecDeque<(u64, Batch)>,
     keeps_fetch: bool,
     fetches: VecDeque<(u64, usize)>,
     takes_lock: bool,
@@ -62,8 +62,8 @@ impl Desk {
             quarantined: Vec::new(),
             found: None,
             store_fault: None,
-            keeps_ends: false,
-            ends: VecDeque::new(),
+            keeps: |_| false,
+            kept: VecDeque::new(),
             keeps_fetch: false,
             fetches: VecDeque::new(),
             takes_lock: true,
@@ -125,8 +125,8 @@ impl Desk {
                 Event::Fetched { result: Ok(found) }
             }
             Action::Count => Event::Counted { result: Ok(self.disk.totals()) },
-            Action::Write { tag, batch } if self.keeps_ends && !batch.finish.is_empty() => {
-                self.ends.push_back((tag, batch.finish.iter().map(|(lsn, _)| *lsn).collect()));
+            Action::Write { tag, batch } if (self.keeps)(&batch) => {
+                self.kept.push_back((tag, batch));
                 return None;
             }
             Action::Write { tag, batch } => {
@@ -609,18 +609,33 @@ fn ends_are_written_one_after_the_other() {
     }
     desk.ready = [true, true];
     desk.pass(2 * SECOND);
-    desk.keeps_ends = true;
+    desk.keeps = |batch| !batch.finish.is_empty();
     desk.answer(Ok(vec![done(1)]));
     desk.serve();
     // Were the second written beside the first, and only the first failed, a crash would bring the
     // first record back after the second.
-    assert_eq!(desk.ends, [(desk.ends[0].0, vec![1])]);
-    let (tag, _) = desk.ends.pop_front().unwrap();
+    let ends = |desk: &Desk| -> Vec<Vec<u64>> {
+        let lsns = |batch: &Batch| batch.finish.iter().map(|(lsn, _)| *lsn).collect();
+        desk.kept.iter().map(|(_, batch)| lsns(batch)).collect()
+    };
+    assert_eq!(ends(&desk), [[1]]);
+    let (tag, _) = desk.kept.pop_front().unwrap();
     desk.event(Event::Written { tag, result: Err(StoreFault::Failed) });
-    assert!(desk.ends.is_empty(), "the first waits for its turn");
+    assert!(desk.kept.is_empty(), "the first waits for its turn");
     desk.pass(SECOND);
-    let ends: Vec<Vec<u64>> = desk.ends.iter().map(|(_, lsns)| lsns.clone()).collect();
-    assert_eq!(ends, [vec![1, 2]]);
+    assert_eq!(ends(&desk), [[1, 2]]);
+}
+
+/// A crash after it would otherwise find an epoch that is lower than the one its servers know.
+#[test]
+fn what_an_operator_says_during_a_promotion_takes_no_epoch_back() {
+    let mut desk = Desk::working(config());
+    desk.keeps = |batch| batch.state.is_some();
+    desk.command(Command::Switch).unwrap();
+    assert_eq!(desk.kept[0].1.state.as_ref().unwrap().epoch, 2);
+    desk.event(Event::Command { token: 0, command: Command::Hold });
+    let state = desk.kept[1].1.state.clone().unwrap();
+    assert_eq!(state, PairState { epoch: 2, holder: 1, on_hold: true });
 }
 
 #[test]
