@@ -161,10 +161,11 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        let _gone = self.guard.wait();
+        // Before the guard, which waits for as long as there is a process with this number.
         if let Some(mut server) = self.server.lock().unwrap().take() {
             let _gone = server.wait();
         }
+        let _gone = self.guard.wait();
     }
 }
 

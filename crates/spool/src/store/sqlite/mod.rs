@@ -186,6 +186,28 @@ impl SqliteStore {
         }
     }
 
+    /// Takes the reserve up again after it was spent. Where the disk has no room for it, the empty
+    /// pages of a drained file have: they go to the file system.
+    fn restore_reserve(&mut self) -> Result<(), Fault> {
+        let Err(e) = self.reserve.restore() else { return Ok(()) };
+        let fault = Fault::from(e);
+        if !matches!(fault, Fault::Full) {
+            return Err(fault);
+        }
+        // Each step moves pages by way of the log, so it is cut after each.
+        let (pages, step) = (self.reserve.pages(), self.reserve.log_pages() / 2);
+        let conn = self.connected()?;
+        let free = conn.query_row("PRAGMA freelist_count", [], |row| row.get::<_, i64>(0))?;
+        if free.cast_unsigned() < 2 * pages {
+            return Err(Fault::Full);
+        }
+        for _ in 0..2 * pages.div_ceil(step) {
+            schema::vacuum(conn, step)?;
+            schema::cut_log(conn)?;
+        }
+        Ok(self.reserve.restore()?)
+    }
+
     /// Gives pages back to the file system, a few at a time, if most of the file is empty.
     fn shrink(&mut self) -> Result<(), Fault> {
         let conn = self.connected()?;
@@ -193,7 +215,7 @@ impl SqliteStore {
         let free = number("PRAGMA freelist_count")?.cast_unsigned();
         let all = number("PRAGMA page_count")?.cast_unsigned();
         if free > 2 * VACUUM_PAGES && free > all / 2 {
-            conn.execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+            schema::vacuum(conn, VACUUM_PAGES)?;
         }
         Ok(())
     }
@@ -265,8 +287,8 @@ impl SpoolStore for SqliteStore {
     fn commit(&mut self, batch: &Batch) -> Result<Vec<Appended>, StoreError> {
         failpoint::reach("store.begin");
         let (appends, ends) = (!batch.append.is_empty(), !batch.finish.is_empty());
-        if appends && self.reserve.restore().is_err() {
-            return Err(self.error(Fault::Full));
+        if appends {
+            self.restore_reserve().map_err(|fault| self.error(fault))?;
         }
         let quota = self.quota;
         let mut job = |writing: &mut Writing<'_>| writing.batch(batch, quota);
@@ -311,6 +333,9 @@ impl SpoolStore for SqliteStore {
         let mut job = |writing: &mut Writing<'_>| writing.forget(before_ms, limit);
         let forgotten = self.transact(&mut job, &|_| ());
         let forgotten = forgotten.and_then(|count| self.shrink().map(|()| count));
+        if self.restore_reserve().is_err() {
+            log::debug!("spool {}: still no room for its reserve", self.pair);
+        }
         forgotten.map_err(|fault| self.error(fault))
     }
 

@@ -73,7 +73,8 @@ impl SqliteReader {
         let conn = self.conn.insert(conn);
         let tx = conn.unchecked_transaction()?;
         let result = job(&tx)?;
-        tx.commit()?;
+        // Not a commit: one that has met a damaged page is refused.
+        tx.rollback()?;
         Ok(result)
     }
 }

@@ -147,23 +147,24 @@ impl<'a> Writing<'a> {
             .query_row(params![id_bytes(record.id)], |row| row.get(0).map(uint))
             .optional()?;
         let Some(lsn) = lsn else { return Ok(None) };
-        let kept = self
+        let broken = self
+            .conn
+            .prepare_cached("SELECT 1 FROM broken WHERE lsn = ?1")?
+            .exists(params![int(lsn)])?;
+        if broken {
+            // It was appended, and nobody can say what it was.
+            return Ok(Some(Appended::Duplicate { lsn, end: None }));
+        }
+        let (fingerprint, end) = self
             .conn
             .prepare_cached(
                 "SELECT fingerprint, state, answer, code, note FROM record WHERE lsn = ?1",
             )?
             .query_row(params![int(lsn)], |row| {
                 Ok((row.get::<_, i64>(0)?.cast_unsigned(), end_of(row, 1)?))
-            });
-        match kept {
-            Ok((fingerprint, end)) => {
-                Ok(Some(row::again(lsn, fingerprint, record.fingerprint(), end)))
-            }
-            // It was appended and its row is damaged: readers say so, and nothing is gained by
-            // refusing the rest of the batch.
-            Err(e) if is_local(&e) => Ok(Some(Appended::Duplicate { lsn, end: None })),
-            Err(e) => Err(e.into()),
-        }
+            })
+            .map_err(at(lsn))?;
+        Ok(Some(row::again(lsn, fingerprint, record.fingerprint(), end)))
     }
 
     /// What counts of a record, if it is pending. Does not look at its row.
