@@ -12,7 +12,7 @@ use eversock_spool::store::{Appended, Batch, Found, Known, PairState, StoreError
 use crate::common::{
     Maker, PATIENCE, SqliteMaker, appends, assert_sound, done, ends, new, record, wait_for,
 };
-use crate::groups::{Gate, Gated};
+use crate::groups::Gate;
 
 fn config() -> CommitterConfig {
     CommitterConfig::default()

@@ -69,7 +69,7 @@ impl Gate {
     }
 }
 
-pub(crate) struct Gated {
+struct Gated {
     store: Box<dyn SpoolStore>,
     gate: Gate,
 }

@@ -24,15 +24,13 @@ use rustix::fs::{FlockOperation, flock};
 
 use self::fault::Fault;
 use self::reserve::Reserve;
-use self::write::{Stop, Writing, counters};
+use self::write::{Met, Stop, Writing, counters};
 use super::{Appended, Batch, PairState, Quota, SpoolReader, SpoolStore, StoreError, Totals};
 use crate::failpoint;
 use crate::limits::PAIR_NAME_MAX;
 
 pub use self::read::SqliteReader;
 
-/// Records on damaged pages that one transaction sets aside before it gives up.
-const BROKEN_MAX: usize = 64;
 /// Pages that are given back to the file system at once.
 const VACUUM_PAGES: u64 = 512;
 
@@ -122,10 +120,10 @@ impl SqliteStore {
         job: &mut dyn FnMut(&mut Writing<'_>) -> Result<T, Stop>,
         reach: &dyn Fn(Moment),
     ) -> Result<T, Fault> {
-        let mut broken: Vec<(u64, String)> = Vec::new();
+        let mut met = Met::default();
         loop {
             let conn = self.connected()?;
-            let (stop, over) = match prepare(conn, job, &broken) {
+            let (stop, over) = match prepare(conn, job, &met) {
                 Ok((result, serial)) => {
                     reach(Moment::BeforeCommit);
                     let committed = run(conn, "COMMIT");
@@ -141,13 +139,17 @@ impl SqliteStore {
                 self.conn = None;
             }
             match stop {
-                Stop::Row { lsn, cause }
-                    if broken.len() < BROKEN_MAX && broken.iter().all(|(b, _)| *b != lsn) =>
-                {
+                Stop::Row { lsn, cause } if met.has_room_for(lsn) => {
                     log::error!("spool {}: {lsn} is set aside: {cause}", self.pair);
-                    broken.push((lsn, cause));
+                    met.broken.push((lsn, cause));
                 }
-                Stop::Row { cause, .. } => return Err(Fault::Damaged(cause)),
+                Stop::Body { lsn, cause } if met.has_room_for(lsn) => {
+                    log::error!("spool {}: the bytes of {lsn} are stuck: {cause}", self.pair);
+                    met.stuck.push(lsn);
+                }
+                Stop::Row { cause, .. } | Stop::Body { cause, .. } => {
+                    return Err(Fault::Damaged(cause));
+                }
                 // Without the commit nothing of it is there.
                 Stop::Fault(Fault::Failed(cause)) => {
                     self.conn = None;
@@ -248,11 +250,11 @@ enum Moment {
 fn prepare<T>(
     conn: &Connection,
     job: &mut dyn FnMut(&mut Writing<'_>) -> Result<T, Stop>,
-    broken: &[(u64, String)],
+    met: &Met,
 ) -> Result<(T, u64), Stop> {
     run(conn, "BEGIN IMMEDIATE")?;
-    let mut writing = Writing::new(conn)?;
-    for (lsn, cause) in broken {
+    let mut writing = Writing::new(conn, met)?;
+    for (lsn, cause) in &met.broken {
         writing.set_broken(*lsn, cause)?;
     }
     let result = job(&mut writing)?;

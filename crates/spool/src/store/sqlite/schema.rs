@@ -22,7 +22,8 @@ const CACHE_KIB: i64 = 8192;
 
 // `record_pending` has all that counts of a pending record, so that a row on a damaged page is
 // known by it. A row that cannot even be changed is set aside in `broken`. The columns of the
-// conditions stand in the indexes too: without them SQLite looks at the rows.
+// conditions stand in the indexes too: without them SQLite looks at the rows. What goes when a
+// record ends is in a table of its own, `body`: a row that shrinks does not give its page back.
 const TABLES: &str = "
 CREATE TABLE record (
     lsn INTEGER PRIMARY KEY,
@@ -41,9 +42,12 @@ CREATE TABLE record (
     code INTEGER,
     ended_ms INTEGER,
     note TEXT,
-    answer BLOB,
-    key BLOB,
-    payload BLOB
+    answer BLOB
+);
+CREATE TABLE body (
+    lsn INTEGER PRIMARY KEY,
+    key BLOB NOT NULL,
+    payload BLOB NOT NULL
 );
 CREATE UNIQUE INDEX record_id ON record (id);
 CREATE INDEX record_pending ON record (lsn, lane, weight, sent, held, state)
