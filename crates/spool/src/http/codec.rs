@@ -5,7 +5,8 @@
 //! u8) and a value (length u16), names in lower case and in ascending order; the rest is the body.
 //! There is one form of each request: equal requests are equal bytes, and so have one fingerprint.
 
-use hyper::body::Bytes;
+/// Bytes that messages are read from and bodies are made of; parts of them share their memory.
+pub use hyper::body::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, StatusCode};

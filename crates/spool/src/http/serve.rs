@@ -247,7 +247,8 @@ async fn own(shared: &Shared, parts: &Parts) -> Response<Full<Bytes>> {
     let path = parts.uri.path();
     let found = path.strip_prefix(replies::RESULT).and_then(|rest| {
         let (pair, id) = rest.split_once('/')?;
-        Some((pair.to_owned(), parse_id(id.as_bytes())?))
+        let ours = shared.config.routes.iter().any(|route| route.pair == pair);
+        Some((pair.to_owned(), parse_id(id.as_bytes()).filter(|_| ours)?))
     });
     let Some((pair, id)) = found else {
         let what =

@@ -352,6 +352,10 @@ impl Shared {
         // An error would mean that the sender is gone, which `self` holds.
         let _ = self.under_way.subscribe().wait_for(|&count| count == 0).await;
         let _turn = self.turn.lock().await;
+        // Asked too late: what the hook would take away is the next epoch's.
+        if self.lock().granted.is_some_and(|granted| granted > epoch) {
+            return true;
+        }
         match &self.config.release {
             Some(hook) => self.run_hook(hook, epoch).await,
             None => true,

@@ -238,8 +238,7 @@ fn the_result_of_what_is_held_lies_under_its_location() {
                 reason: Reason::Refused { code: 409, text: "HTTP 409: taken".to_owned() },
                 retry_after: Duration::ZERO,
             }),
-            ("main", _) => Some(Outcome::Held { lsn: 5 }),
-            _ => None,
+            _ => Some(Outcome::Held { lsn: 5 }),
         },
     );
     let front = start(fake);
@@ -258,9 +257,14 @@ fn the_result_of_what_is_held_lies_under_its_location() {
     let refused = get(&format!("/.eversock/result/main/{}", RequestId(2)));
     assert_eq!((refused.status, &refused.body[..]), (409, &b"HTTP 409: taken"[..]));
     assert_eq!(get(&format!("/.eversock/result/main/{}", RequestId(1))).status, 404);
-    for nothing in
-        ["/.eversock/", "/.eversock/result/main/xyz", "/.eversock/result/main", "/.eversock/else"]
-    {
+    for nothing in [
+        "/.eversock/",
+        "/.eversock/result/main/xyz",
+        "/.eversock/result/main",
+        "/.eversock/else",
+        // A pair that no route of this front leads to.
+        "/.eversock/result/secret/00000000000000000000000000000005",
+    ] {
         assert_eq!(get(nothing).status, 404, "{nothing}");
     }
     let put = format!("PUT {location} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");

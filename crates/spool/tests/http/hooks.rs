@@ -14,10 +14,10 @@ use crate::target::{Bench, record};
 use crate::{PATIENCE, wait_until};
 
 /// A folder that goes when the test ends.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("evs-hooks-{}-{count}", process::id()));
@@ -105,6 +105,8 @@ fn release_and_fence_run_their_commands() {
     assert!(bench.grant(1));
     assert!(bench.release(1, PATIENCE));
     assert!(bench.grant(2));
+    assert!(bench.release(1, PATIENCE), "long over");
+    assert!(bench.grant(2), "and the server keeps what it has");
     assert!(bench.fence());
     assert_eq!(folder.text("log"), "release 1\nfence 2\n");
     assert!(!bench.grant(2), "what was fenced comes back under a new epoch only");

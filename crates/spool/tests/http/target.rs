@@ -110,7 +110,11 @@ pub(crate) fn record(method: Method, target: &str, lsn: u64, body: &str) -> Reco
 }
 
 fn put(lsn: u64) -> Record {
-    record(Method::PUT, "/a", lsn, "body")
+    put_at("/a", lsn)
+}
+
+fn put_at(target: &str, lsn: u64) -> Record {
+    record(Method::PUT, target, lsn, "body")
 }
 
 fn read(answer: &[u8]) -> HttpAnswer {
@@ -325,6 +329,32 @@ fn no_answer_in_time_is_in_doubt() {
     assert!(!bench.release(1, Duration::from_millis(100)));
     drop(release);
     assert!(bench.release(1, PATIENCE));
+}
+
+#[test]
+fn a_request_that_never_ends_is_given_up() {
+    let service = Service::start(|_, stream| hang(stream));
+    let bench = Bench::new(&service.base(), |config| config.linger = Duration::from_millis(100));
+    assert!(bench.grant(1));
+    let result = bench.begin(vec![put(1)], Duration::from_millis(100));
+    assert_eq!(result.recv_timeout(PATIENCE).unwrap(), Err(CallFailed::TimedOut));
+    assert!(bench.release(1, PATIENCE));
+}
+
+#[test]
+fn no_more_than_so_many_requests_are_under_way() {
+    let service = Service::start(|_, stream| hang(stream));
+    let bench = Bench::new(&service.base(), |config| config.in_flight_max = 2);
+    assert!(bench.grant(1));
+    let items: Vec<Record> = (1..=9).map(|at| put_at(&format!("/{at}"), at)).collect();
+    let first = bench.begin(items, PATIENCE);
+    wait_until("two are under way", || service.count() == 2);
+    let second = bench.begin(vec![put(10)], Duration::from_millis(200));
+    let later = ItemResult::Later { after: Duration::ZERO };
+    assert_eq!(second.recv_timeout(PATIENCE).unwrap(), Ok(vec![later]), "it was never sent");
+    assert_eq!(service.count(), 2);
+    bench.target.close();
+    assert!(first.recv_timeout(PATIENCE).unwrap().is_err());
 }
 
 #[test]

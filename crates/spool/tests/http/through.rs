@@ -13,6 +13,7 @@ use eversock_spool::{Outcome, Reason, Request, RequestId};
 
 use crate::PATIENCE;
 use crate::front::{config, start};
+use crate::hooks::Folder;
 use crate::service::{Service, ok, said};
 use crate::target::Bench;
 
@@ -88,10 +89,10 @@ fn curl_sees_the_service_behind_the_front() {
     assert_eq!(text, "got /a/b%20c?d=e");
     assert_eq!(curl(&["-X", "PUT", "--data", "hello", &url]).unwrap(), "PUT of 5 bytes");
     // Above 1 MiB curl asks first (Expect: 100-continue).
-    let file = std::env::temp_dir().join(format!("evs-curl-{}", std::process::id()));
+    let folder = Folder::new();
+    let file = folder.0.join("body");
     std::fs::write(&file, vec![b'x'; 3 << 20]).unwrap();
     let upload = curl(&["--upload-file", file.to_str().unwrap(), &url]);
-    std::fs::remove_file(&file).unwrap();
     assert_eq!(upload.unwrap(), "PUT of 3145728 bytes");
     let refused = curl(&["-i", "-X", "DELETE", &url]).unwrap();
     assert!(refused.starts_with("HTTP/1.1 404 Not Found\r\n"), "{refused}");

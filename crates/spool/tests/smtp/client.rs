@@ -78,6 +78,12 @@ impl Client {
         self.ask(".")
     }
 
+    /// Whether the other side ends the connection, with or without a last word.
+    pub(crate) fn is_cut(&mut self) -> bool {
+        let ended = self.reader.read_to_end(&mut Vec::new());
+        ended.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |_| true)
+    }
+
     /// Whether the other side has ended the connection.
     pub(crate) fn is_over(&mut self) -> bool {
         match self.reader.read(&mut [0; 256]) {
