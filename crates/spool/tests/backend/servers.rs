@@ -92,7 +92,8 @@ fn a_program_runs_until_it_is_told_to_stop() {
     let mut config_of = MailConfig::new("127.0.0.1:0".parse().unwrap(), dir.path().join("new/dir"));
     config_of.socket = config();
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| run(config_of, |addr| up.send(addr).unwrap(), &stopped));
+        let running =
+            scope.spawn(|| run(config_of, |mail| up.send(mail.server().addr()).unwrap(), &stopped));
         let mut front = Front::connect(is_up.recv_timeout(PATIENCE).unwrap());
         assert!(front.grant(1, LEASE));
         done(&front.one(1, mail(1, "inbox", "x")));

@@ -143,6 +143,8 @@ struct State {
     heard: bool,
     /// As standby: entries from here on are not those of the main.
     tail_from: Option<u64>,
+    /// The other server was main since this one was, or may have been.
+    overtaken: bool,
     /// A grant of this epoch was refused for now: the other server is to be asked.
     claiming: Option<u64>,
     /// Something waits to be pushed.
@@ -257,6 +259,7 @@ impl<F: Effects + 'static> Replicated<F> {
             in_sync_until_us: 0,
             heard: false,
             tail_from: None,
+            overtaken: false,
             claiming: None,
             news: false,
             closing: false,
@@ -391,6 +394,9 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
         let state = self.shared.state();
         if self.shared.in_sync(&state) {
             return true;
+        }
+        if state.overtaken {
+            return false;
         }
         drop(state);
         // It was main under the highest epoch that it knows. If another has been since, the grant
