@@ -395,14 +395,17 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
         if self.shared.in_sync(&state) {
             return true;
         }
-        if state.overtaken {
+        if state.overtaken || state.tail_from.is_some() {
             return false;
         }
         drop(state);
         // It was main under the highest epoch that it knows. If another has been since, the grant
         // will say so.
-        let seen = self.notes().epoch();
-        seen.and_then(|seen| self.was_last(seen)).unwrap_or(false)
+        let mut notes = self.notes();
+        match (notes.main_epoch(), notes.epoch()) {
+            (Ok(was), Ok(seen)) => was >= seen,
+            _ => false,
+        }
     }
 
     fn admit(&self, epoch: u64) -> Result<(), String> {
