@@ -322,15 +322,16 @@ impl Ticket {
         drop(asked);
         let bytes = MESSAGE_BYTES + outcome.as_ref().map_or(0, bytes_of);
         let mut cost = Cost::new(&shared);
+        let waiting = self.outbox.bytes_unwritten();
+        let most = shared.config.bytes_in_flight_max;
         // One answer goes always.
-        let others = self.outbox.bytes().saturating_sub(reserved);
-        let fits = others == 0 || others + bytes <= shared.config.bytes_in_flight_max;
-        let outcome = if fits && cost.grow(bytes) || !self.may_reject || others == 0 {
-            if cost.bytes == 0 {
-                cost.add(bytes);
-            }
+        let outcome = if waiting == 0 || !self.may_reject {
+            cost.add(bytes);
+            outcome
+        } else if waiting.saturating_add(bytes) <= most && cost.grow(bytes) {
             outcome
         } else {
+            cost.add(MESSAGE_BYTES);
             Some(full())
         };
         let message = match outcome {

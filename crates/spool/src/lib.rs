@@ -8,6 +8,7 @@
 //! * [`target`]: a server of a pair, as the front sees it.
 //! * [`wire`]: what they say to each other over virtual sockets.
 //! * [`door`]: a front's end for senders.
+//! * [`sender`]: the sender's side of it.
 //! * [`link`]: a server at the other end of a virtual socket.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod link;
 pub mod record;
 pub mod request;
+pub mod sender;
 pub mod serve;
 pub mod store;
 pub mod submit;

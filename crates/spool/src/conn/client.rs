@@ -43,8 +43,8 @@ pub(crate) trait Talk: Send + Sync + 'static {
     /// What to write next; nothing for now.
     fn to_write(&self) -> Vec<Self::Message>;
 
-    /// A message came.
-    fn hear(&self, message: Self::Message) -> Result<(), Ended>;
+    /// A message came. True if there may be something to do earlier than [`Talk::due`] said.
+    fn hear(&self, message: Self::Message) -> Result<bool, Ended>;
 
     /// Does what is due; when to come again.
     fn due(&self) -> Option<Instant>;
@@ -239,7 +239,9 @@ impl<T: Talk> Shared<T> {
             if let Some(bye) = message.bye() {
                 return Err(Ended::Bye(bye.clone()));
             }
-            self.talk.hear(message)?;
+            if self.talk.hear(message)? {
+                let _woken_already = self.wake.try_send(());
+            }
         }
         Ok(())
     }
@@ -290,6 +292,9 @@ impl<T: Talk> Shared<T> {
             let events = state.events.clone();
             drop(state);
             let next = self.talk.due();
+            // What has waited for its time may have to be written.
+            lock(&self.state).work = true;
+            self.changed.notify_all();
             let now = Instant::now();
             let patience = next.map_or(DEADLINE_MAX, |next| next.saturating_duration_since(now));
             crossbeam_channel::select! {

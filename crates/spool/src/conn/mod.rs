@@ -8,6 +8,7 @@ mod outbox;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,13 @@ pub(crate) fn wait_until<'a, T>(
 ) -> MutexGuard<'a, T> {
     let left = until.saturating_duration_since(Instant::now());
     condvar.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// A callback that panics is its owner's fault, and must not take others' answers with it.
+pub(crate) fn guarded(callback: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
+        log::error!("a callback has panicked");
+    }
 }
 
 /// One connection, which another thread can end.

@@ -32,6 +32,8 @@ struct State<M> {
     /// Those in the writer's hands included.
     messages: usize,
     bytes: usize,
+    /// Of these, those of places for which nothing has come yet.
+    reserved: usize,
     /// Nothing more is taken; what waits is still written.
     closed: bool,
     /// Nothing more is read.
@@ -46,6 +48,7 @@ impl<M: Message> Outbox<M> {
             queue: VecDeque::new(),
             messages: 0,
             bytes: 0,
+            reserved: 0,
             closed: false,
             intake_over: false,
             gone: false,
@@ -72,6 +75,7 @@ impl<M: Message> Outbox<M> {
         let mut state = lock(&self.state);
         state.messages += 1;
         state.bytes += bytes;
+        state.reserved += bytes;
     }
 
     /// Puts a message into a place that [`Self::reserve`] has made. It counts for `bytes`. False if
@@ -79,6 +83,7 @@ impl<M: Message> Outbox<M> {
     pub(crate) fn push_reserved(&self, message: M, reserved: usize, bytes: usize) -> bool {
         let mut state = lock(&self.state);
         state.bytes -= reserved;
+        state.reserved -= reserved;
         let is_open = !state.closed;
         if is_open {
             state.bytes += bytes;
@@ -92,9 +97,10 @@ impl<M: Message> Outbox<M> {
         is_open
     }
 
-    /// Bytes that wait or are being written, and those of places.
-    pub(crate) fn bytes(&self) -> usize {
-        lock(&self.state).bytes
+    /// Bytes that wait or are being written.
+    pub(crate) fn bytes_unwritten(&self) -> usize {
+        let state = lock(&self.state);
+        state.bytes - state.reserved
     }
 
     /// Blocks while so much waits, places included. False if nothing more is to be read.

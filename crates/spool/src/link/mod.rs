@@ -10,7 +10,6 @@ mod table;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ pub use fence::FenceCommand;
 use table::{Gone, Table, Waiter, results_for};
 
 use crate::conn::client::{Client, Talk};
-use crate::conn::{Ended, lock};
+use crate::conn::{Ended, guarded, lock};
 use crate::limits::{BATCH_MAX, DEADLINE_MAX, KEY_MAX, MESSAGE_MAX, PAYLOAD_MAX};
 use crate::record::Record;
 use crate::target::{Call, CallFailed, CallResult, Class, Grant, Reply, Report, Target};
@@ -292,7 +291,7 @@ impl Talk for Link {
     }
 
     /// Answers the question to which this is the answer. One that is not known any more was late.
-    fn hear(&self, message: ServerMessage) -> Result<(), Ended> {
+    fn hear(&self, message: ServerMessage) -> Result<bool, Ended> {
         let number = match &message {
             ServerMessage::Results { call, .. } | ServerMessage::Fenced { call, .. } => *call,
             ServerMessage::Report { n, .. }
@@ -301,7 +300,7 @@ impl Talk for Link {
             other => return Err(Ended::Direction(other.kind())),
         };
         let waiter = lock(&self.state).table.answered(number);
-        let Some(waiter) = waiter else { return Ok(()) };
+        let Some(waiter) = waiter else { return Ok(false) };
         guarded(|| match (waiter, message) {
             (Waiter::Call { items, reply, .. }, ServerMessage::Results { results, .. }) => {
                 reply(results_for(items, results));
@@ -317,7 +316,7 @@ impl Talk for Link {
                 waiter.fail(true, &Gone::Ended(why));
             }
         });
-        Ok(())
+        Ok(false)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -337,13 +336,6 @@ impl Talk for Link {
         let left = state.table.drain();
         drop(state);
         left.into_iter().for_each(|asked| guarded(|| asked.fail(Some(why))));
-    }
-}
-
-/// A callback that panics is its owner's fault, and must not take others' answers with it.
-fn guarded(callback: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
-        log::error!("a callback of a link has panicked");
     }
 }
 

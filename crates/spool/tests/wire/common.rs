@@ -81,12 +81,13 @@ impl Elsewhere {
         Self { child, addr: addr.unwrap() }
     }
 
-    /// The listener of a process that was started so; nothing in any other.
-    pub(crate) fn listener() -> Option<VirtualListener> {
+    /// The listener of a process that was started so, and whether it is the first at its address;
+    /// nothing in any other.
+    pub(crate) fn listener() -> Option<(VirtualListener, bool)> {
         let addr: SocketAddr = std::env::var(ELSEWHERE).ok()?.parse().unwrap();
         let listener = listen_again(addr);
         println!("listens at {}", listener.local_addr().unwrap());
-        Some(listener)
+        Some((listener, addr.port() == 0))
     }
 
     /// In such a process: waits until it is killed, or nobody is there to kill it.

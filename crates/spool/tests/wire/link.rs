@@ -163,7 +163,7 @@ fn calls_of_a_lost_server_are_lost_and_later_ones_unreachable() {
 #[test]
 fn a_server_that_another_test_can_kill() {
     let handler = Fake::new(Class::Ledger);
-    if let Some(listener) = Elsewhere::listener() {
+    if let Some((listener, _)) = Elsewhere::listener() {
         let _serving = serve(listener, handler, ServeConfig::default()).unwrap();
         return Elsewhere::serve();
     }

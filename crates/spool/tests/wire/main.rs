@@ -3,5 +3,7 @@
 
 mod codec;
 mod common;
+mod door;
 mod link;
+mod sender;
 mod serve;
