@@ -138,7 +138,11 @@ impl Process {
     }
 
     /// One that pushes what it does to this address.
-    pub(crate) fn start_with(directory: &Path, die: Option<&str>, peer: Option<SocketAddr>) -> Self {
+    pub(crate) fn start_with(
+        directory: &Path,
+        die: Option<&str>,
+        peer: Option<SocketAddr>,
+    ) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let this = "process::the_other_process_of_these_tests";
         command.args(["--exact", this, "--nocapture", "--test-threads=1"]);

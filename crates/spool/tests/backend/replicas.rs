@@ -502,10 +502,11 @@ impl Chaos {
         let before = self.acknowledged.len();
         let until = Instant::now() + PATIENCE;
         while self.acknowledged.len() == before {
-            assert!(Instant::now() < until, "the pair does not come to itself: {:?}", [
-                self.server(0).status(),
-                self.server(1).status()
-            ]);
+            assert!(
+                Instant::now() < until,
+                "the pair does not come to itself: {:?}",
+                [self.server(0).status(), self.server(1).status()]
+            );
             self.write();
         }
     }

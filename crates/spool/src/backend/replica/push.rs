@@ -148,12 +148,8 @@ impl<F: Effects + 'static> Pushing<F> {
             self.shared().state().overtaken = true;
             return Err(format!("it may have been, and its log ends at {}", told.head.seq));
         }
-        let head = self.replicated.notes().head().map_err(|error| error.to_string())?;
-        if told.head.seq > head.seq {
-            self.shared().state().overtaken = true;
-            return Err(format!("it has more: its log ends at {}", told.head.seq));
-        }
-        // It takes no lower epoch any more, and this one is nobody else's.
+        // It takes no lower epoch any more, and this one is nobody else's. That its log may be
+        // longer says nothing: then it has a tail.
         self.replicated.notes().set_main_epoch(epoch).map_err(|error| error.to_string())
     }
 
