@@ -482,6 +482,11 @@ impl Chaos {
 
     fn write(&mut self) {
         let Some(main) = self.main else { return self.switch() };
+        // Leases run out as the clock is turned.
+        if self.server(main).try_grant(self.epoch).is_err() {
+            self.main = None;
+            return;
+        }
         let item = subject(self.next);
         self.next += 1;
         // As often as a front would; it may be in vain.
