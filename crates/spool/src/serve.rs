@@ -324,9 +324,10 @@ impl Shared {
 
     fn take_release(&self, release: Release) {
         let releases = lock(&self.pools).as_ref().map(|pools| pools.releases.clone());
-        let refused = match releases.map(|releases| releases.try_send(release)) {
-            Some(Err(TrySendError::Full(release) | TrySendError::Disconnected(release))) => release,
-            Some(Ok(())) | None => return,
+        let Some(Err(TrySendError::Full(refused) | TrySendError::Disconnected(refused))) =
+            releases.map(|releases| releases.try_send(release))
+        else {
+            return;
         };
         refused.to.push(ServerMessage::Released { n: refused.n, done: false }, 0);
     }

@@ -287,7 +287,7 @@ impl Talk for Link {
     }
 
     fn to_write(&self) -> Vec<ServerMessage> {
-        lock(&self.state).table.to_write(WRITE_BYTES)
+        lock(&self.state).table.next_to_write(WRITE_BYTES)
     }
 
     /// Answers the question to which this is the answer. One that is not known any more was late.

@@ -133,7 +133,7 @@ impl Table {
     }
 
     /// What to write next, about this many bytes of it; from now on it counts as sent.
-    pub(super) fn to_write(&mut self, bytes_max: usize) -> Vec<ServerMessage> {
+    pub(super) fn next_to_write(&mut self, bytes_max: usize) -> Vec<ServerMessage> {
         let mut messages = Vec::new();
         let mut bytes = 0;
         while bytes < bytes_max

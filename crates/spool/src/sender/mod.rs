@@ -166,14 +166,13 @@ impl Sender {
         }
         let deadline = request.deadline;
         match self.ask(Question::Request { request, reply }, deadline) {
-            Ok(()) => self.client.look(),
-            Err((Question::Request { reply, .. }, true)) => {
+            Some((Question::Request { reply, .. }, true)) => {
                 rejected(reply, Reason::Closing, Duration::ZERO);
             }
-            Err((Question::Request { reply, .. }, false)) => {
+            Some((Question::Request { reply, .. }, false)) => {
                 rejected(reply, Reason::HoldFull, FULL_AFTER);
             }
-            Err((Question::Fetch { .. }, _)) => {}
+            Some((Question::Fetch { .. }, _)) | None => {}
         }
     }
 
@@ -187,11 +186,10 @@ impl Sender {
     pub fn fetch(&self, id: RequestId, timeout: Duration) -> io::Result<Option<Outcome>> {
         let (tell, told) = crossbeam_channel::bounded(1);
         let reply = Box::new(move |outcome| drop(tell.send(outcome)));
-        if self.ask(Question::Fetch { id, reply }, timeout.min(DEADLINE_MAX)).is_err() {
+        if self.ask(Question::Fetch { id, reply }, timeout.min(DEADLINE_MAX)).is_some() {
             let text = "as many requests are under way as may be, or the sender is closed";
             return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
         }
-        self.client.look();
         told.recv().ok().flatten().ok_or_else(|| {
             let text = format!("no front said within {timeout:?} what became of {id}");
             io::Error::new(io::ErrorKind::TimedOut, text)
@@ -210,13 +208,18 @@ impl Sender {
         self.client.close();
     }
 
-    /// Takes a question in; gives it back, and whether the sender is closed, if it cannot.
-    fn ask(&self, question: Question, timeout: Duration) -> Result<(), (Question, bool)> {
+    /// Takes a question in. If it cannot, gives it back, and whether the sender is closed.
+    fn ask(&self, question: Question, timeout: Duration) -> Option<(Question, bool)> {
         let mut state = lock(&self.asking.state);
         if state.closed {
-            return Err((question, true));
+            return Some((question, true));
         }
-        state.table.ask(question, Instant::now(), timeout).map_err(|question| (question, false))
+        let refused = state.table.ask(question, Instant::now(), timeout).err();
+        drop(state);
+        if refused.is_none() {
+            self.client.look();
+        }
+        refused.map(|question| (question, false))
     }
 }
 
@@ -271,7 +274,7 @@ impl Talk for Asking {
     }
 
     fn to_write(&self) -> Vec<SenderMessage> {
-        lock(&self.state).table.to_write(Instant::now(), WRITE_BYTES)
+        lock(&self.state).table.next_to_write(Instant::now(), WRITE_BYTES)
     }
 
     fn hear(&self, message: SenderMessage) -> Result<bool, Ended> {

@@ -144,7 +144,7 @@ impl Table {
     }
 
     /// What to write next, about so many bytes of it; from now on it may reach the front.
-    pub(super) fn to_write(&mut self, now: Instant, bytes_max: usize) -> Vec<SenderMessage> {
+    pub(super) fn next_to_write(&mut self, now: Instant, bytes_max: usize) -> Vec<SenderMessage> {
         let mut messages = Vec::new();
         let mut bytes = 0;
         while bytes < bytes_max
@@ -277,4 +277,188 @@ impl Table {
 /// or the backend will never take it. Else an earlier attempt, whose answer was lost, may have.
 fn is_final(reason: &Reason) -> bool {
     matches!(reason, Reason::Malformed(_) | Reason::IdReused | Reason::Refused { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::request::Kind;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ask {
+            looks: bool,
+            timeout_ms: u64,
+            bytes: usize,
+        },
+        Fetch {
+            timeout_ms: u64,
+        },
+        Write {
+            bytes: usize,
+        },
+        /// Answers a tag with a rejection, to come back or for good, or with success.
+        Answer {
+            tag: u64,
+            retry_ms: Option<u64>,
+        },
+        Fetched {
+            tag: u64,
+        },
+        Lost,
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (any::<bool>(), 1..200u64, 0..400usize)
+                .prop_map(|(looks, timeout_ms, bytes)| Step::Ask { looks, timeout_ms, bytes }),
+            1 => (1..200u64).prop_map(|timeout_ms| Step::Fetch { timeout_ms }),
+            3 => (1..600usize).prop_map(|bytes| Step::Write { bytes }),
+            3 => (1..20u64, prop::option::of(0..50u64))
+                .prop_map(|(tag, retry_ms)| Step::Answer { tag, retry_ms }),
+            1 => (1..20u64).prop_map(|tag| Step::Fetched { tag }),
+            1 => Just(Step::Lost),
+            2 => (0..60u64).prop_map(Step::Wait),
+        ]
+    }
+
+    /// What a model of one request knows.
+    #[derive(Debug, Default, Clone)]
+    struct Known {
+        is_sent: bool,
+        is_doubtful: bool,
+        looks: bool,
+        until_ms: u64,
+    }
+
+    proptest! {
+        #[test]
+        fn each_question_is_told_once_and_never_that_it_had_no_effect_when_it_may_have(
+            steps in prop::collection::vec(step(), 0..80),
+        ) {
+            let start = Instant::now();
+            let at = |ms: u64| start + Duration::from_millis(ms);
+            let mut now_ms = 0;
+            let mut table = Table::new("p".to_owned(), 10, 1000);
+            let outcomes = Arc::new(Mutex::new(Vec::new()));
+            let mut known: BTreeMap<u64, Known> = BTreeMap::new();
+            let mut last_tag = 0;
+            for step in steps {
+                let mut told: Vec<Told> = Vec::new();
+                match step {
+                    Step::Ask { looks, timeout_ms, bytes } => {
+                        let tag = last_tag + 1;
+                        let outcomes = Arc::clone(&outcomes);
+                        let reply = Box::new(move |outcome| {
+                            outcomes.lock().expect("no panic").push((tag, Some(outcome)));
+                        });
+                        let kind = if looks { Kind::Read } else { Kind::Write };
+                        let timeout = Duration::from_millis(timeout_ms);
+                        let payload = vec![0; bytes];
+                        let id = RequestId(tag.into());
+                        let request = Request { id, kind, key: Vec::new(), payload, deadline: timeout };
+                        let question = Question::Request { request, reply };
+                        let is_full = table.asked.len() == 10
+                            || table.bytes > 0 && table.bytes + bytes > 1000 && bytes > 0;
+                        if table.ask(question, at(now_ms), timeout).is_ok() {
+                            prop_assert!(!is_full);
+                            last_tag = tag;
+                            let until_ms = now_ms + timeout_ms;
+                            known.insert(tag, Known { looks, until_ms, ..Known::default() });
+                        } else {
+                            prop_assert!(is_full || table.bytes >= 1000);
+                        }
+                    }
+                    Step::Fetch { timeout_ms } => {
+                        let tag = last_tag + 1;
+                        let outcomes = Arc::clone(&outcomes);
+                        let reply = Box::new(move |_| {
+                            outcomes.lock().expect("no panic").push((tag, None));
+                        });
+                        let question = Question::Fetch { id: RequestId(1), reply };
+                        let timeout = Duration::from_millis(timeout_ms);
+                        if table.ask(question, at(now_ms), timeout).is_ok() {
+                            last_tag = tag;
+                            let until_ms = now_ms + timeout_ms;
+                            known.insert(tag, Known { until_ms, ..Known::default() });
+                        }
+                    }
+                    Step::Write { bytes } => {
+                        for message in table.next_to_write(at(now_ms), bytes) {
+                            let tag = match message {
+                                SenderMessage::Request { tag, request, .. } => {
+                                    let left = known[&tag].until_ms.saturating_sub(now_ms);
+                                    prop_assert!(request.deadline <= Duration::from_millis(left));
+                                    tag
+                                }
+                                SenderMessage::Fetch { tag, .. } => tag,
+                                other => panic!("{other:?} is nothing to ask"),
+                            };
+                            let known = known.get_mut(&tag).expect("it was asked");
+                            prop_assert!(!known.is_sent, "{tag} is sent twice");
+                            known.is_sent = true;
+                        }
+                    }
+                    Step::Answer { tag, retry_ms } => {
+                        let outcome = match retry_ms {
+                            None => Outcome::Stale,
+                            Some(ms) => Outcome::Rejected {
+                                reason: Reason::SpoolFull,
+                                retry_after: Duration::from_millis(ms),
+                            },
+                        };
+                        let was_sent = known.get(&tag).is_some_and(|known| known.is_sent);
+                        let answered = table.answered(tag, outcome, at(now_ms), Some(|pause| pause));
+                        prop_assert!(was_sent || answered.is_none());
+                        if answered.is_none()
+                            && retry_ms.is_some()
+                            && let Some(known) = known.get_mut(&tag)
+                            && table
+                                .asked
+                                .get(&tag)
+                                .is_some_and(|asked| matches!(asked.place, Place::Waiting(_)))
+                        {
+                            known.is_sent = false;
+                        }
+                        told.extend(answered);
+                    }
+                    Step::Fetched { tag } => told.extend(table.fetched(tag, None)),
+                    Step::Lost => {
+                        table.lost();
+                        for known in known.values_mut().filter(|known| known.is_sent) {
+                            known.is_sent = false;
+                            known.is_doubtful = true;
+                        }
+                    }
+                    Step::Wait(ms) => {
+                        now_ms += ms;
+                        told.extend(table.due(at(now_ms)));
+                        prop_assert!(table.next_time().is_none_or(|time| time > at(now_ms)));
+                    }
+                }
+                told.into_iter().for_each(Told::tell);
+                for (tag, outcome) in outcomes.lock().expect("no panic").drain(..) {
+                    let known = known.remove(&tag).expect("it is told once");
+                    let says_no_effect = matches!(outcome, Some(Outcome::Rejected { .. }));
+                    prop_assert!(!(says_no_effect && known.is_doubtful && !known.looks), "{tag}");
+                    let is_doubt = matches!(outcome, Some(Outcome::InDoubt));
+                    prop_assert!(!is_doubt || known.is_sent || known.is_doubtful, "{tag}");
+                    prop_assert!(!is_doubt || !known.looks, "{tag}");
+                }
+                let bytes: usize = table.asked.values().map(|asked| asked.bytes).sum();
+                prop_assert_eq!(table.bytes, bytes);
+                prop_assert_eq!(table.times.len(), table.asked.len());
+            }
+            table.drain().into_iter().for_each(Told::tell);
+            for (tag, _) in outcomes.lock().expect("no panic").drain(..) {
+                prop_assert!(known.remove(&tag).is_some(), "{tag} is told twice");
+            }
+            prop_assert!(known.is_empty(), "never told: {known:?}");
+        }
+    }
 }

@@ -110,6 +110,30 @@ impl Drop for Elsewhere {
     }
 }
 
+/// Says to a test that it is the only one in its process.
+const ALONE: &str = "SPOOL_TEST_ALONE";
+
+/// Runs a test in a process of its own, so that it can count what the process has.
+pub(crate) fn alone(test: &str, run: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return run();
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{test} is no test: {text}");
+}
+
+/// How many threads and descriptors this process has.
+pub(crate) fn threads_and_descriptors() -> (usize, usize) {
+    let count = |of: &str| std::fs::read_dir(format!("/proc/self/{of}")).unwrap().count();
+    (count("task"), count("fd"))
+}
+
 /// A peer that says what the test wants.
 pub(crate) struct Raw {
     pub(crate) stream: Arc<VirtualStream>,

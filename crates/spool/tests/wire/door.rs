@@ -364,3 +364,13 @@ fn a_close_does_not_wait_for_requests_that_are_not_answered() {
     told.recv_timeout(PATIENCE).unwrap();
     assert_eq!(submit.asked(), 1);
 }
+
+#[test]
+fn who_says_nothing_is_told_that_it_took_too_long() {
+    let submit = FakeSubmit::echoing();
+    let door = open(listen(), &submit, DoorConfig::default());
+    let mut silent = Raw::connect(door.addr());
+    let Some(SenderMessage::Bye(Bye { code: bye::SLOW, .. })) = silent.next() else { panic!() };
+    assert_eq!(silent.next::<SenderMessage>(), None);
+    wait_for("it is gone", || door.connections() == 0);
+}

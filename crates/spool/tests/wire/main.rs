@@ -4,6 +4,7 @@
 mod codec;
 mod common;
 mod door;
+mod ends;
 mod link;
 mod sender;
 mod serve;
