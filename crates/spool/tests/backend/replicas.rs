@@ -513,6 +513,8 @@ impl Chaos {
                 [self.server(0).status(), self.server(1).status()]
             );
             self.write();
+            // A front takes its time: what is refused for now is asked of the other server.
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

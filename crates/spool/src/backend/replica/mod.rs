@@ -87,7 +87,7 @@ impl Default for ReplicaConfig {
 /// It cannot be opened or written.
 pub fn begin_as_copy(path: &Path) -> Result<(), LedgerError> {
     let mut ledger = Ledger::open(path, LedgerConfig::default())?;
-    ledger.set_main_epoch(0)
+    ledger.forget_main_epoch()
 }
 
 /// How this server stands to the other one.
