@@ -26,6 +26,15 @@ pub trait EpochStore: Send + Sync + fmt::Debug {
     ///
     /// It cannot be written; what is there is as it was, or as it should be.
     fn raise(&self, epoch: u64) -> io::Result<u64>;
+
+    /// The same for a server that is about to hold the lock under this epoch.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::raise`].
+    fn take(&self, epoch: u64) -> io::Result<u64> {
+        self.raise(epoch)
+    }
 }
 
 /// In a file of a directory, for backends that keep no ledger.

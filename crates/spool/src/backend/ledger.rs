@@ -457,21 +457,39 @@ impl EpochStore for LedgerEpochs {
     }
 
     fn raise(&self, epoch: u64) -> std::io::Result<u64> {
+        self.store(epoch, false)
+    }
+
+    /// Keeps too that the storage is that of a main server from this epoch on.
+    fn take(&self, epoch: u64) -> std::io::Result<u64> {
+        self.store(epoch, true)
+    }
+}
+
+impl LedgerEpochs {
+    fn store(&self, epoch: u64, as_main: bool) -> std::io::Result<u64> {
         let mut ledger = self.ledger();
         // Renewals come often: they only read, and do not wait for a transaction under way.
-        let there = ledger
-            .connection()
-            .and_then(|connection| schema::number(connection, schema::EPOCH))
-            .map_err(std::io::Error::other)?;
-        if there >= epoch {
-            return Ok(there);
+        let there = ledger.connection().and_then(|connection| {
+            let main = schema::number(connection, schema::MAIN_EPOCH)?;
+            Ok((schema::number(connection, schema::EPOCH)?, main))
+        });
+        let (seen, main) = there.map_err(std::io::Error::other)?;
+        if seen > epoch || (seen == epoch && (main >= epoch || !as_main)) {
+            return Ok(seen);
         }
-        let raised = ledger.write(|tx| schema::advance(tx, schema::EPOCH, epoch));
-        if raised.is_err() {
+        let stored = ledger.write(|tx| {
+            let highest = schema::advance(tx, schema::EPOCH, epoch)?;
+            if as_main && highest == epoch {
+                schema::set(tx, schema::MAIN_EPOCH, epoch)?;
+            }
+            Ok(highest)
+        });
+        if stored.is_err() {
             // A commit that failed may be there or not: a new connection sees what is.
             ledger.connection = None;
         }
-        raised.map_err(std::io::Error::other)
+        stored.map_err(std::io::Error::other)
     }
 }
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Transaction};
 
 use crate::backend::Backend;
 use crate::backend::epoch::EpochStore;
-use crate::backend::ledger::{Ledger, LedgerConfig, LedgerError};
+use crate::backend::ledger::{Head, Ledger, LedgerConfig, LedgerError, LogError};
 use crate::backend::lock::Permit;
 use crate::record::Record;
 use crate::target::{CallResult, Class, ItemResult};
@@ -170,6 +170,34 @@ impl<F: Effects> LedgerBackend<F> {
             };
             self.effects.settle(item, prepared, applied);
         }
+    }
+
+    /// Does what a main has done, in the order of its log; all of it or nothing.
+    pub(super) fn follow(
+        &self,
+        epoch: u64,
+        before: &Head,
+        entries: &[Record],
+    ) -> Result<Head, LogError> {
+        let prepare = |entry: &Record| Some(self.effects.prepare(entry));
+        let prepared: Vec<_> = entries.iter().map(prepare).collect();
+        let mut apply = |tx: &Connection, place: usize, entry: &Record| match &prepared[place] {
+            Some(Ok(prepared)) => self.effects.apply(tx, entry, Some(prepared)),
+            Some(Err(result)) => Ok(result.clone()),
+            None => Ok(ItemResult::Later { after: std::time::Duration::ZERO }),
+        };
+        let result = self.ledger().follow(epoch, before, entries, &mut apply);
+        for (entry, prepared) in entries.iter().zip(prepared) {
+            let Some(Ok(prepared)) = prepared else { continue };
+            // A database that failed may have committed all the same.
+            let applied = match result {
+                Ok(_) => Some(true),
+                Err(LogError::Ledger(_)) => None,
+                Err(_) => Some(false),
+            };
+            self.effects.settle(entry, prepared, applied);
+        }
+        result
     }
 
     pub(super) fn store(&self) -> io::Result<Box<dyn EpochStore>> {

@@ -299,7 +299,7 @@ impl Lock {
         // Without the guard: checks of calls under way must not wait for a disk.
         let highest = self
             .epochs
-            .raise(grant.epoch)
+            .take(grant.epoch)
             .map_err(|error| GrantRefused::Store(error.to_string()))?;
         let mut core = self.core();
         core.accept(grant, highest, self.clock.now_us())

@@ -4,6 +4,7 @@
 //! * [`ledger`]: each request once, in one transaction with its effect.
 //! * [`ledgered`]: a backend on a ledger, of two functions.
 //! * [`server`]: a [`Backend`] at an address; [`monitor`]: a standby that watches its main.
+//! * [`replica`]: a pair whose servers have storage of their own.
 //! * [`mail`]: the reference backend: mailboxes in files, with an index.
 //! * [`clock`]: the time that leases are counted in.
 
@@ -14,6 +15,7 @@ pub mod ledgered;
 pub mod lock;
 pub mod mail;
 pub mod monitor;
+pub mod replica;
 pub mod server;
 
 use std::fmt;

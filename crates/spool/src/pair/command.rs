@@ -69,8 +69,7 @@ impl Pair {
             self.lock = super::Lock::load(seen, self.lock.holder, self.now, span);
         }
         self.on_hold = on_hold;
-        let state = self.state_to_keep(self.lock.epoch, self.lock.holder);
-        let batch = Batch { state: Some(state), ..Batch::default() };
+        let batch = self.state_batch();
         let text = if on_hold { "everything is spooled from now on" } else { "the pair goes on" };
         self.command_write(token, Vec::new(), batch, text.to_owned());
         if !on_hold {

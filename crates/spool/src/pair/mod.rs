@@ -93,6 +93,8 @@ pub struct Pair {
     /// Another front has granted this epoch: nothing is done until an operator says so.
     split: Option<u64>,
     lock: Lock,
+    /// What was written last, or is being written.
+    kept: PairState,
     servers: [Server; 2],
     errors: Errors,
     /// When the main was suspected and found well, of late.
@@ -151,6 +153,7 @@ impl Pair {
             on_hold: state.on_hold,
             split: None,
             lock: Lock::load(state.epoch, side, now, span),
+            kept: state.clone(),
             servers: [Server::default(), Server::default()],
             errors: Errors::default(),
             relapses: VecDeque::new(),

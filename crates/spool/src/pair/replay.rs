@@ -45,7 +45,7 @@ impl Pair {
     /// Moves the drain on, as far as it may go.
     pub(super) fn pump(&mut self) {
         self.write_ends();
-        if !self.is_serving() || self.config.dry_run {
+        if !self.is_serving() {
             return;
         }
         if self.replay.unread.is_some_and(|until| until > self.now) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Action, Pair, Side, StoreFault, WriteFor};
-use crate::store::{Batch, PairState};
+use crate::store::Batch;
 use crate::target::{Class, Grant, Report};
 
 /// A main that is found well so many times within the flap guard, and yet is suspected again, is
@@ -315,14 +315,16 @@ impl Pair {
     }
 
     pub(super) fn write_state(&mut self) {
-        let state = self.state_to_keep(self.lock.epoch, self.lock.holder);
-        let batch = Batch { state: Some(state), ..Batch::default() };
+        let batch = self.state_batch();
         self.write(WriteFor::Held, batch);
     }
 
-    pub(super) fn state_to_keep(&self, epoch: u64, holder: Side) -> PairState {
-        let holder = u8::try_from(holder).unwrap_or(0);
-        PairState { epoch, holder, on_hold: self.on_hold }
+    /// Writes what is to be kept as it is now. It may be written while the write of a new epoch is
+    /// still under way, and must not take that back.
+    pub(super) fn state_batch(&mut self) -> Batch {
+        self.kept.on_hold = self.on_hold;
+        self.kept.epoch = self.kept.epoch.max(self.lock.epoch);
+        Batch { state: Some(self.kept.clone()), ..Batch::default() }
     }
 
     // -----------------------------------------------------------------------------------------
@@ -514,10 +516,11 @@ impl Pair {
     /// Begins to give a server a new lock: the one that holds it, or any if it is free.
     fn promote(&mut self, to: Side) {
         debug_assert!(to == self.main() || self.lock.is_free(self.now), "two holders");
-        let epoch = self.lock.epoch + 1;
+        let epoch = self.lock.epoch.max(self.kept.epoch) + 1;
         self.state = State::Promoting { to, since: self.now, step: Step::Save, tries: 0 };
-        let state = self.state_to_keep(epoch, to);
-        let batch = Batch { state: Some(state), ..Batch::default() };
+        self.kept.epoch = epoch;
+        self.kept.holder = u8::try_from(to).unwrap_or(0);
+        let batch = self.state_batch();
         self.write(WriteFor::Epoch { epoch, to }, batch);
     }
 

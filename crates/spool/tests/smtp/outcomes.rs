@@ -127,6 +127,17 @@ fn many_recipients_and_one_too_many() {
 }
 
 #[test]
+fn who_has_to_come_again_anyway_is_not_worked_for() {
+    let fake = Fake::new(|_| Some(rejected(Reason::SpoolFull)));
+    let front = start(&fake);
+    let recipients: Vec<String> = (0..100).map(|at| format!("r{at}@x")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    let reply = Client::greeted(front.local_addr()).mail("a@b", &recipients, NAMED);
+    assert!(reply.starts_with("452"), "{reply}");
+    assert!(fake.count() < 100, "the spool is full, and all of them come again");
+}
+
+#[test]
 fn a_large_message_goes_to_few_recipients_at_a_time() {
     let fake = Fake::new(|_| None);
     let front = start(&fake);

@@ -135,11 +135,18 @@ impl Cluster {
             && lines.nth(6).is_some_and(|line| line.trim() == "ready")
     }
 
-    /// As a crash of the machine would, but for what the system has in memory.
+    /// All of its processes at once, as a crash of the machine would, but for what the system has
+    /// in memory.
     pub(crate) fn kill(&self) {
-        let mut child = self.server.lock().unwrap().take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let mut server = self.server.lock().unwrap().take().unwrap();
+        let pid = server.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        server.kill().unwrap();
+        for child in children.unwrap_or_default().split_whitespace() {
+            let child = Pid::from_raw(child.parse().unwrap()).unwrap();
+            let _gone = kill_process(child, Signal::KILL);
+        }
+        server.wait().unwrap();
     }
 
     /// Ends one of the server's processes: the server then begins anew with all of them.
@@ -161,10 +168,11 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        let _gone = self.guard.wait();
+        // Before the guard, which waits for as long as there is a process with this number.
         if let Some(mut server) = self.server.lock().unwrap().take() {
             let _gone = server.wait();
         }
+        let _gone = self.guard.wait();
     }
 }
 

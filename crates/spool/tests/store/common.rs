@@ -102,9 +102,16 @@ pub(crate) fn record(n: u64) -> Record {
     keyed(n, key, payload)
 }
 
-/// Bytes that follow from a number, none of them special.
+/// Bytes that follow from a number, and no other number's are like them.
 pub(crate) fn payload(n: u64, len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| (n.wrapping_mul(31).wrapping_add(i * 7) % 251) as u8).collect()
+    let mut state = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(next).flatten().take(len).collect()
 }
 
 pub(crate) fn keyed(n: u64, key: Vec<u8>, payload: Vec<u8>) -> Record {

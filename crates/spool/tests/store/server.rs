@@ -1,1 +1,167 @@
-//! -
+//! A server of PostgreSQL that goes away.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use eversock_spool::store::postgres::{PostgresConfig, PostgresStore};
+use eversock_spool::store::{Appended, SpoolStore, StoreError};
+
+use crate::cluster::{Cluster, PostgresMaker};
+use crate::common::{
+    Maker, PAIR, ROOMY, appends, assert_sound, done, ends, places, record, wait_for,
+};
+use crate::crash::Promised;
+use crate::writer::{Role, Said};
+
+/// The server's process that has the lock of a pair.
+fn holder(maker: &PostgresMaker) -> i32 {
+    let mut client = maker.cluster.client();
+    let sql = "SELECT a.pid FROM pg_stat_activity AS a JOIN pg_locks AS l ON l.pid = a.pid
+               WHERE l.locktype = 'advisory' AND l.granted
+               AND a.application_name LIKE 'evs spool%'";
+    let mut found = None;
+    wait_for("a session with the lock", || {
+        found = client.query(sql, &[]).unwrap().first().map(|row| row.get(0));
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn a_server_killed_under_load() {
+    let Some(cluster) = Cluster::new() else { return };
+    let maker = PostgresMaker::on(cluster);
+    drop(maker.open());
+    let mut promised = Promised::default();
+    let mut writer = Role::postgres(&maker.config, 0, 1_000_000).start(&[]);
+    for round in 0..6 {
+        // Something is promised between two deaths.
+        for _ in 0..30 + round * 7 {
+            promised.add(writer.next().expect("the writer goes on"));
+        }
+        if round % 2 == 0 {
+            maker.cluster.kill();
+            maker.cluster.start();
+        } else {
+            maker.cluster.kill_session(holder(&maker));
+        }
+    }
+    for _ in 0..30 {
+        promised.add(writer.next().expect("the writer goes on"));
+    }
+    writer.kill();
+    let mut doubtful = 0;
+    for said in writer.rest() {
+        doubtful += u64::from(matches!(said, Said::Unknown(_)));
+        promised.add(said);
+    }
+    assert_eq!(doubtful, 0, "the server came back, so it could be asked");
+    let mut reader = maker.reader();
+    promised.verify(&mut *reader, 0);
+    assert_sound(&mut *reader);
+}
+
+#[test]
+fn a_session_that_is_ended_between_two_commits() {
+    let Some(cluster) = Cluster::new() else { return };
+    let maker = PostgresMaker::on(cluster);
+    let mut store = maker.open();
+    let mut reader = store.reader().unwrap();
+    for n in 0..5 {
+        assert_eq!(places(&store.commit(&appends([record(n)])).unwrap()), [n + 1]);
+        assert_eq!(reader.totals().unwrap().pending, n + 1);
+        let mut client = maker.cluster.client();
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE application_name LIKE 'evs spool%'";
+        assert_eq!(client.query(sql, &[]).unwrap().len(), 2);
+    }
+    assert_eq!(store.totals().unwrap().pending, 5);
+}
+
+#[test]
+fn a_lock_that_another_front_took_meanwhile() {
+    let Some(cluster) = Cluster::new() else { return };
+    let maker = PostgresMaker::on(cluster);
+    let mut first = maker.open();
+    first.commit(&appends([record(0)])).unwrap();
+    // The session ends, and before its front has noticed another front is there.
+    let mut client = maker.cluster.client();
+    client.execute("SELECT pg_terminate_backend($1)", &[&holder(&maker)]).unwrap();
+    let mut second = maker.open();
+    assert_eq!(places(&second.commit(&appends([record(1)])).unwrap()), [2]);
+    let refused = first.commit(&appends([record(2)]));
+    assert!(matches!(refused, Err(StoreError::Held { .. })), "{refused:?}");
+    assert_eq!(places(&second.commit(&appends([record(2)])).unwrap()), [3]);
+    drop(second);
+    let mut again = None;
+    wait_for("the lock", || {
+        again = first.commit(&ends([(1, done(b""))])).ok();
+        again.is_some()
+    });
+    let results = first.commit(&appends([record(2)])).unwrap();
+    assert_eq!(results, [Appended::Duplicate { lsn: 3, end: None }]);
+}
+
+#[test]
+fn a_server_that_is_not_there() {
+    let Some(cluster) = Cluster::new() else { return };
+    let config = PostgresConfig {
+        call_timeout: Duration::from_millis(700),
+        ..PostgresConfig::new(&cluster.params())
+    };
+    let mut store = PostgresStore::open(&config, PAIR, ROOMY).unwrap();
+    let mut reader = store.reader().unwrap();
+    store.commit(&appends([record(0)])).unwrap();
+    cluster.kill();
+    let refused = store.commit(&appends([record(1)]));
+    assert!(matches!(refused, Err(StoreError::Failed { .. })), "{refused:?}");
+    assert!(matches!(reader.totals(), Err(StoreError::Failed { .. })));
+    let opened = PostgresStore::open(&config, "other", ROOMY);
+    assert!(matches!(opened, Err(StoreError::Failed { .. })), "{opened:?}");
+    cluster.start();
+    wait_for("a commit", || store.commit(&appends([record(1)])).is_ok());
+    assert_eq!(store.totals().unwrap().pending, 2);
+    wait_for("a reader", || reader.totals().is_ok_and(|totals| totals.pending == 2));
+}
+
+#[test]
+fn readers_while_the_server_begins_anew() {
+    let Some(cluster) = Cluster::new() else { return };
+    let maker = PostgresMaker::on(cluster);
+    let mut store = maker.open();
+    store.commit(&appends((0..50).map(record))).unwrap();
+    let over = AtomicBool::new(false);
+    let mut reader = maker.reader();
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut reads = 0;
+            while !over.load(Ordering::Relaxed) || reads == 0 {
+                assert_eq!(reader.pending(0, 100, u64::MAX).unwrap().len(), 50);
+                reads += 1;
+            }
+        });
+        for _ in 0..2 {
+            maker.cluster.kill();
+            maker.cluster.start();
+        }
+        over.store(true, Ordering::Relaxed);
+        reading.join().unwrap();
+    });
+}
+
+#[test]
+fn pairs_on_one_server_do_not_meet() {
+    let Some(maker) = PostgresMaker::new() else { return };
+    let long = ["x".repeat(63), "x".repeat(64)];
+    let names = ["orders", "Orders", "mail-2", &long[0], &long[1]];
+    let mut stores: Vec<PostgresStore> =
+        names.iter().map(|name| PostgresStore::open(&maker.config, name, ROOMY).unwrap()).collect();
+    for (store, n) in stores.iter_mut().zip(1..) {
+        let placed = store.commit(&appends((0..n).map(record))).unwrap();
+        assert_eq!(places(&placed), (1..=n).collect::<Vec<_>>());
+    }
+    for (store, n) in stores.iter_mut().zip(1..) {
+        assert_eq!(store.totals().unwrap().pending, n);
+    }
+}

@@ -158,9 +158,9 @@ impl Ledger {
                 append(&savepoint, entry.epoch, entry)?;
                 savepoint.commit()?;
             }
-            let config_now = head(tx)?;
+            let now = head(tx)?;
             reach("backend.replica.before_commit");
-            Ok(config_now)
+            Ok(now)
         });
         match (followed, why) {
             (_, Some(why)) => Err(why),
@@ -202,6 +202,15 @@ impl Ledger {
         })
     }
 
+    /// The highest epoch that was stored.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn epoch(&mut self) -> Result<u64, LedgerError> {
+        self.reading(|connection| schema::number(connection, schema::EPOCH))
+    }
+
     /// The last epoch under which this storage was that of a main server.
     ///
     /// # Errors
@@ -211,13 +220,22 @@ impl Ledger {
         self.reading(|connection| schema::number(connection, schema::MAIN_EPOCH))
     }
 
-    /// Keeps that this storage is that of a main server from this epoch on.
+    /// Keeps that this storage has all that any main did up to this epoch.
     ///
     /// # Errors
     ///
     /// The database cannot be written.
-    pub fn set_main_epoch(&mut self, epoch: u64) -> Result<(), LedgerError> {
+    pub(crate) fn set_main_epoch(&mut self, epoch: u64) -> Result<(), LedgerError> {
         self.writing(|tx| schema::advance(tx, schema::MAIN_EPOCH, epoch)).map(|_| ())
+    }
+
+    /// Keeps that this storage is a copy, and was never that of a main server.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be written.
+    pub(crate) fn forget_main_epoch(&mut self) -> Result<(), LedgerError> {
+        self.writing(|tx| schema::set(tx, schema::MAIN_EPOCH, 0))
     }
 
     fn reading<T>(

@@ -153,7 +153,8 @@ pub(super) fn find(connection: &Connection, id: RequestId) -> rusqlite::Result<O
         .optional()
 }
 
-/// Keeps how an item ended. Nothing for one that has not.
+/// Keeps how an item ended. Nothing for one that has not. A standby may still know an id that its
+/// main has forgotten and done anew: the newer one counts.
 pub(super) fn keep(
     connection: &Connection,
     item: &Record,
@@ -167,7 +168,7 @@ pub(super) fn keep(
     };
     connection
         .prepare_cached(
-            "INSERT INTO evs_ledger (id, fingerprint, refused, answer, at_ms)
+            "INSERT OR REPLACE INTO evs_ledger (id, fingerprint, refused, answer, at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![

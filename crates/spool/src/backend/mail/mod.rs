@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use boxes::{FLAGS, FOUND_MAX, LIST_MAX, LOOKED_AT_MAX, Mailboxes, SEARCHED_BYTES_MAX};
-pub use program::{MailConfig, MailServer, run};
+pub use program::{MailConfig, MailReplica, MailServer, Watch, run};
 
 use crate::backend::ledger::LedgerConfig;
 use crate::backend::ledgered::LedgerBackend;

@@ -13,8 +13,12 @@ use eversock_socket::VirtualListener;
 use crate::backend::ledger::LedgerConfig;
 use crate::backend::ledgered::LedgerBackend;
 use crate::backend::mail::{self, Mailboxes};
+use crate::backend::monitor::{MonitorConfig, PairMonitor};
+use crate::backend::replica::{Pusher, ReplicaConfig, Replicated};
 use crate::backend::{Backend, BackendServer, Guarded};
-use crate::serve::ServeConfig;
+use crate::link::{LinkConfig, SocketTarget};
+use crate::serve::{ServeConfig, Serving, serve};
+use crate::target::Target;
 
 /// A mail server.
 #[derive(Debug, Clone)]
@@ -31,7 +35,40 @@ pub struct MailConfig {
     pub grace: Duration,
     /// Threads and queues.
     pub serve: ServeConfig,
+    /// The other server, if it has storage of its own.
+    pub replica: Option<MailReplica>,
+    /// The other server, if this one is to ask for a switch when it misses it.
+    pub watch: Option<Watch>,
 }
+
+/// The other server of the pair, with a directory of its own.
+#[derive(Debug, Clone)]
+pub struct MailReplica {
+    /// Where the other server pushes to: nobody else may be able to connect.
+    pub listen: SocketAddr,
+    /// Keys and windows of the sockets of that listener.
+    pub socket: Config,
+    /// Where the other server listens for pushes.
+    pub peer: Vec<SocketAddr>,
+    /// How it is reached.
+    pub link: LinkConfig,
+    /// How the two keep together.
+    pub config: ReplicaConfig,
+}
+
+/// The other server of the pair, to be watched.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Where it listens, for fronts or for pushes.
+    pub peer: Vec<SocketAddr>,
+    /// How it is reached.
+    pub link: LinkConfig,
+    /// How often it is asked.
+    pub config: MonitorConfig,
+}
+
+/// What a log for the other server may grow to when nothing else is said: 1 GiB.
+const LOG_BYTES: u64 = 1 << 30;
 
 impl MailConfig {
     /// With defaults for the rest.
@@ -44,15 +81,23 @@ impl MailConfig {
             ledger: LedgerConfig::default(),
             grace: Duration::from_secs(3600),
             serve: ServeConfig::default(),
+            replica: None,
+            watch: None,
         }
     }
+}
+
+#[derive(Debug)]
+enum Storage {
+    Shared(Arc<LedgerBackend<Mailboxes>>),
+    Own { replicated: Arc<Replicated<Mailboxes>>, serving: Serving, _pusher: Pusher },
 }
 
 /// A mail server that runs, until it is dropped.
 #[derive(Debug)]
 pub struct MailServer {
     server: BackendServer,
-    backend: Arc<LedgerBackend<Mailboxes>>,
+    storage: Storage,
 }
 
 impl MailServer {
@@ -60,15 +105,28 @@ impl MailServer {
     ///
     /// # Errors
     ///
-    /// The directory cannot be used, or the address cannot be listened on.
+    /// The directory cannot be used, or an address cannot be listened on.
     pub fn start(config: MailConfig) -> io::Result<Self> {
-        let MailConfig { listen, socket, directory, ledger, grace, serve } = config;
-        let backend = Arc::new(mail::open(&directory, ledger, grace)?);
-        let guarded =
-            Guarded::new(Arc::<LedgerBackend<Mailboxes>>::clone(&backend) as Arc<dyn Backend>)?;
-        let listener = VirtualListener::bind_with(listen, socket)?;
-        let server = BackendServer::serve(listener, guarded, serve)?;
-        Ok(Self { server, backend })
+        let mut ledger = config.ledger;
+        if config.replica.is_some() {
+            ledger.log_bytes = ledger.log_bytes.or(Some(LOG_BYTES));
+        }
+        let backend = mail::open(&config.directory, ledger, config.grace)?;
+        let (guarded, storage) = match config.replica {
+            None => {
+                let backend = Arc::new(backend);
+                let shared: Arc<dyn Backend> = Arc::<LedgerBackend<Mailboxes>>::clone(&backend);
+                (Guarded::new(shared)?, Storage::Shared(backend))
+            }
+            Some(replica) => own_storage(backend, replica)?,
+        };
+        if let Some(Watch { peer, link, config }) = config.watch {
+            let other: Arc<dyn Target> = SocketTarget::new(peer, link)?;
+            guarded.set_monitor(PairMonitor::start(other, config)?);
+        }
+        let listener = VirtualListener::bind_with(config.listen, config.socket)?;
+        let server = BackendServer::serve(listener, guarded, config.serve)?;
+        Ok(Self { server, storage })
     }
 
     /// The server.
@@ -80,18 +138,52 @@ impl MailServer {
     /// The mailboxes.
     #[must_use]
     pub fn backend(&self) -> &LedgerBackend<Mailboxes> {
-        &self.backend
+        match &self.storage {
+            Storage::Shared(backend) => backend,
+            Storage::Own { replicated, .. } => replicated.inner(),
+        }
+    }
+
+    /// What keeps it together with the other server, and where that one is to push to, if it has
+    /// storage of its own.
+    #[must_use]
+    pub fn replica(&self) -> Option<(&Replicated<Mailboxes>, SocketAddr)> {
+        match &self.storage {
+            Storage::Shared(_) => None,
+            Storage::Own { replicated, serving, .. } => Some((replicated, serving.addr())),
+        }
     }
 }
 
-/// Runs a mail server until `stop` says so or its sender is gone. `up` is told the address.
+fn own_storage(
+    backend: LedgerBackend<Mailboxes>,
+    replica: MailReplica,
+) -> io::Result<(Arc<Guarded>, Storage)> {
+    let MailReplica { listen, socket, peer, link, config } = replica;
+    let replicated = Replicated::new(backend, config)?;
+    let guarded = Guarded::new(Arc::<Replicated<Mailboxes>>::clone(&replicated))?;
+    let handler = Arc::new(replicated.replica_handler(&guarded));
+    let listener = VirtualListener::bind_with(listen, socket)?;
+    // One main pushes, one call at a time.
+    let serving = serve(listener, handler, ServeConfig { workers: 2, ..ServeConfig::default() })?;
+    let other: Arc<dyn Target> = SocketTarget::new(peer, link)?;
+    let pusher = replicated.push_to(other, &guarded)?;
+    Ok((guarded, Storage::Own { replicated, serving, _pusher: pusher }))
+}
+
+/// Runs a mail server until `stop` says so or its sender is gone. `up` is told when it can be
+/// reached, and where.
 ///
 /// # Errors
 ///
 /// As [`MailServer::start`].
-pub fn run(config: MailConfig, up: impl FnOnce(SocketAddr), stop: &Receiver<()>) -> io::Result<()> {
+pub fn run(
+    config: MailConfig,
+    up: impl FnOnce(&MailServer),
+    stop: &Receiver<()>,
+) -> io::Result<()> {
     let mail = MailServer::start(config)?;
-    up(mail.server.addr());
+    up(&mail);
     let _said_or_gone = stop.recv();
     mail.server.close();
     Ok(())

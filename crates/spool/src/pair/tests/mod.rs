@@ -2,6 +2,7 @@
 //! can go wrong with them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail where it stands")]
 
+mod cases;
 mod check;
 mod server;
 mod store;

@@ -24,15 +24,13 @@ use rustix::fs::{FlockOperation, flock};
 
 use self::fault::Fault;
 use self::reserve::Reserve;
-use self::write::{Stop, Writing, counters};
+use self::write::{Met, Stop, Writing, counters};
 use super::{Appended, Batch, PairState, Quota, SpoolReader, SpoolStore, StoreError, Totals};
 use crate::failpoint;
 use crate::limits::PAIR_NAME_MAX;
 
 pub use self::read::SqliteReader;
 
-/// Records on damaged pages that one transaction sets aside before it gives up.
-const BROKEN_MAX: usize = 64;
 /// Pages that are given back to the file system at once.
 const VACUUM_PAGES: u64 = 512;
 
@@ -47,8 +45,8 @@ pub struct SqliteStore {
     conn: Option<Connection>,
     /// The log may end with what no sync brought to disk.
     doubtful: bool,
-    /// Locked for as long as it is open.
-    _lock: File,
+    /// The last to go.
+    _lock: Lock,
 }
 
 impl SqliteStore {
@@ -68,7 +66,7 @@ impl SqliteStore {
             let cause = "its name has to be 1 to 64 letters, digits, `-` or `_`".to_owned();
             return Err(fail(Fault::Failed(cause)));
         }
-        let lock = lock(&path.with_file_name(format!("{pair}.lock"))).map_err(fail)?;
+        let lock = Lock::take(&path.with_file_name(format!("{pair}.lock"))).map_err(fail)?;
         let reserve = path.with_file_name(format!("{pair}.reserve"));
         let reserve = Reserve::new(reserve, quota.bytes);
         let (path, pair) = (path.to_owned(), pair.to_owned());
@@ -122,10 +120,10 @@ impl SqliteStore {
         job: &mut dyn FnMut(&mut Writing<'_>) -> Result<T, Stop>,
         reach: &dyn Fn(Moment),
     ) -> Result<T, Fault> {
-        let mut broken: Vec<(u64, String)> = Vec::new();
+        let mut met = Met::default();
         loop {
             let conn = self.connected()?;
-            let (stop, over) = match prepare(conn, job, &broken) {
+            let (stop, over) = match prepare(conn, job, &met) {
                 Ok((result, serial)) => {
                     reach(Moment::BeforeCommit);
                     let committed = run(conn, "COMMIT");
@@ -141,13 +139,17 @@ impl SqliteStore {
                 self.conn = None;
             }
             match stop {
-                Stop::Row { lsn, cause }
-                    if broken.len() < BROKEN_MAX && broken.iter().all(|(b, _)| *b != lsn) =>
-                {
+                Stop::Row { lsn, cause } if met.has_room_for(lsn) => {
                     log::error!("spool {}: {lsn} is set aside: {cause}", self.pair);
-                    broken.push((lsn, cause));
+                    met.broken.push((lsn, cause));
                 }
-                Stop::Row { cause, .. } => return Err(Fault::Damaged(cause)),
+                Stop::Body { lsn, cause } if met.has_room_for(lsn) => {
+                    log::error!("spool {}: the bytes of {lsn} are stuck: {cause}", self.pair);
+                    met.stuck.push(lsn);
+                }
+                Stop::Row { cause, .. } | Stop::Body { cause, .. } => {
+                    return Err(Fault::Damaged(cause));
+                }
                 // Without the commit nothing of it is there.
                 Stop::Fault(Fault::Failed(cause)) => {
                     self.conn = None;
@@ -186,6 +188,28 @@ impl SqliteStore {
         }
     }
 
+    /// Takes the reserve up again after it was spent. Where the disk has no room for it, the empty
+    /// pages of a drained file have: they go to the file system.
+    fn restore_reserve(&mut self) -> Result<(), Fault> {
+        let Err(e) = self.reserve.restore() else { return Ok(()) };
+        let fault = Fault::from(e);
+        if !matches!(fault, Fault::Full) {
+            return Err(fault);
+        }
+        // Each step moves pages by way of the log, so it is cut after each.
+        let (pages, step) = (self.reserve.pages(), self.reserve.log_pages() / 2);
+        let conn = self.connected()?;
+        let free = conn.query_row("PRAGMA freelist_count", [], |row| row.get::<_, i64>(0))?;
+        if free.cast_unsigned() < 2 * pages {
+            return Err(Fault::Full);
+        }
+        for _ in 0..2 * pages.div_ceil(step) {
+            schema::vacuum(conn, step)?;
+            schema::cut_log(conn)?;
+        }
+        Ok(self.reserve.restore()?)
+    }
+
     /// Gives pages back to the file system, a few at a time, if most of the file is empty.
     fn shrink(&mut self) -> Result<(), Fault> {
         let conn = self.connected()?;
@@ -193,7 +217,7 @@ impl SqliteStore {
         let free = number("PRAGMA freelist_count")?.cast_unsigned();
         let all = number("PRAGMA page_count")?.cast_unsigned();
         if free > 2 * VACUUM_PAGES && free > all / 2 {
-            conn.execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+            schema::vacuum(conn, VACUUM_PAGES)?;
         }
         Ok(())
     }
@@ -226,11 +250,11 @@ enum Moment {
 fn prepare<T>(
     conn: &Connection,
     job: &mut dyn FnMut(&mut Writing<'_>) -> Result<T, Stop>,
-    broken: &[(u64, String)],
+    met: &Met,
 ) -> Result<(T, u64), Stop> {
     run(conn, "BEGIN IMMEDIATE")?;
-    let mut writing = Writing::new(conn)?;
-    for (lsn, cause) in broken {
+    let mut writing = Writing::new(conn, met)?;
+    for (lsn, cause) in &met.broken {
         writing.set_broken(*lsn, cause)?;
     }
     let result = job(&mut writing)?;
@@ -252,12 +276,25 @@ fn name(path: &Path, pair: &str) -> String {
     format!("{pair} ({})", path.display())
 }
 
-fn lock(path: &Path) -> Result<File, Fault> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Fault::Held),
-        Err(e) => Err(Fault::Failed(format!("{} cannot be locked: {e}", path.display()))),
+/// The lock of a pair, held while it lives.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Lock {
+    fn take(path: &Path) -> Result<Self, Fault> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Fault::Held),
+            Err(e) => Err(Fault::Failed(format!("{} cannot be locked: {e}", path.display()))),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close it is not enough: a child that has not yet become another program has it too.
+        let _gone = flock(&self.0, FlockOperation::Unlock);
     }
 }
 
@@ -265,8 +302,8 @@ impl SpoolStore for SqliteStore {
     fn commit(&mut self, batch: &Batch) -> Result<Vec<Appended>, StoreError> {
         failpoint::reach("store.begin");
         let (appends, ends) = (!batch.append.is_empty(), !batch.finish.is_empty());
-        if appends && self.reserve.restore().is_err() {
-            return Err(self.error(Fault::Full));
+        if appends {
+            self.restore_reserve().map_err(|fault| self.error(fault))?;
         }
         let quota = self.quota;
         let mut job = |writing: &mut Writing<'_>| writing.batch(batch, quota);
@@ -311,6 +348,9 @@ impl SpoolStore for SqliteStore {
         let mut job = |writing: &mut Writing<'_>| writing.forget(before_ms, limit);
         let forgotten = self.transact(&mut job, &|_| ());
         let forgotten = forgotten.and_then(|count| self.shrink().map(|()| count));
+        if self.restore_reserve().is_err() {
+            log::debug!("spool {}: still no room for its reserve", self.pair);
+        }
         forgotten.map_err(|fault| self.error(fault))
     }
 

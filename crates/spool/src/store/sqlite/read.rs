@@ -73,7 +73,8 @@ impl SqliteReader {
         let conn = self.conn.insert(conn);
         let tx = conn.unchecked_transaction()?;
         let result = job(&tx)?;
-        tx.commit()?;
+        // Not a commit: one that has met a damaged page is refused.
+        tx.rollback()?;
         Ok(result)
     }
 }
@@ -205,7 +206,8 @@ fn found(conn: &Connection, lsn: u64, lane: Lane) -> Result<Found, rusqlite::Err
 fn row_of(conn: &Connection, lsn: u64) -> Result<Option<(Row, String)>, rusqlite::Error> {
     conn.prepare_cached(
         "SELECT id, kind, key, payload, epoch, accepted_ms, crc, sent, held, code, note \
-         FROM record WHERE lsn = ?1 AND (state = 0 OR aside = 1)",
+         FROM record LEFT JOIN body USING (lsn) \
+         WHERE record.lsn = ?1 AND (state = 0 OR aside = 1)",
     )?
     .query_row(params![int(lsn)], |row| {
         let columns = Row {
@@ -316,7 +318,7 @@ fn listed(
     let line = conn
         .prepare_cached(
             "SELECT id, kind, substr(key, 1, ?2), length(payload), accepted_ms, code, note \
-             FROM record WHERE lsn = ?1",
+             FROM record LEFT JOIN body USING (lsn) WHERE record.lsn = ?1",
         )?
         .query_row(params![int(lsn), size(row::LISTED_KEY)], |row| {
             let note = row::aside_note(row.get(5)?, row.get(6)?);

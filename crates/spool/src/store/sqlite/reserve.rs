@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+/// Bytes of a page of SQLite's.
+pub(super) const PAGE: u64 = 4096;
+
 /// A file that takes up room, to be given up when the disk is full.
 ///
 /// A full disk refuses appends, and only draining makes room: but an end needs pages in the log,
@@ -25,9 +28,14 @@ impl Reserve {
         Self { path, bytes, whole: false }
     }
 
+    /// Its size in pages.
+    pub(super) fn pages(&self) -> u64 {
+        self.bytes / PAGE
+    }
+
     /// Pages that the log may have before it is written into the file: half of the reserve.
     pub(super) fn log_pages(&self) -> u64 {
-        self.bytes / 2 / 4096
+        self.pages() / 2
     }
 
     /// Takes the room up if it is not. While that fails the disk counts as full: what is left on

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::fault::{Fault, foreign};
+use super::reserve::PAGE;
 use crate::store::StoreError;
 
 /// "evsp": says that a file is a spool.
@@ -20,7 +21,9 @@ const BUSY: Duration = Duration::from_secs(10);
 const CACHE_KIB: i64 = 8192;
 
 // `record_pending` has all that counts of a pending record, so that a row on a damaged page is
-// known by it. A row that cannot even be changed is set aside in `broken`.
+// known by it. A row that cannot even be changed is set aside in `broken`. The columns of the
+// conditions stand in the indexes too: without them SQLite looks at the rows. What goes when a
+// record ends is in a table of its own, `body`: a row that shrinks does not give its page back.
 const TABLES: &str = "
 CREATE TABLE record (
     lsn INTEGER PRIMARY KEY,
@@ -39,16 +42,20 @@ CREATE TABLE record (
     code INTEGER,
     ended_ms INTEGER,
     note TEXT,
-    answer BLOB,
-    key BLOB,
-    payload BLOB
+    answer BLOB
+);
+CREATE TABLE body (
+    lsn INTEGER PRIMARY KEY,
+    key BLOB NOT NULL,
+    payload BLOB NOT NULL
 );
 CREATE UNIQUE INDEX record_id ON record (id);
-CREATE INDEX record_pending ON record (lsn, lane, weight, sent, held) WHERE state = 0;
-CREATE INDEX record_lane ON record (lane, lsn) WHERE state = 0;
-CREATE INDEX record_age ON record (accepted_ms) WHERE state = 0;
+CREATE INDEX record_pending ON record (lsn, lane, weight, sent, held, state)
+    WHERE state = 0;
+CREATE INDEX record_lane ON record (lane, lsn, state) WHERE state = 0;
+CREATE INDEX record_age ON record (accepted_ms, state) WHERE state = 0;
 CREATE INDEX record_ended ON record (ended_ms) WHERE ended_ms IS NOT NULL;
-CREATE INDEX record_aside ON record (lsn) WHERE aside = 1;
+CREATE INDEX record_aside ON record (lsn, aside) WHERE aside = 1;
 CREATE TABLE broken (
     lsn INTEGER PRIMARY KEY,
     lane INTEGER NOT NULL,
@@ -103,7 +110,7 @@ fn fill(new: &Path, pair: &str) -> Result<(), Fault> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(new, flags)?;
     conn.execute_batch(&format!(
-        "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;
+        "PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;
          PRAGMA application_id = {APPLICATION};"
     ))?;
     let tx = conn.transaction()?;
@@ -158,7 +165,7 @@ pub(super) fn open_writer(path: &Path, pair: &str, log_pages: u64) -> Result<Con
         let cause = format!("its file system lets SQLite keep no write-ahead log ({mode})");
         return Err(Fault::Failed(cause));
     }
-    let log_bytes = log_pages * 4096;
+    let log_bytes = log_pages * PAGE;
     conn.execute_batch(&format!(
         "PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = {log_pages};
@@ -190,6 +197,15 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
 pub(super) fn cut_log(conn: &Connection) -> Result<(), Fault> {
     let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     if busy == 0 { Ok(()) } else { Err(Fault::Failed("a reader holds its log".to_owned())) }
+}
+
+/// Gives up to so many empty pages back to the file system, once the log has been cut.
+pub(super) fn vacuum(conn: &Connection, pages: u64) -> Result<(), Fault> {
+    // One step frees one page.
+    let mut statement = conn.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut steps = statement.query([])?;
+    while steps.next()?.is_some() {}
+    Ok(())
 }
 
 /// The name of a file and what is wrong with it, as an error of the store.

@@ -8,11 +8,16 @@ use crate::store::counters::{Counters, Quota, Share};
 use crate::store::row::{self, End, id_bytes, state};
 use crate::store::{Appended, Batch, Finish, NewRecord, PairState};
 
+/// Records on damaged pages that one transaction puts up with.
+const DAMAGED_MAX: usize = 512;
+
 /// Why a transaction cannot go on.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The row of this record cannot be changed: begin anew, with the record set aside.
     Row { lsn: u64, cause: String },
+    /// The bytes of this record cannot be dropped: begin anew, and let them lie.
+    Body { lsn: u64, cause: String },
     /// Anything else.
     Fault(Fault),
 }
@@ -30,18 +35,37 @@ fn at(lsn: u64) -> impl Fn(rusqlite::Error) -> Stop {
     }
 }
 
+/// What earlier attempts at a transaction have met.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    /// Records whose rows cannot be changed, and why.
+    pub(super) broken: Vec<(u64, String)>,
+    /// Records whose bytes cannot be dropped. They take up room and are seen by nobody.
+    pub(super) stuck: Vec<u64>,
+}
+
+impl Met {
+    /// Whether the transaction may be tried again with one more.
+    pub(super) fn has_room_for(&self, lsn: u64) -> bool {
+        self.broken.len() + self.stuck.len() < DAMAGED_MAX
+            && self.broken.iter().all(|(broken, _)| *broken != lsn)
+            && !self.stuck.contains(&lsn)
+    }
+}
+
 /// An open transaction.
 #[derive(Debug)]
 pub(super) struct Writing<'a> {
     conn: &'a Connection,
+    met: &'a Met,
     pub(super) counters: Counters,
     now_ms: u64,
 }
 
 impl<'a> Writing<'a> {
     /// In a transaction that has just begun.
-    pub(super) fn new(conn: &'a Connection) -> Result<Self, rusqlite::Error> {
-        Ok(Self { conn, counters: counters(conn)?, now_ms: row::now_ms() })
+    pub(super) fn new(conn: &'a Connection, met: &'a Met) -> Result<Self, rusqlite::Error> {
+        Ok(Self { conn, met, counters: counters(conn)?, now_ms: row::now_ms() })
     }
 
     /// Writes the counters: the last thing before the commit.
@@ -117,8 +141,8 @@ impl<'a> Writing<'a> {
         let record = &new.record;
         let inserted = self.run(
             "INSERT INTO record (lsn, id, lane, kind, epoch, accepted_ms, crc, fingerprint, \
-             state, aside, weight, sent, held, key, payload) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11, ?12, ?13) \
+             state, aside, weight, sent, held) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11) \
              ON CONFLICT (id) DO NOTHING",
             params![
                 int(self.counters.last_lsn + 1),
@@ -132,11 +156,16 @@ impl<'a> Writing<'a> {
                 int(share.weight),
                 new.sent,
                 new.held,
-                record.key,
-                record.payload,
             ],
         )?;
-        Ok(inserted == 1)
+        if inserted == 0 {
+            return Ok(false);
+        }
+        self.run(
+            "INSERT INTO body (lsn, key, payload) VALUES (?1, ?2, ?3)",
+            params![int(self.counters.last_lsn + 1), record.key, record.payload],
+        )?;
+        Ok(true)
     }
 
     /// What a record is told whose id is known.
@@ -147,23 +176,24 @@ impl<'a> Writing<'a> {
             .query_row(params![id_bytes(record.id)], |row| row.get(0).map(uint))
             .optional()?;
         let Some(lsn) = lsn else { return Ok(None) };
-        let kept = self
+        let broken = self
+            .conn
+            .prepare_cached("SELECT 1 FROM broken WHERE lsn = ?1")?
+            .exists(params![int(lsn)])?;
+        if broken {
+            // It was appended, and nobody can say what it was.
+            return Ok(Some(Appended::Duplicate { lsn, end: None }));
+        }
+        let (fingerprint, end) = self
             .conn
             .prepare_cached(
                 "SELECT fingerprint, state, answer, code, note FROM record WHERE lsn = ?1",
             )?
             .query_row(params![int(lsn)], |row| {
                 Ok((row.get::<_, i64>(0)?.cast_unsigned(), end_of(row, 1)?))
-            });
-        match kept {
-            Ok((fingerprint, end)) => {
-                Ok(Some(row::again(lsn, fingerprint, record.fingerprint(), end)))
-            }
-            // It was appended and its row is damaged: readers say so, and nothing is gained by
-            // refusing the rest of the batch.
-            Err(e) if is_local(&e) => Ok(Some(Appended::Duplicate { lsn, end: None })),
-            Err(e) => Err(e.into()),
-        }
+            })
+            .map_err(at(lsn))?;
+        Ok(Some(row::again(lsn, fingerprint, record.fingerprint(), end)))
     }
 
     /// What counts of a record, if it is pending. Does not look at its row.
@@ -190,18 +220,28 @@ impl<'a> Writing<'a> {
         let End { state, answer, code, note } = End::of(finish);
         // What the backend refuses waits for an operator, who wants to see it.
         let aside = state == state::REFUSED;
-        let sql = if aside {
+        self.run(
             "UPDATE record SET state = ?2, answer = ?3, code = ?4, note = ?5, ended_ms = ?6, \
-             aside = 1 WHERE lsn = ?1"
-        } else {
-            "UPDATE record SET state = ?2, answer = ?3, code = ?4, note = ?5, ended_ms = ?6, \
-             key = NULL, payload = NULL WHERE lsn = ?1"
-        };
-        self.run(sql, params![int(lsn), state, answer, code, note, int(self.now_ms)])
-            .map_err(at(lsn))?;
+             aside = ?7 WHERE lsn = ?1",
+            params![int(lsn), state, answer, code, note, int(self.now_ms), aside],
+        )
+        .map_err(at(lsn))?;
+        if !aside {
+            self.drop_body(lsn)?;
+        }
         self.counters.leave(share);
         self.counters.quarantined += u64::from(aside);
         Ok(())
+    }
+
+    fn drop_body(&self, lsn: u64) -> Result<(), Stop> {
+        if self.met.stuck.contains(&lsn) {
+            return Ok(());
+        }
+        match self.run("DELETE FROM body WHERE lsn = ?1", params![int(lsn)]) {
+            Err(e) if is_local(&e) => Err(Stop::Body { lsn, cause: e.to_string() }),
+            done => Ok(done.map(|_| ())?),
+        }
     }
 
     /// Drops the bytes of a record that was set aside.
@@ -216,15 +256,20 @@ impl<'a> Writing<'a> {
             Some(false) => {
                 self.run("UPDATE broken SET purged = 1 WHERE lsn = ?1", params![int(lsn)])?
             }
-            None => self
-                .run(
-                    "UPDATE record SET aside = 0, key = NULL, payload = NULL, \
-                     ended_ms = coalesce(ended_ms, ?2), \
-                     state = CASE state WHEN 5 THEN 4 ELSE state END \
-                     WHERE lsn = ?1 AND aside = 1",
-                    params![int(lsn), int(self.now_ms)],
-                )
-                .map_err(at(lsn))?,
+            None => {
+                let gone = self
+                    .run(
+                        "UPDATE record SET aside = 0, ended_ms = coalesce(ended_ms, ?2), \
+                         state = CASE state WHEN 5 THEN 4 ELSE state END \
+                         WHERE lsn = ?1 AND aside = 1",
+                        params![int(lsn), int(self.now_ms)],
+                    )
+                    .map_err(at(lsn))?;
+                if gone > 0 {
+                    self.drop_body(lsn)?;
+                }
+                gone
+            }
         };
         self.counters.quarantined = self.counters.quarantined.saturating_sub(gone as u64);
         Ok(())
@@ -321,6 +366,9 @@ impl<'a> Writing<'a> {
                 )?
                 .exists(params![int(lsn)])?;
             self.run("DELETE FROM record WHERE lsn = ?1", params![int(lsn)]).map_err(at(lsn))?;
+            if aside {
+                self.drop_body(lsn)?;
+            }
             self.counters.quarantined = self.counters.quarantined.saturating_sub(u64::from(aside));
         }
         Ok(ended.len() as u64)

@@ -1,0 +1,341 @@
+//! The main's side: one thread that sends the log to the standby.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::message::{How, Push, Told};
+use super::{Alone, Mode, Replicated, Shared, micros};
+use crate::backend::ledger::{Head, LedgerError};
+use crate::backend::ledgered::Effects;
+use crate::backend::lock::Lock;
+use crate::limits::{BATCH_BYTES_MAX, BATCH_MAX};
+use crate::record::Record;
+use crate::target::{Call, CallFailed, ItemResult, Stamp, Target};
+
+/// Entries of one message.
+const ENTRIES_MAX: usize = BATCH_MAX - 1;
+/// Entries behind what the standby has that are kept all the same: to say where a tail begins.
+const KEPT: u64 = 1000;
+/// Entries that are forgotten at once.
+const PRUNE_MAX: usize = 2000;
+
+/// Pushes whenever this server is main, until it is dropped.
+#[derive(Debug)]
+pub struct Pusher {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pusher {
+    pub(super) fn start<F: Effects + 'static>(
+        replicated: Arc<Replicated<F>>,
+        standby: Arc<dyn Target>,
+        lock: Arc<Lock>,
+    ) -> io::Result<Self> {
+        let shared = Arc::clone(&replicated.shared);
+        let mut pushing =
+            Pushing { replicated, standby, lock, peer: None, stamp: Stamp::default() };
+        let thread = std::thread::Builder::new()
+            .name("spool-push".to_owned())
+            .spawn(move || pushing.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Pusher {
+    fn drop(&mut self) {
+        self.shared.state().closing = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Pushing<F> {
+    replicated: Arc<Replicated<F>>,
+    standby: Arc<dyn Target>,
+    lock: Arc<Lock>,
+    /// Where the standby's log ends, if it has answered.
+    peer: Option<Head>,
+    /// From its last answer.
+    stamp: Stamp,
+}
+
+/// Where the standby stands, seen from this log.
+enum Place {
+    /// The same up to its end.
+    Follows,
+    /// Has entries from here on that this log does not have.
+    Tail(u64),
+    /// Behind what is still kept.
+    TooFar,
+}
+
+/// What comes after a step.
+enum Next {
+    /// There is more to send.
+    AtOnce,
+    /// Until there is news, or it is time again.
+    Wait,
+    /// Until it is time again.
+    Rest,
+}
+
+impl<F: Effects + 'static> Pushing<F> {
+    fn shared(&self) -> &Shared {
+        &self.replicated.shared
+    }
+
+    fn run(&mut self) {
+        while !self.shared().state().closing {
+            let next = match self.lock.holds() {
+                Some(epoch) => self.lead(epoch),
+                None => self.rest(),
+            };
+            match next {
+                Next::AtOnce => {}
+                Next::Wait => self.wait(true),
+                Next::Rest => self.wait(false),
+            }
+        }
+    }
+
+    fn wait(&self, for_news: bool) {
+        let shared = self.shared();
+        let until = Instant::now() + shared.config.every;
+        let mut state = shared.state();
+        while !(state.closing || (state.news && for_news)) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.news = false;
+    }
+
+    /// Not the main: nothing to push.
+    fn rest(&mut self) -> Next {
+        self.peer = None;
+        let claiming = {
+            let mut state = self.shared().state();
+            if state.leading.take().is_some() {
+                state.linked = false;
+                state.mode = Mode::Together;
+                self.shared().changed.notify_all();
+            }
+            state.claiming.take()
+        };
+        let Some(epoch) = claiming else { return Next::Wait };
+        if let Err(trouble) = self.claim(epoch) {
+            log::warn!("the other server does not say whether it was main since: {trouble}");
+        }
+        Next::Rest
+    }
+
+    /// Asks the other server whether it was main since this one was.
+    fn claim(&mut self, epoch: u64) -> Result<(), String> {
+        let main_epoch = self.replicated.notes().main_epoch().map_err(|error| error.to_string())?;
+        let push = Push { claim: Some(main_epoch), ..Push::default() };
+        let told = self.ask(epoch, push, Vec::new())?;
+        if told.how != How::Yields {
+            self.shared().state().overtaken = true;
+            return Err(format!("it may have been, and its log ends at {}", told.head.seq));
+        }
+        // It takes no lower epoch any more, and this one is nobody else's. That its log may be
+        // longer says nothing: then it has a tail.
+        self.replicated.notes().set_main_epoch(epoch).map_err(|error| error.to_string())
+    }
+
+    fn lead(&mut self, epoch: u64) -> Next {
+        let replicated = Arc::clone(&self.replicated);
+        if replicated.lead(&mut replicated.shared.state(), epoch) {
+            self.peer = None;
+        }
+        match self.step(epoch) {
+            Ok(next) => next,
+            Err(trouble) => {
+                self.peer = None;
+                self.apart(&trouble);
+                Next::Rest
+            }
+        }
+    }
+
+    /// The standby does not follow: go on alone if it cannot think any more that it does.
+    fn apart(&self, trouble: &str) {
+        let shared = self.shared();
+        let mut state = shared.state();
+        if state.linked || state.trouble.as_deref() != Some(trouble) {
+            log::warn!("the standby does not follow: {trouble}");
+        }
+        state.linked = false;
+        state.trouble = Some(trouble.to_owned());
+        let over = shared.clock.now_us() >= state.promised_until_us;
+        if over && state.mode == Mode::Together && shared.config.alone == Alone::Allowed {
+            log::warn!("this server goes on alone until the standby has caught up");
+            state.mode = Mode::Alone;
+        }
+        shared.changed.notify_all();
+    }
+
+    fn step(&mut self, epoch: u64) -> Result<Next, String> {
+        let Some(peer) = self.peer else { return self.greet(epoch) };
+        let database = |error: LedgerError| error.to_string();
+        match self.place(&peer).map_err(database)? {
+            Place::Follows => {}
+            Place::Tail(from) => {
+                let push = Push { tail_from: from, ..Push::default() };
+                self.ask(epoch, push, Vec::new())?;
+                return Err(format!(
+                    "it has entries of its own from number {from} on: give it a \
+                                    copy of this server's directory"
+                ));
+            }
+            Place::TooFar => {
+                return Err(
+                    "it is behind what the log still has: give it a copy of this server's \
+                            directory"
+                        .to_owned(),
+                );
+            }
+        }
+        // In this order: what is committed after the mode has changed waits for the standby, and
+        // what was before is below the head.
+        let near =
+            self.replicated.notes().head().map_err(database)?.seq - peer.seq <= ENTRIES_MAX as u64;
+        let together = self.together(near);
+        let head = self.replicated.notes().head().map_err(database)?.seq;
+        let entries = self
+            .replicated
+            .notes()
+            .entries(peer.seq, ENTRIES_MAX, BATCH_BYTES_MAX as u64)
+            .map_err(database)?;
+        let in_sync = self.shared().config.in_sync;
+        let lease_us = if near && together { micros(in_sync) } else { 0 };
+        let confirmed = peer.seq;
+        let push =
+            Push { before: peer, head, lease_us, stamp: self.stamp, confirmed, ..Push::default() };
+        if lease_us > 0 {
+            // Before it is sent: nobody knows when it arrives.
+            let until = self.shared().clock.now_us().saturating_add(lease_us);
+            let mut state = self.shared().state();
+            state.promised_until_us = state.promised_until_us.max(until);
+        }
+        let told = self.ask(epoch, push, entries)?;
+        self.peer = Some(told.head);
+        match told.how {
+            How::Applied => Ok(self.applied(epoch, told.head, head, lease_us > 0)),
+            // It says where it stands; that is looked at in the next step.
+            How::NotNext => {
+                self.apart("it stands elsewhere than it said");
+                Ok(Next::Rest)
+            }
+            How::Later => Err("it cannot apply entries now: see its log".to_owned()),
+            How::Yields | How::Objects => Err("it answers what was not asked".to_owned()),
+        }
+    }
+
+    /// Whether calls wait for the standby. One that is near again is waited for from now on.
+    fn together(&self, near: bool) -> bool {
+        let mut state = self.shared().state();
+        if near && state.mode == Mode::Alone {
+            log::info!("the standby has caught up: calls wait for it again");
+            state.mode = Mode::Together;
+            state.linked = true;
+        }
+        state.mode == Mode::Together
+    }
+
+    fn applied(&self, epoch: u64, there: Head, head: u64, promised: bool) -> Next {
+        let mut state = self.shared().state();
+        if state.leading == Some(epoch) {
+            state.confirmed = state.confirmed.max(there.seq);
+            state.trouble = None;
+            if promised && there.seq >= head {
+                state.linked = true;
+            }
+        }
+        self.shared().changed.notify_all();
+        let more = there.seq < head || state.news;
+        state.news = false;
+        drop(state);
+        let below = there.seq.saturating_sub(KEPT);
+        if let Err(error) = self.replicated.notes().prune_log(below, PRUNE_MAX) {
+            log::warn!("the log cannot be pruned: {error}");
+        }
+        if more || !promised { Next::AtOnce } else { Next::Wait }
+    }
+
+    /// Asks where the standby stands.
+    fn greet(&mut self, epoch: u64) -> Result<Next, String> {
+        let told = self.ask(epoch, Push::default(), Vec::new())?;
+        self.peer = Some(told.head);
+        Ok(Next::AtOnce)
+    }
+
+    fn place(&self, there: &Head) -> Result<Place, LedgerError> {
+        let mut notes = self.replicated.notes();
+        let head = notes.head()?;
+        match notes.head_at(there.seq)? {
+            Some(here) if here.chain == there.chain => {
+                let next = notes.entries(there.seq, 1, 1)?;
+                let whole = there.seq == head.seq
+                    || next.first().is_some_and(|next| next.lsn == there.seq + 1);
+                Ok(if whole { Place::Follows } else { Place::TooFar })
+            }
+            None if there.seq <= head.seq => Ok(Place::TooFar),
+            _ => {
+                // What it has was done under its last epoch; ours is the same up to the first
+                // entry of a newer one.
+                let newer = notes.first_above(there.epoch)?;
+                Ok(Place::Tail(newer.unwrap_or(head.seq + 1).min(there.seq)))
+            }
+        }
+    }
+
+    fn ask(&mut self, epoch: u64, push: Push, entries: Vec<Record>) -> Result<Told, String> {
+        let timeout = self.shared().config.confirm_timeout;
+        let mut items = vec![push.to_record()];
+        items.extend(entries);
+        let (tell, told) = bounded(1);
+        let call = Call { epoch, items: items.into(), job: None, timeout };
+        self.standby.call(
+            call,
+            Box::new(move |result| {
+                let _late = tell.try_send(result);
+            }),
+        );
+        // The target keeps to the timeout; this bounds one that does not.
+        let result = told
+            .recv_timeout(timeout + Duration::from_secs(1))
+            .unwrap_or(Err(CallFailed::TimedOut));
+        match result {
+            Ok(results) => match results.first() {
+                Some(ItemResult::Done { answer, .. }) => {
+                    let told = Told::of_answer(answer)
+                        .ok_or("it is of another version: give both the same one")?;
+                    self.stamp = told.stamp;
+                    Ok(told)
+                }
+                Some(ItemResult::Later { .. }) => Err("it is busy".to_owned()),
+                other => Err(format!("it does not understand: {other:?}")),
+            },
+            Err(failed) => {
+                if let CallFailed::Fenced { seen, .. } = failed
+                    && seen > epoch
+                    && let Err(error) = self.lock.hear(seen)
+                {
+                    log::error!("the epoch {seen} cannot be stored: {error}");
+                }
+                Err(failed.to_string())
+            }
+        }
+    }
+}
