@@ -133,7 +133,7 @@ impl<W: Write> JobWriter<W> {
         Ok(())
     }
 
-    /// Writes the trailer. Gives back where it was written, flushed, and how many records there are.
+    /// Writes the trailer. Gives back where it was written, flushed, and the number of records.
     ///
     /// # Errors
     ///

@@ -10,7 +10,8 @@ use crate::common::{Scratch, appends, record, unique};
 
 fn front_file(folder: &Path, lines: &str) -> FrontFile {
     let text = format!(
-        "dir = \"spool\"\n{lines}\n[[socket]]\nlisten = \"127.0.0.1:0\"\n[[pair]]\nname = \"orders\"\n\
+        "dir = \"spool\"\n{lines}\n[[socket]]\nlisten = \"127.0.0.1:0\"\n\
+         [[pair]]\nname = \"orders\"\n\
          [[pair.server]]\nurl = \"eversock://127.0.0.1:9\"\n\
          [[pair.server]]\nurl = \"eversock://127.0.0.1:9\"\n"
     );
