@@ -68,18 +68,18 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// With two servers that are up.
+    /// With two servers that are up, on one storage.
     pub(crate) fn new() -> Self {
-        Self::with("")
+        Self::of(|place| (0..2).map(|_| server(place, "mail")).collect())
     }
 
-    /// And with these lines in the pair.
-    pub(crate) fn with(lines: &str) -> Self {
+    /// With these servers.
+    pub(crate) fn of(servers: impl FnOnce(&Place) -> Vec<Running>) -> Self {
         let place = Place::new();
-        let servers: Vec<Running> = (0..2).map(|_| server(&place, "mail")).collect();
+        let servers = servers(&place);
         let addrs: Vec<SocketAddr> = servers.iter().map(Running::addr).collect();
         let config = place.file("spool.toml");
-        fs::write(&config, file(&addrs, lines)).unwrap();
+        fs::write(&config, file(&addrs)).unwrap();
         Self { servers, addrs, config, place }
     }
 
@@ -139,8 +139,8 @@ pub(crate) fn server(place: &Place, storage: &str) -> Running {
     place.start(&["spool", "backend", "mail", "--json", "--listen", "127.0.0.1:0", "--dir", dir])
 }
 
-fn file(addrs: &[SocketAddr], lines: &str) -> String {
-    let mut text = format!(
+fn file(addrs: &[SocketAddr]) -> String {
+    let mut text = String::from(
         "dir = \"spool\"\n\
          metrics = \"127.0.0.1:0\"\n\
          [[socket]]\n\
@@ -161,8 +161,7 @@ fn file(addrs: &[SocketAddr], lines: &str) -> String {
          probe-timeout = \"1s\"\n\
          confirm = \"500ms\"\n\
          flap-guard = \"0s\"\n\
-         retry-after = \"100ms\"\n\
-         {lines}\n"
+         retry-after = \"100ms\"\n",
     );
     for (addr, name) in addrs.iter().zip(["left", "right"]) {
         text.push_str(&format!(
