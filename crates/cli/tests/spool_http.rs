@@ -174,7 +174,7 @@ impl Load {
 fn pair(place: &Place, config: &str) -> serde_json::Value {
     let done = place.run(&["spool", "stat", "--config", config, "--json"]);
     let value: serde_json::Value = serde_json::from_str(&done.stdout).expect(&done.stdout);
-    value["pairs"][0].clone()
+    value[0].clone()
 }
 
 #[test]
