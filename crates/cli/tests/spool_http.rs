@@ -173,8 +173,8 @@ impl Load {
 
 fn pair(place: &Place, config: &str) -> serde_json::Value {
     let done = place.run(&["spool", "stat", "--config", config, "--json"]);
-    let value: serde_json::Value = serde_json::from_str(&done.out).expect(&done.out);
-    value["pairs"][0].clone()
+    let value: serde_json::Value = serde_json::from_str(&done.stdout).expect(&done.stdout);
+    value[0].clone()
 }
 
 #[test]

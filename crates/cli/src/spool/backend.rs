@@ -50,9 +50,9 @@ struct Mail {
     /// The --replica-listen of the other server.
     #[arg(long, value_name = "HOST:PORT", requires = "replica_listen")]
     replica_peer: Option<String>,
-    /// How long a standby that has heard nothing of its main is taken to have all of it: longer than
-    /// a front takes to notice that the main is gone. A main whose standby is away does nothing for
-    /// so long [default: 60s].
+    /// How long a standby that has heard nothing of its main is taken to have all of it: longer
+    /// than a front takes to notice that the main is gone. A main whose standby is away does
+    /// nothing for so long [default: 60s].
     #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "replica_peer")]
     in_sync: Option<Duration>,
     /// A main whose standby is away does nothing until that is back.
