@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod common;
+#[path = "spool/held.rs"]
+mod held;
 #[path = "spool/offline.rs"]
 mod offline;
 #[path = "spool/operator.rs"]
