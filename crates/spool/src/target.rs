@@ -70,6 +70,9 @@ pub enum CallFailed {
     /// The answer was lost with the server or its connection; each item may have taken effect.
     #[error("the answer was lost: {0}")]
     Lost(String),
+    /// The server says that it failed: each item may have taken effect, and nothing of it goes on.
+    #[error("the server failed: {0}")]
+    Failed(String),
     /// The server does not hold the lock, or has seen a higher epoch: nothing took effect.
     #[error("the server refuses epoch {asked}: it knows epoch {seen}")]
     Fenced {
@@ -84,6 +87,12 @@ impl CallFailed {
     /// Whether items may have taken effect all the same.
     #[must_use]
     pub fn in_doubt(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::Lost(_) | Self::Failed(_))
+    }
+
+    /// Whether items may still take effect later.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
         matches!(self, Self::TimedOut | Self::Lost(_))
     }
 }

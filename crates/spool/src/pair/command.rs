@@ -12,6 +12,7 @@ impl Pair {
             Command::Hold => return self.command_hold(token, true),
             Command::Release => return self.command_hold(token, false),
             Command::Retry(lsns) => {
+                self.replay.forgive(&lsns);
                 let batch =
                     Batch { unsent: lsns.clone(), release: lsns.clone(), ..Batch::default() };
                 let text = format!("{} records are let go", lsns.len());
@@ -20,8 +21,9 @@ impl Pair {
             Command::Purge(lsns) => {
                 let finish = lsns.iter().map(|lsn| (*lsn, Finish::Purged)).collect();
                 let text = format!("{} records are given up", lsns.len());
+                // What comes behind them waits until that is on disk.
                 for lsn in &lsns {
-                    self.drain.drop_waiting(*lsn);
+                    self.drain.pause_lane_of(*lsn);
                 }
                 let batch = Batch { finish, ..Batch::default() };
                 return self.command_write(token, lsns, batch, text);
@@ -31,6 +33,7 @@ impl Pair {
     }
 
     fn command_switch(&mut self) -> Result<String, String> {
+        self.is_wet()?;
         let to = 1 - self.main();
         if !matches!(self.state, State::Normal | State::Draining(_)) {
             return Err(format!("the pair is {}: wait, or switch with --now", self.state.name()));
@@ -42,7 +45,16 @@ impl Pair {
         Ok("the main finishes what it does, then the other takes over".into())
     }
 
+    /// A dry run switches for nobody.
+    fn is_wet(&self) -> Result<(), String> {
+        if self.config.dry_run {
+            return Err("this is a dry run: take `dry-run` out of the front's file".into());
+        }
+        Ok(())
+    }
+
     fn command_switch_now(&mut self) -> Result<String, String> {
+        self.is_wet()?;
         if matches!(self.state, State::Promoting { .. }) {
             return Err("a server is being promoted right now: wait a moment".into());
         }
@@ -66,19 +78,22 @@ impl Pair {
         if let Some(seen) = split {
             // The other front is gone, says the operator; its lease may still run.
             let span = self.config.lease + self.config.lease_margin();
-            self.lock = super::Lock::load(seen, self.lock.holder, self.now, span);
+            self.lock.adopt(seen, self.now, span);
+            self.divert("the other front is gone, its lease perhaps not", false, false);
         }
-        self.on_hold = on_hold;
+        let was_on_hold = std::mem::replace(&mut self.on_hold, on_hold);
         let batch = self.state_batch();
         let text = if on_hold { "everything is spooled from now on" } else { "the pair goes on" };
-        self.command_write(token, Vec::new(), batch, text.to_owned());
+        let text = text.to_owned();
+        self.write(WriteFor::Command { token, lsns: Vec::new(), text, was_on_hold }, batch);
         if !on_hold {
             self.wake_all();
         }
     }
 
     fn command_write(&mut self, token: Token, lsns: Vec<u64>, batch: Batch, text: String) {
-        self.write(WriteFor::Command { token, lsns, text }, batch);
+        let was_on_hold = self.on_hold;
+        self.write(WriteFor::Command { token, lsns, text, was_on_hold }, batch);
     }
 
     pub(super) fn command_written(
@@ -86,17 +101,23 @@ impl Pair {
         token: Token,
         lsns: &[u64],
         text: String,
+        was_on_hold: bool,
         result: Result<(), StoreFault>,
     ) {
+        self.count = Count::AtMost;
+        if result.is_ok() {
+            for lsn in lsns {
+                self.drain.drop_waiting(*lsn);
+            }
+        }
+        // What was let go, or was to be given up, lies below what was read.
+        self.drain.restart();
         let result = match result {
-            Ok(()) => {
-                for lsn in lsns {
-                    self.drain.drop_waiting(*lsn);
-                }
-                self.count = Count::AtMost;
-                // What was let go lies below what was read.
-                self.drain.restart();
-                Ok(text)
+            Ok(()) => Ok(text),
+            Err(_) if self.on_hold != was_on_hold => {
+                self.on_hold = was_on_hold;
+                self.wake_all();
+                Err("the spool cannot be written: all is as before; try again when it can".into())
             }
             Err(_) => Err("the spool cannot be written: try again when it can".to_owned()),
         };

@@ -56,6 +56,8 @@ pub(crate) struct Drain {
     heads: BTreeSet<u64>,
     /// Lanes that the server wants later.
     blocked: BTreeSet<(u64, Lane)>,
+    /// Records that failed of late, and when they are to be tried again; outlives restarts.
+    delayed: HashMap<u64, u64>,
     /// Lanes in which a record waits for an operator.
     stuck: HashSet<Lane>,
     flying: usize,
@@ -87,6 +89,7 @@ impl Drain {
             lanes: HashMap::new(),
             heads: BTreeSet::new(),
             blocked: BTreeSet::new(),
+            delayed: HashMap::new(),
             stuck: HashSet::new(),
             flying: 0,
             calls: 0,
@@ -141,7 +144,7 @@ impl Drain {
     }
 
     /// A record that was read.
-    pub(crate) fn add(&mut self, record: Record, sent: bool) {
+    pub(crate) fn add(&mut self, record: Record, sent: bool, now: u64) {
         let (lsn, lane) = (record.lsn, record.lane());
         let is_known = self.entries.contains_key(&lsn) || self.ended_meanwhile.contains(&lsn);
         if is_known || self.stuck.contains(&lane) {
@@ -149,8 +152,37 @@ impl Drain {
         }
         self.weight += record.weight();
         self.entries.insert(lsn, Entry { record, lane, sent, away: false });
-        self.lanes.entry(lane).or_default().waiting.push_back(lsn);
+        let queue = self.lanes.entry(lane).or_default();
+        queue.waiting.push_back(lsn);
+        if let Some(&until) = self.delayed.get(&lsn)
+            && until > now
+        {
+            queue.blocked = true;
+            self.blocked.insert((until, lane));
+            if let Some(front) = queue.waiting.front() {
+                self.heads.remove(front);
+            }
+        }
         self.show_head(lane);
+    }
+
+    /// The record is not to be tried again before `until`, not even after a restart.
+    pub(crate) fn delay(&mut self, lsn: u64, until: u64, now: u64) {
+        if self.delayed.len() >= AHEAD_RECORDS {
+            self.delayed.retain(|_, until| *until > now);
+        }
+        self.delayed.insert(lsn, until);
+    }
+
+    /// The lane of a record goes no further until the next restart.
+    pub(crate) fn pause_lane_of(&mut self, lsn: u64) {
+        let Some(lane) = self.entries.get(&lsn).map(|entry| entry.lane) else { return };
+        let Some(queue) = self.lanes.get_mut(&lane) else { return };
+        queue.blocked = true;
+        self.blocked.insert((u64::MAX, lane));
+        if let Some(front) = queue.waiting.front() {
+            self.heads.remove(front);
+        }
     }
 
     /// A record of this lane waits for an operator: the lane goes no further.
@@ -288,6 +320,7 @@ impl Drain {
         }
         let known = self.entries.get(&lsn).map(|entry| (entry.lane, entry.record.weight()));
         self.forget(lsn);
+        self.delayed.remove(&lsn);
         known
     }
 
@@ -331,7 +364,9 @@ impl Drain {
 
     /// Places below this one are drained, but for those in lanes that wait for an operator.
     pub(crate) fn low(&self) -> u64 {
-        self.entries.keys().next().copied().unwrap_or(self.cursor + 1)
+        // After a restart what is away is known, and what lies before it is not.
+        let next = self.cursor.saturating_add(1);
+        self.entries.keys().next().map_or(next, |first| next.min(*first))
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -348,7 +383,7 @@ impl Drain {
 
     /// When a lane is to be tried again, or the rate allows one more.
     pub(crate) fn wake_at(&self) -> Option<u64> {
-        let unblock = self.blocked.first().map(|(at, _)| *at);
+        let unblock = self.blocked.first().map(|(at, _)| *at).filter(|at| *at < u64::MAX);
         let may_send = self.calls < self.calls_max && self.flying < self.window;
         let has_next = may_send && !self.heads.is_empty();
         let rated = (self.rate > 0 && has_next && self.tokens < 1_000_000)

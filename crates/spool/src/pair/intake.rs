@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::plain;
-use super::{Action, CallFor, Count, DrainMode, InDoubt, Pair, Reads, State, StoreFault, Token};
+use super::{
+    Action, CallFor, Count, DrainMode, InDoubt, Pair, Reads, Side, State, StoreFault, Token,
+};
 use crate::limits::{DEADLINE_MAX, KEY_MAX, PAYLOAD_MAX};
 use crate::record::{Lane, Record};
 use crate::request::{Kind, Outcome, Reason, Request};
@@ -15,7 +17,7 @@ use crate::target::{Call, CallFailed, CallResult, Class, ItemResult};
 /// A held request that failed with the main looks again after so many microseconds.
 const LOOK_AGAIN: u64 = 200_000;
 /// The store is tried again after so many microseconds.
-const STORE_AGAIN: u64 = 1_000_000;
+pub(super) const STORE_AGAIN: u64 = 1_000_000;
 
 /// Where a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,7 +280,9 @@ impl Pair {
             Reads::Job => self.append(token, false, false),
             Reads::Stale if backlog => self.finish(token, Outcome::Stale),
             Reads::Wait | Reads::Overlay | Reads::Stale => {
-                let barrier = self.totals.last_lsn;
+                // One that has waited already waits for no more than at first.
+                let first = self.requests.get(&token).and_then(|asked| asked.barrier);
+                let barrier = first.unwrap_or(self.totals.last_lsn);
                 if serving && self.drain.low() > barrier {
                     return self.call(token);
                 }
@@ -398,15 +402,24 @@ impl Pair {
             timeout: Duration::from_micros(timeout),
         };
         let tag = self.tag();
-        self.calls.insert(tag, CallFor::Direct(token));
+        let in_haste = timeout < self.config.call_timeout;
+        self.calls.insert(tag, (side, CallFor::Direct { token, in_haste }));
         self.direct_calls += 1;
         self.out.push(Action::Call { tag, side, call });
     }
 
     /// A call that a request made is over.
-    pub(super) fn called_directly(&mut self, token: Token, result: CallResult) {
+    pub(super) fn called_directly(
+        &mut self,
+        side: Side,
+        token: Token,
+        in_haste: bool,
+        result: CallResult,
+    ) {
         self.direct_calls -= 1;
-        self.note_call(&result);
+        let only_looks =
+            self.requests.get(&token).is_some_and(|asked| asked.record.kind.only_looks());
+        self.note_call(side, &result, in_haste, only_looks);
         let Some(asked) = self.requests.get_mut(&token) else { return };
         let lane = asked.lane;
         let is_read = asked.record.kind.only_looks();
@@ -424,10 +437,12 @@ impl Pair {
                     let retry_after = Duration::ZERO;
                     self.finish(token, Outcome::Rejected { reason, retry_after });
                 }
-                Some(ItemResult::Later { after }) => self.failed_directly(token, false, after),
-                None => self.failed_directly(token, true, Duration::ZERO),
+                Some(ItemResult::Later { after }) => {
+                    self.failed_directly(side, token, false, after)
+                }
+                None => self.failed_directly(side, token, true, Duration::ZERO),
             },
-            Err(failed) => self.failed_directly(token, failed.in_doubt(), Duration::ZERO),
+            Err(failed) => self.failed_directly(side, token, failed.in_doubt(), Duration::ZERO),
         }
         if !is_read {
             self.run_lane(lane);
@@ -435,8 +450,8 @@ impl Pair {
     }
 
     /// The main did not do it, or nobody knows.
-    fn failed_directly(&mut self, token: Token, in_doubt: bool, after: Duration) {
-        let class = self.config.classes[self.main()];
+    fn failed_directly(&mut self, side: Side, token: Token, in_doubt: bool, after: Duration) {
+        let class = self.config.classes[side];
         let now = self.now;
         let dry_run = self.config.dry_run;
         let Some(asked) = self.requests.get_mut(&token) else { return };
@@ -637,11 +652,15 @@ impl Pair {
         asked.has_looked = false;
         asked.is_new = false;
         self.held.insert(token);
+        let deadline = asked.deadline;
         if let Some(lane) = lane {
-            self.held_by_lane.entry(lane).or_default().push(token);
+            let waiting = self.held_by_lane.entry(lane).or_default();
+            if !waiting.contains(&token) {
+                waiting.push(token);
+            }
         }
         if let Some(until) = until {
-            self.wakes.insert((until, token));
+            self.wakes.insert((until.min(deadline), token));
         }
     }
 
@@ -790,16 +809,27 @@ impl Pair {
     }
 
     /// What a call says about the health of the main.
-    pub(super) fn note_call(&mut self, result: &CallResult) {
+    pub(super) fn note_call(
+        &mut self,
+        side: Side,
+        result: &CallResult,
+        in_haste: bool,
+        only_looks: bool,
+    ) {
         match result {
             Ok(_) => {}
             Err(failed) => {
                 self.counters.call_errors += 1;
-                self.errors.note(self.now);
+                // A sender in haste says nothing about the server, and neither does a request that
+                // makes a server fail which is well otherwise: its health is what probes ask for.
+                let is_over = matches!(failed, CallFailed::Failed(_));
+                if !in_haste && !is_over && side == self.main() {
+                    self.errors.note(self.now);
+                }
                 if let CallFailed::Fenced { seen, .. } = failed {
                     self.saw_epoch(*seen);
                 }
-                if failed.in_doubt() {
+                if failed.goes_on() && !only_looks && side == self.main() {
                     self.bar_what_is_late();
                 }
             }

@@ -15,6 +15,8 @@ pub(crate) struct Lock {
     pub(crate) epoch: u64,
     /// To whom.
     pub(crate) holder: Side,
+    /// Another front granted it, to whom nobody has said: until it is free, no server may have it.
+    is_foreign: bool,
     /// `None`: nobody holds it.
     until: Option<u64>,
 }
@@ -23,7 +25,19 @@ impl Lock {
     /// As the store has it. Whoever held it may hold it still: the front does not know when it
     /// granted last.
     pub(crate) fn load(epoch: u64, holder: Side, now: u64, span: u64) -> Self {
-        Self { epoch, holder, until: (epoch > 0).then_some(now + span) }
+        Self { epoch, holder, is_foreign: false, until: (epoch > 0).then_some(now + span) }
+    }
+
+    /// As another front has left it, which may have granted it just now, to either.
+    pub(crate) fn adopt(&mut self, epoch: u64, now: u64, span: u64) {
+        self.epoch = self.epoch.max(epoch);
+        self.is_foreign = true;
+        self.sent(now, span);
+    }
+
+    /// Whether this server may have the next one.
+    pub(crate) fn may_pass_to(&self, side: Side, now: u64) -> bool {
+        self.is_free(now) || side == self.holder && !self.is_foreign
     }
 
     /// A grant is on its way: `span` is the lease with its margin.
@@ -57,6 +71,7 @@ impl Lock {
     /// free](Lock::is_free).
     pub(crate) fn pass(&mut self, epoch: u64, holder: Side) {
         self.epoch = epoch;
+        self.is_foreign = false;
         if holder != self.holder {
             self.holder = holder;
             self.until = None;

@@ -45,7 +45,11 @@ use crate::store::{PairState, Totals};
 #[derive(Debug)]
 enum CallFor {
     /// A request that came in just now.
-    Direct(Token),
+    Direct {
+        token: Token,
+        /// The request's own deadline was shorter than what a server may take.
+        in_haste: bool,
+    },
     /// Records of the spool.
     Drain(Vec<crate::record::Record>),
 }
@@ -60,13 +64,13 @@ enum WriteFor {
     /// The epoch that is to be granted.
     Epoch { epoch: u64, to: Side },
     /// What an operator wants; with an answer for it.
-    Command { token: Token, lsns: Vec<u64>, text: String },
-    /// Records in doubt that an operator must see.
+    Command { token: Token, lsns: Vec<u64>, text: String, was_on_hold: bool },
+    /// Records in doubt that an operator must see, or what is kept of the pair.
     Held,
     /// A damaged record.
     Quarantine(u64),
-    /// Marks taken back: nothing depends on it.
-    Unmark,
+    /// Marks taken back.
+    Unmark(Vec<u64>),
 }
 
 /// How well the pair knows what waits in its store.
@@ -95,6 +99,8 @@ pub struct Pair {
     lock: Lock,
     /// What was written last, or is being written.
     kept: PairState,
+    /// A server was main under the epoch that is kept: it is not given to anybody again.
+    is_spent: bool,
     servers: [Server; 2],
     errors: Errors,
     /// When the main was suspected and found well, of late.
@@ -120,12 +126,15 @@ pub struct Pair {
     /// What waits, or more: never less, since what waits must not be passed by.
     totals: Totals,
     count: Count,
+    /// The store could not say what waits; when it is asked again.
+    count_at: Option<u64>,
     /// Over the quota, until some of it is free again.
     is_over_quota: bool,
     /// The store could not write; when it is tried again.
     store_trouble: Option<u64>,
 
-    calls: HashMap<u64, CallFor>,
+    /// What calls are for, and which server has them.
+    calls: HashMap<u64, (Side, CallFor)>,
     direct_calls: usize,
     writes: HashMap<u64, WriteFor>,
     next_tag: u64,
@@ -154,6 +163,7 @@ impl Pair {
             split: None,
             lock: Lock::load(state.epoch, side, now, span),
             kept: state.clone(),
+            is_spent: true,
             servers: [Server::default(), Server::default()],
             errors: Errors::default(),
             relapses: VecDeque::new(),
@@ -172,6 +182,7 @@ impl Pair {
             appending_bytes: 0,
             totals,
             count: Count::Exact,
+            count_at: None,
             is_over_quota: false,
             store_trouble: None,
             calls: HashMap::new(),
@@ -219,7 +230,9 @@ impl Pair {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let wake = self.wakes.first().map(|(at, _)| *at);
         let drain = self.is_serving().then(|| self.drain_wakes_at()).flatten();
-        [deadline, wake, drain, self.replay.writes_at(), self.store_trouble]
+        // Once it has come, what makes the pair quiet asks.
+        let count = self.count_at.filter(|at| *at > self.now);
+        [deadline, wake, drain, count, self.replay.writes_at(), self.store_trouble]
             .into_iter()
             .flatten()
             .chain([self.switch_wakes_at()])
@@ -270,7 +283,9 @@ impl Pair {
     /// Asks the store what waits, when that is not known and nothing is under way that changes it.
     fn ask_count(&mut self) {
         let is_quiet = self.appending == 0 && self.writes.is_empty() && self.drain.is_done();
-        if self.count == Count::AtMost && is_quiet {
+        if self.count == Count::AtMost && is_quiet && self.count_at.is_none_or(|at| at <= self.now)
+        {
+            self.count_at = None;
             self.count = Count::Asked;
             self.out.push(Action::Count);
         }
@@ -278,6 +293,9 @@ impl Pair {
 
     fn counted(&mut self, result: Result<Totals, StoreFault>) {
         let was = std::mem::replace(&mut self.count, Count::AtMost);
+        if result.is_err() {
+            self.count_at = Some(self.now + intake::STORE_AGAIN);
+        }
         if let (Count::Asked, Ok(totals)) = (was, result) {
             self.totals = totals;
             self.count = Count::Exact;

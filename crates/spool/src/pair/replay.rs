@@ -1,10 +1,13 @@
 //! The drain at work: reads records, sends them to the main, notes their ends.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::drain::{FETCH_RECORDS, FETCH_WEIGHT};
-use super::{Action, CallFor, Count, DrainMode, InDoubt, Pair, Reads, State, StoreFault, WriteFor};
+use super::{
+    Action, CallFor, Count, DrainMode, InDoubt, Pair, Reads, Side, State, StoreFault, WriteFor,
+};
 use crate::record::Record;
 use crate::store::{Batch, Finish, Found};
 use crate::target::{Call, CallFailed, CallResult, Class, ItemResult};
@@ -17,6 +20,17 @@ const AGAIN_AFTER: u64 = 20_000;
 const REST: u64 = 100_000;
 /// What could not be written is written again after so many microseconds.
 const WRITE_AGAIN: u64 = 500_000;
+/// A server may ask for no longer wait than this, in microseconds.
+const AFTER_MAX: u64 = 60_000_000;
+/// A record that leaves the main in doubt so often, alone in its call, waits for an operator: it is
+/// the record, not the main.
+const ATTEMPTS_MAX: u32 = 10;
+/// Between such attempts: from here on twice as long each time, up to [`ATTEMPT_MAX`].
+const ATTEMPT_AFTER: u64 = 100_000;
+/// See [`ATTEMPT_AFTER`].
+const ATTEMPT_MAX: u64 = 10_000_000;
+/// Nothing more is sent while so many bytes of answers wait to be written.
+const ENDS_WEIGHT: usize = 16 << 20;
 
 /// What a drain has to remember besides the records themselves.
 #[derive(Debug, Default)]
@@ -27,17 +41,42 @@ pub(super) struct Replay {
     /// succeed where an earlier failed, a crash would bring the older record of a key back after
     /// the newer.
     ends: Vec<(u64, Finish)>,
+    ends_weight: usize,
     is_writing: bool,
     /// The store did not take them; when they are tried again.
     writes_at: Option<u64>,
     /// Damaged records and records for an operator that the store did not take.
     unread: Option<u64>,
+    /// Damaged records that are being set aside.
+    aside: BTreeSet<u64>,
+    /// How often a record left the main in doubt.
+    attempts: HashMap<u64, u32>,
+    /// Marks that are being set or taken back: what is read meanwhile may show them wrongly.
+    marks: usize,
+    /// Marks that could not be taken back, and when that is tried again.
+    unmark: Vec<u64>,
+    unmark_at: u64,
 }
 
 impl Replay {
     /// When ends are written again.
     pub(super) fn writes_at(&self) -> Option<u64> {
-        self.writes_at
+        let unmark = (!self.unmark.is_empty()).then_some(self.unmark_at);
+        self.writes_at.into_iter().chain(unmark).min()
+    }
+
+    /// An operator wants these tried again as if nothing had been.
+    pub(super) fn forgive(&mut self, lsns: &[u64]) {
+        for lsn in lsns {
+            self.attempts.remove(lsn);
+        }
+    }
+
+    fn end(&mut self, lsn: u64, end: Finish) {
+        if let Finish::Done { answer } = &end {
+            self.ends_weight += answer.len();
+        }
+        self.ends.push((lsn, end));
     }
 }
 
@@ -45,6 +84,10 @@ impl Pair {
     /// Moves the drain on, as far as it may go.
     pub(super) fn pump(&mut self) {
         self.write_ends();
+        if !self.replay.unmark.is_empty() && self.now >= self.replay.unmark_at {
+            let lsns = std::mem::take(&mut self.replay.unmark);
+            self.unmark(lsns);
+        }
         if !self.is_serving() {
             return;
         }
@@ -52,13 +95,18 @@ impl Pair {
             return;
         }
         self.replay.unread = None;
-        if let Some(after) = self.drain.wants_records() {
+        let may_read = self.replay.marks == 0 && self.replay.unmark.is_empty();
+        if let Some(after) = may_read.then(|| self.drain.wants_records()).flatten() {
             self.out.push(Action::Fetch { after, limit: FETCH_RECORDS, weight_max: FETCH_WEIGHT });
         }
         if self.replay.rests_until.is_some_and(|until| until > self.now) {
             return;
         }
         self.replay.rests_until = None;
+        // What could not be noted is not to grow.
+        if self.replay.writes_at.is_some() || self.replay.ends_weight > ENDS_WEIGHT {
+            return;
+        }
         let is_opaque = self.config.classes[self.main()] == Class::Opaque;
         while let Some(records) = self.drain.next_call(self.now, is_opaque) {
             if is_opaque {
@@ -72,6 +120,9 @@ impl Pair {
     /// When the drain goes on, if it waits for a time and nothing else.
     pub(super) fn drain_wakes_at(&self) -> Option<u64> {
         let rest = [self.replay.rests_until, self.replay.unread].into_iter().flatten().max();
+        if self.replay.writes_at.is_some() || self.replay.ends_weight > ENDS_WEIGHT {
+            return rest.filter(|at| *at > self.now);
+        }
         rest.or_else(|| self.drain.wake_at())
     }
 
@@ -83,7 +134,7 @@ impl Pair {
             timeout: Duration::from_micros(self.config.call_timeout),
         };
         let (tag, side) = (self.tag(), self.main());
-        self.calls.insert(tag, CallFor::Drain(records));
+        self.calls.insert(tag, (side, CallFor::Drain(records)));
         self.out.push(Action::Call { tag, side, call });
     }
 
@@ -94,6 +145,7 @@ impl Pair {
             let lsn = record.lsn;
             if !self.drain.was_sent(lsn) || self.config.in_doubt == InDoubt::Retry {
                 let batch = Batch { sent: vec![lsn], ..Batch::default() };
+                self.replay.marks += 1;
                 self.write(WriteFor::Mark(record), batch);
             } else {
                 self.drain.call_ended(true);
@@ -112,17 +164,30 @@ impl Pair {
             InDoubt::Skip => {
                 self.counters.in_doubt += 1;
                 self.drain.ended(lsn);
-                self.replay.ends.push((lsn, Finish::SkippedInDoubt));
+                self.replay.end(lsn, Finish::SkippedInDoubt);
             }
-            InDoubt::Hold => {
-                self.counters.in_doubt += 1;
-                self.alarm(format!("record {lsn} is in doubt, and waits for an operator"));
-                self.drain.stick(record.lane());
-                self.drain.again(lsn, 0, self.now);
-                let batch = Batch { hold: vec![lsn], ..Batch::default() };
-                self.write(WriteFor::Held, batch);
-            }
+            InDoubt::Hold => self.hold_record(record, "is in doubt"),
         }
+    }
+
+    /// A record, and the later ones of its lane, wait for an operator.
+    fn hold_record(&mut self, record: &Record, why: &str) {
+        let lsn = record.lsn;
+        self.counters.in_doubt += 1;
+        self.alarm(format!(
+            "record {lsn} {why}, and waits for an operator: `evs spool retry` or `purge`"
+        ));
+        self.drain.stick(record.lane());
+        self.drain.again(lsn, 0, self.now);
+        let batch = Batch { hold: vec![lsn], ..Batch::default() };
+        self.write(WriteFor::Held, batch);
+    }
+
+    /// A record surely was not done: a crash is not to leave it in doubt.
+    fn unmark(&mut self, lsns: Vec<u64>) {
+        self.replay.marks += 1;
+        let batch = Batch { unsent: lsns.clone(), ..Batch::default() };
+        self.write(WriteFor::Unmark(lsns), batch);
     }
 
     /// Records that were read.
@@ -146,7 +211,11 @@ impl Pair {
         for found in records {
             match found {
                 Found::Whole { record, held: true, .. } => self.drain.stick(record.lane()),
-                Found::Whole { record, sent, held: false } => self.drain.add(record, sent),
+                Found::Whole { record, sent, held: false } => {
+                    self.drain.add(record, sent, self.now)
+                }
+                // Set aside already, when an earlier read found it.
+                Found::Damaged { lsn, .. } if !self.replay.aside.insert(lsn) => {}
                 Found::Damaged { lsn, lane: _, what } => {
                     self.counters.damaged += 1;
                     self.alarm(format!("record {lsn} of the spool is damaged: {what}"));
@@ -163,15 +232,31 @@ impl Pair {
 
     pub(super) fn called(&mut self, tag: u64, result: CallResult) {
         match self.calls.remove(&tag) {
-            Some(CallFor::Direct(token)) => self.called_directly(token, result),
-            Some(CallFor::Drain(records)) => self.drained(&records, result),
+            Some((side, CallFor::Direct { token, in_haste })) => {
+                let result = self.of_this_main(side, result);
+                self.called_directly(side, token, in_haste, result);
+            }
+            Some((side, CallFor::Drain(records))) => {
+                let result = self.of_this_main(side, result);
+                self.drained(side, &records, result);
+            }
             None => {}
         }
     }
 
-    fn drained(&mut self, records: &[Record], result: CallResult) {
-        self.note_call(&result);
-        let is_opaque = self.config.classes[self.main()] == Class::Opaque;
+    /// What a server says that is main no more may be missing in the storage of the one that is.
+    fn of_this_main(&self, side: Side, result: CallResult) -> CallResult {
+        match result {
+            Ok(_) if side != self.main() => {
+                Err(CallFailed::Lost("the server is main no more".to_owned()))
+            }
+            result => result,
+        }
+    }
+
+    fn drained(&mut self, side: Side, records: &[Record], result: CallResult) {
+        self.note_call(side, &result, false, false);
+        let is_opaque = self.config.classes[side] == Class::Opaque;
         match result {
             Ok(results) => {
                 let good = results.len() == records.len()
@@ -181,15 +266,17 @@ impl Pair {
                 for record in records {
                     let later = ItemResult::Later { after: Duration::ZERO };
                     let result = results.next().unwrap_or(later);
-                    let end = self.drained_one(record, result, is_opaque);
-                    self.replay.ends.extend(end);
+                    if let Some((lsn, end)) = self.drained_one(record, result, is_opaque) {
+                        self.replay.end(lsn, end);
+                    }
                 }
             }
             Err(failed) => {
                 self.drain.call_ended(false);
                 self.replay.rests_until = Some(self.now + REST);
+                let is_alone = records.len() == 1;
                 for record in records {
-                    self.failed_in_drain(record, &failed, is_opaque);
+                    self.failed_in_drain(record, &failed, is_opaque, is_alone);
                 }
             }
         }
@@ -218,24 +305,45 @@ impl Pair {
                 Some((lsn, Finish::Refused { code, text }))
             }
             ItemResult::Later { after } => {
-                let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(AGAIN_AFTER);
+                let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+                let after = after.clamp(AGAIN_AFTER, AFTER_MAX);
                 self.drain.again(lsn, self.now.saturating_add(after), self.now);
                 if is_opaque {
-                    self.write(WriteFor::Unmark, Batch { unsent: vec![lsn], ..Batch::default() });
+                    self.unmark(vec![lsn]);
                 }
                 None
             }
         }
     }
 
-    fn failed_in_drain(&mut self, record: &Record, failed: &CallFailed, is_opaque: bool) {
+    fn failed_in_drain(
+        &mut self,
+        record: &Record,
+        failed: &CallFailed,
+        is_opaque: bool,
+        is_alone: bool,
+    ) {
+        let lsn = record.lsn;
         if is_opaque && failed.in_doubt() && self.config.in_doubt != InDoubt::Retry {
             return self.doubtful(record);
         }
-        self.drain.again(record.lsn, 0, self.now);
+        let mut until = 0;
+        if is_alone && failed.in_doubt() {
+            if self.replay.attempts.len() >= 4096 {
+                self.replay.attempts.clear();
+            }
+            let attempts = self.replay.attempts.entry(lsn).or_insert(0);
+            *attempts += 1;
+            if *attempts >= ATTEMPTS_MAX {
+                return self.hold_record(record, "leaves the main in doubt each time");
+            }
+            let after = (ATTEMPT_AFTER << *attempts).min(ATTEMPT_MAX);
+            until = self.now + after;
+            self.drain.delay(lsn, until, self.now);
+        }
+        self.drain.again(lsn, until, self.now);
         if is_opaque && !failed.in_doubt() {
-            let batch = Batch { unsent: vec![record.lsn], ..Batch::default() };
-            self.write(WriteFor::Unmark, batch);
+            self.unmark(vec![lsn]);
         }
     }
 
@@ -250,6 +358,7 @@ impl Pair {
         self.replay.writes_at = None;
         self.replay.is_writing = true;
         let ends = std::mem::take(&mut self.replay.ends);
+        self.replay.ends_weight = 0;
         let batch = Batch { finish: ends.clone(), ..Batch::default() };
         self.write(WriteFor::Ends(ends), batch);
     }
@@ -268,39 +377,51 @@ impl Pair {
             }
             (WriteFor::Ends(mut ends), Err(_)) => {
                 ends.append(&mut self.replay.ends);
-                self.replay.ends = ends;
+                self.replay.ends_weight = 0;
+                for (lsn, end) in ends {
+                    self.replay.end(lsn, end);
+                }
                 self.replay.is_writing = false;
                 self.replay.writes_at = Some(self.now + WRITE_AGAIN);
             }
-            (WriteFor::Mark(record), Ok(())) if self.is_serving() => self.send(vec![record]),
             (WriteFor::Mark(record), result) => {
+                self.replay.marks -= 1;
+                if result.is_ok() && self.is_serving() {
+                    return self.send(vec![record]);
+                }
                 // The main is another by now, or the mark is not on disk: nothing was sent.
                 self.drain.call_ended(false);
                 self.replay.rests_until = Some(self.now + REST);
                 self.drain.again(record.lsn, 0, self.now);
-                if result.is_ok() {
-                    let batch = Batch { unsent: vec![record.lsn], ..Batch::default() };
-                    self.write(WriteFor::Unmark, batch);
+                self.unmark(vec![record.lsn]);
+            }
+            (WriteFor::Unmark(lsns), result) => {
+                self.replay.marks -= 1;
+                if result.is_err() {
+                    self.replay.unmark.extend(lsns);
+                    self.replay.unmark_at = self.now + WRITE_AGAIN;
                 }
             }
             (WriteFor::Epoch { epoch, to }, result) => self.epoch_written(epoch, to, result),
-            (WriteFor::Command { token, lsns, text }, result) => {
-                self.command_written(token, &lsns, text, result);
+            (WriteFor::Command { token, lsns, text, was_on_hold }, result) => {
+                self.command_written(token, &lsns, text, was_on_hold, result);
             }
-            (WriteFor::Quarantine(lsn), Ok(())) => {
+            (WriteFor::Quarantine(lsn), result) => {
+                self.replay.aside.remove(&lsn);
+                // How much waits is the store's to tell: it may have been set aside before.
                 self.count = Count::AtMost;
-                self.noted(lsn);
+                if result.is_err() {
+                    // Found again by the next read.
+                    self.drain.restart();
+                    self.replay.unread = Some(self.now + WRITE_AGAIN);
+                }
             }
-            (WriteFor::Quarantine(_), Err(_)) => {
-                // Found again by the next read.
-                self.drain.restart();
-                self.replay.unread = Some(self.now + WRITE_AGAIN);
-            }
-            (WriteFor::Held | WriteFor::Unmark, _) => {}
+            (WriteFor::Held, _) => {}
         }
     }
 
     fn noted(&mut self, lsn: u64) {
+        self.replay.attempts.remove(&lsn);
         self.totals.pending = self.totals.pending.saturating_sub(1);
         if let Some((lane, weight)) = self.drain.noted(lsn) {
             self.totals.bytes = self.totals.bytes.saturating_sub(weight);
@@ -323,8 +444,8 @@ impl Pair {
             draining.freeze(now, freeze);
         }
         if opened {
-            if let Some(since) = self.diverted_at.take()
-                && matches!(self.state, State::Normal)
+            if matches!(self.state, State::Normal)
+                && let Some(since) = self.diverted_at.take()
             {
                 self.counters.last_diversion = self.now.saturating_sub(since);
                 self.log("the spool is drained");

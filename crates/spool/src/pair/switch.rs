@@ -28,7 +28,14 @@ pub(super) enum State {
     /// There is no main.
     Diverting(Diverting),
     /// A server is being given a new lock.
-    Promoting { to: Side, since: u64, step: Step, tries: u32 },
+    Promoting {
+        to: Side,
+        since: u64,
+        step: Step,
+        tries: u32,
+        /// Who held the lock before.
+        from: Side,
+    },
     /// There is a main, which is given what waits in the spool.
     Draining(Draining),
     /// Told to switch: what runs is finished first.
@@ -163,7 +170,7 @@ impl Pair {
             State::Planned { .. } => self.step_planned(),
             State::Promoting { since, .. } => {
                 if self.now >= since + 2 * self.promote_limit() {
-                    self.divert("the server does not take the lock in time", true, false);
+                    self.promotion_failed("does not take the lock in time");
                 }
             }
         }
@@ -233,7 +240,7 @@ impl Pair {
                     *step = Step::Grant;
                     self.grant(side, report);
                 }
-                _ => self.divert("the server that was to take over is not ready", true, false),
+                _ => self.promotion_failed("is not ready any more"),
             },
             State::Promoting { .. } | State::Diverting(_) => {}
             State::Normal | State::Draining(_) | State::Suspect { .. } | State::Planned { .. }
@@ -297,7 +304,7 @@ impl Pair {
             // A spool that is new, for servers that are not: another front may be gone since just
             // now, with a lease still running.
             let span = self.config.lease + self.config.lease_margin();
-            self.lock = super::Lock::load(seen, self.lock.holder, self.now, span);
+            self.lock.adopt(seen, self.now, span);
             self.log(format!("the servers know epoch {seen}: the spool goes on from there"));
             return;
         }
@@ -352,7 +359,7 @@ impl Pair {
                 if ok {
                     self.became_main(side);
                 } else if *tries >= GRANTS {
-                    self.divert("the server does not take the lock", true, false);
+                    self.promotion_failed("does not take the lock");
                 } else {
                     *tries += 1;
                     *step = Step::Ask;
@@ -396,7 +403,7 @@ impl Pair {
     /// A server without a ledger may do a request late whose answer did not come: a new epoch keeps
     /// it from undoing what follows.
     pub(super) fn bar_what_is_late(&mut self) {
-        self.has_late = self.config.classes[self.main()] != Class::Ledger;
+        self.has_late |= self.config.classes[self.main()] != Class::Ledger;
         if self.has_late && self.is_main_in_office() {
             self.divert("a request is in doubt, and gets a new epoch behind it", false, false);
         }
@@ -436,7 +443,8 @@ impl Pair {
     }
 
     pub(super) fn divert(&mut self, why: &str, distrust: bool, is_forced: bool) {
-        if self.config.dry_run && !matches!(self.state, State::Promoting { .. }) {
+        let is_bound = self.split.is_some() || matches!(self.state, State::Promoting { .. });
+        if self.config.dry_run && !is_bound {
             return;
         }
         self.log(format!("no main: {why}"));
@@ -450,6 +458,10 @@ impl Pair {
 
     /// Begins a planned switch.
     pub(super) fn plan(&mut self, to: Side, why: &str) {
+        if self.config.dry_run {
+            self.counters.would_divert += 1;
+            return self.log(format!("dry run: would switch: {why}"));
+        }
         self.log(format!("a planned switch: {why}"));
         self.diverted_at.get_or_insert(self.now);
         self.state = State::Planned { to, since: self.now, is_releasing: false };
@@ -481,13 +493,20 @@ impl Pair {
         let State::Diverting(diverting) = &self.state else { return };
         let (main, other) = (self.main(), 1 - self.main());
         let waited = self.now - diverting.since;
+        let span = self.config.lease + self.config.lease_margin();
+        let all_heard = self.servers.iter().all(|server| server.report.is_some());
+        // To a new spool only its servers can say which epochs there were.
+        if self.lock.epoch == 0 && !all_heard && waited < span {
+            return;
+        }
+        let may_main = self.lock.may_pass_to(main, self.now);
         // One that fails requests is tried again when the other has had its time.
         let trusted = !diverting.distrust || waited > 2 * self.config.lease;
-        if trusted && !diverting.is_forced && self.is_ready(main) {
+        if trusted && !diverting.is_forced && may_main && self.is_ready(main) {
             return self.promote(main);
         }
         if !self.is_ready(other) {
-            if trusted && self.is_ready(main) {
+            if trusted && may_main && self.is_ready(main) {
                 self.promote(main);
             }
             return;
@@ -515,11 +534,19 @@ impl Pair {
 
     /// Begins to give a server a new lock: the one that holds it, or any if it is free.
     fn promote(&mut self, to: Side) {
-        debug_assert!(to == self.main() || self.lock.is_free(self.now), "two holders");
-        let epoch = self.lock.epoch.max(self.kept.epoch) + 1;
-        self.state = State::Promoting { to, since: self.now, step: Step::Save, tries: 0 };
+        debug_assert!(self.lock.may_pass_to(to, self.now), "two holders");
+        let holder = u8::try_from(to).unwrap_or(0);
+        // An epoch under which nothing was done yet is this server's still: those that are used up
+        // in vain look to servers as if another had been main.
+        let is_unused =
+            !self.is_spent && self.kept.holder == holder && self.kept.epoch >= self.lock.epoch;
+        let epoch =
+            if is_unused { self.kept.epoch } else { self.lock.epoch.max(self.kept.epoch) + 1 };
+        let from = self.main();
+        self.state = State::Promoting { to, since: self.now, step: Step::Save, tries: 0, from };
+        self.is_spent = false;
         self.kept.epoch = epoch;
-        self.kept.holder = u8::try_from(to).unwrap_or(0);
+        self.kept.holder = holder;
         let batch = self.state_batch();
         self.write(WriteFor::Epoch { epoch, to }, batch);
     }
@@ -532,7 +559,7 @@ impl Pair {
             }
             return;
         };
-        if *side != to || *step != Step::Save {
+        if *side != to || *step != Step::Save || epoch != self.kept.epoch {
             return;
         }
         if result.is_err() {
@@ -541,10 +568,6 @@ impl Pair {
             return self.divert("the new epoch cannot be written", false, false);
         }
         *step = Step::Ask;
-        if to != self.lock.holder {
-            self.switched_at = Some(self.now);
-            self.counters.switched += 1;
-        }
         self.lock.pass(epoch, to);
         self.has_late = false;
         if !self.servers[to].is_asked {
@@ -557,7 +580,24 @@ impl Pair {
         self.lock.skip(epoch);
     }
 
+    /// The lock goes to the other if that can have it: it may be well, and have given the lock up
+    /// for this one.
+    fn promotion_failed(&mut self, why: &str) {
+        let State::Promoting { to, from, .. } = self.state else { return };
+        if to != from {
+            self.alarm(format!("server {to} was to take over, and {why}: the other one may again"));
+        }
+        self.divert(&format!("server {to} {why}"), true, to != from);
+    }
+
     fn became_main(&mut self, side: Side) {
+        if let State::Promoting { from, .. } = self.state
+            && from != side
+        {
+            self.switched_at = Some(self.now);
+            self.counters.switched += 1;
+        }
+        self.is_spent = true;
         self.counters.promoted += 1;
         self.errors.clear();
         let epoch = self.lock.epoch;

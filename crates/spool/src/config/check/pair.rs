@@ -41,6 +41,11 @@ pub(super) fn pair(
         let problem = format!("both servers of {name} are called {:?}", servers[0].name);
         return Err(check.wrong(at, "server", &format!("{problem}; give them names of their own")));
     }
+    if servers[0].class != servers[1].class {
+        let problem = "main and standby promise different things; a pair keeps one promise: give \
+                       both the weaker `class`";
+        return Err(check.wrong(at, "server", problem));
+    }
     let (config, committer) = behaviour(&written, [servers[0].class, servers[1].class]);
     sound(&config, &committer).map_err(|(key, problem)| check.wrong(at, key, &problem))?;
     if config.reads == Reads::Overlay && servers.iter().any(|server| server.url.starts_with("http"))

@@ -37,6 +37,8 @@ enum End {
     Unreachable(String),
     /// The server has seen a higher epoch: no effect.
     Fenced(u64),
+    /// The server says that it failed.
+    Failed(String),
     /// The answer was lost.
     Lost(String),
     /// The answer did not come in time.
@@ -50,7 +52,7 @@ impl End {
     }
 
     fn in_doubt(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::TimedOut)
+        matches!(self, Self::Failed(_) | Self::Lost(_) | Self::TimedOut)
     }
 }
 
@@ -106,7 +108,10 @@ fn result_of(epoch: u64, ends: Vec<End>) -> CallResult {
     for end in &ends {
         match end {
             End::Lost(what) => doubt = Some(CallFailed::Lost(what.clone())),
-            End::TimedOut if doubt.is_none() => doubt = Some(CallFailed::TimedOut),
+            End::TimedOut if !matches!(doubt, Some(CallFailed::Lost(_))) => {
+                doubt = Some(CallFailed::TimedOut);
+            }
+            End::Failed(what) if doubt.is_none() => doubt = Some(CallFailed::Failed(what.clone())),
             _ => {}
         }
     }
@@ -278,7 +283,7 @@ async fn answer_to(
             let after = number(&parts.headers, RETRY_AFTER.as_str()).unwrap_or(0);
             End::Told(ItemResult::Later { after: Duration::from_secs(after) })
         }
-        Verdict::Doubt => End::Lost(clipped(&format!("the service said {}", parts.status))),
+        Verdict::Doubt => End::Failed(clipped(&format!("the service said {}", parts.status))),
     }
 }
 
