@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::look::{Look, Looker};
 use crate::failpoint;
 use crate::pair::{Action, Command, Event, Pair, PairConfig, Status, StoreFault, Token};
-use crate::request::{Outcome, Request};
+use crate::request::{Outcome, Reason, Request};
 use crate::store::committer::Committer;
 use crate::store::{PairState, Totals};
 use crate::target::{Reply, Target};
@@ -60,9 +61,39 @@ impl Actor {
             .spawn(move || self.run(pair, began))
     }
 
-    fn run(self, mut pair: Pair, began: Instant) {
+    fn run(self, pair: Pair, began: Instant) {
         let mut waiting = Waiting::default();
-        self.act(pair.handle(0, Event::Tick), &mut waiting);
+        // A defect in one pair is to stay in that pair, and nobody is to wait for it in vain.
+        let work = || self.work(pair, began, &mut waiting);
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            log::error!("pair {}: its thread has failed; restart the front", self.name);
+            for (_, reply) in waiting.requests.drain() {
+                self.in_flight.fetch_sub(1, Ordering::AcqRel);
+                reply_safely(reply, Outcome::InDoubt);
+            }
+            waiting.commands.clear();
+            while let Ok(input) = self.waiting.recv() {
+                if matches!(input, Input::Close) {
+                    break;
+                }
+                self.refuse(input);
+            }
+        }
+        for server in &self.servers {
+            server.close();
+        }
+    }
+
+    /// Answers what comes to a pair that is no more.
+    fn refuse(&self, input: Input) {
+        if let Input::Submit { reply, .. } = input {
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            reply_safely(reply, closing());
+        }
+    }
+
+    fn work(&self, mut pair: Pair, began: Instant, waiting: &mut Waiting) {
+        self.act(pair.handle(0, Event::Tick), waiting);
         loop {
             let wake = began + Duration::from_micros(pair.wake_at().min(u64::MAX / 4));
             let input = match self.waiting.recv_deadline(wake) {
@@ -90,12 +121,9 @@ impl Actor {
                 Input::Close => break,
             };
             pass(&event);
-            self.act(pair.handle(now, event), &mut waiting);
+            self.act(pair.handle(now, event), waiting);
         }
-        self.act(pair.close(), &mut waiting);
-        for server in &self.servers {
-            server.close();
-        }
+        self.act(pair.close(), waiting);
     }
 
     fn act(&self, actions: Vec<Action>, waiting: &mut Waiting) {
@@ -114,7 +142,7 @@ impl Actor {
                 failpoint::reach("front.before_reply");
                 self.in_flight.fetch_sub(1, Ordering::AcqRel);
                 if let Some(reply) = waiting.requests.remove(&token) {
-                    reply(outcome);
+                    reply_safely(reply, outcome);
                 }
                 failpoint::reach("front.after_reply");
             }
@@ -183,6 +211,19 @@ impl Actor {
             Action::Log { alarm: true, text } => log::warn!("pair {}: {text}", self.name),
             Action::Log { alarm: false, text } => log::info!("pair {}: {text}", self.name),
         }
+    }
+}
+
+/// What a front that ends says.
+pub(super) fn closing() -> Outcome {
+    let retry_after = Duration::from_secs(1);
+    Outcome::Rejected { reason: Reason::Closing, retry_after }
+}
+
+/// A callback that panics is its owner's loss alone.
+pub(super) fn reply_safely<T>(reply: Reply<T>, told: T) {
+    if catch_unwind(AssertUnwindSafe(|| reply(told))).is_err() {
+        log::error!("a callback of a request has panicked");
     }
 }
 

@@ -1,12 +1,13 @@
 //! A thread that reads a spool.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Sender, unbounded};
 
-use super::actor::Input;
+use super::actor::{Input, reply_safely};
 use crate::pair::{Event, StoreFault, Token};
 use crate::record::Lane;
 use crate::request::{Outcome, RequestId};
@@ -40,7 +41,13 @@ impl Looker {
         // Each request asks one thing at a time, and requests are bounded.
         thread::Builder::new().name(format!("spool-look-{pair:.10}")).spawn(move || {
             for look in waiting {
-                if let Some(event) = answer(&mut *reader, look) {
+                let failed = failure(&look);
+                // What a caller wants read is the caller's code.
+                let answer = catch_unwind(AssertUnwindSafe(|| answer(&mut *reader, look)));
+                if answer.is_err() {
+                    log::error!("reading a spool has panicked");
+                }
+                if let Some(event) = answer.unwrap_or(failed) {
                     let _ = answers.send(Input::Event(event));
                 }
             }
@@ -50,6 +57,18 @@ impl Looker {
 
     pub(super) fn ask(&self, look: Look) {
         let _ = self.0.send(look);
+    }
+}
+
+/// What the pair is told if it cannot be read at all.
+fn failure(look: &Look) -> Option<Event> {
+    let fault = StoreFault::Failed;
+    match *look {
+        Look::Newest { token, .. } => Some(Event::Newest { token, result: Err(fault) }),
+        Look::Find { token, .. } => Some(Event::FoundId { token, result: Err(fault) }),
+        Look::Fetch { .. } => Some(Event::Fetched { result: Err(fault) }),
+        Look::Count => Some(Event::Counted { result: Err(fault) }),
+        Look::Outcome { .. } | Look::Other(_) => None,
     }
 }
 
@@ -68,7 +87,8 @@ fn answer(reader: &mut dyn SpoolReader, look: Look) -> Option<Event> {
         }
         Look::Count => Event::Counted { result: reader.totals().map_err(told) },
         Look::Outcome { id, reply } => {
-            reply(outcome(reader.find(id).map_err(told).ok().flatten()));
+            let found = outcome(reader.find(id).map_err(told).ok().flatten());
+            reply_safely(reply, found);
             return None;
         }
         Look::Other(look) => {

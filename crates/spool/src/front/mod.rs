@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use actor::{Actor, Input};
+use actor::{Actor, Input, closing, reply_safely};
 use look::{Look, Looker};
 
 use crate::pair::{Command, PairConfig, Status};
@@ -87,11 +87,13 @@ pub struct PairStatus {
 #[derive(Debug)]
 struct Served {
     inputs: Sender<Input>,
+    /// What the pair's thread has not taken when it ends.
+    left: Receiver<Input>,
     /// Requests handed in and not yet answered.
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
-    looks: Looker,
-    fetches: Looker,
+    /// For those who read for other reasons: the pair does not wait for them.
+    others: Looker,
     committer: Arc<Committer>,
     thread: Option<JoinHandle<()>>,
     since: Instant,
@@ -165,7 +167,7 @@ impl Front {
     ) -> Option<T> {
         let served = self.pairs.get(pair)?;
         let (reply, answer) = bounded(1);
-        served.fetches.ask(Look::Other(Box::new(move |reader| {
+        served.others.ask(Look::Other(Box::new(move |reader| {
             let _ = reply.send(look(reader));
         })));
         answer.recv_timeout(timeout).ok()
@@ -179,6 +181,11 @@ impl Front {
         for served in self.pairs.values_mut() {
             if let Some(thread) = served.thread.take() {
                 let _ = thread.join();
+            }
+            for input in served.left.try_iter() {
+                if let Input::Submit { reply, .. } = input {
+                    reply_safely(reply, closing());
+                }
             }
         }
         self.pairs.clear();
@@ -206,14 +213,14 @@ impl Submit for Front {
         if let Err(refused) = served.inputs.send(Input::Submit { request, reply })
             && let Input::Submit { reply, .. } = refused.into_inner()
         {
-            let retry_after = Duration::from_secs(1);
-            reply(Outcome::Rejected { reason: Reason::Closing, retry_after });
+            served.in_flight.fetch_sub(1, Ordering::AcqRel);
+            reply(closing());
         }
     }
 
     fn fetch(&self, pair: &str, id: RequestId, reply: Reply<Option<Outcome>>) {
         match self.pairs.get(pair) {
-            Some(served) => served.looks.ask(Look::Outcome { id, reply }),
+            Some(served) => served.others.ask(Look::Outcome { id, reply }),
             None => reply(None),
         }
     }
@@ -226,11 +233,12 @@ impl Served {
         let in_system = |cause| StartError::Thread { pair: name.clone(), cause };
         let state = store.state().map_err(in_store)?;
         let totals = store.totals().map_err(in_store)?;
-        let readers = [store.reader().map_err(in_store)?, store.reader().map_err(in_store)?];
         let (inputs, waiting) = unbounded();
-        let [one, other] = readers;
-        let looks = Looker::start(&name, one, inputs.clone()).map_err(in_system)?;
-        let fetches = Looker::start(&name, other, inputs.clone()).map_err(in_system)?;
+        let look = |store: &dyn SpoolStore| {
+            let reader = store.reader().map_err(in_store)?;
+            Looker::start(&name, reader, inputs.clone()).map_err(in_system)
+        };
+        let (looks, fetches, others) = (look(&*store)?, look(&*store)?, look(&*store)?);
         // Every request under way may be waiting for the disk.
         let queue_max = committer.queue_max.max(config.in_flight_max + 1024);
         let committer = CommitterConfig { queue_max, ..committer };
@@ -241,20 +249,20 @@ impl Served {
         let actor = Actor {
             name: name.clone(),
             inputs: inputs.clone(),
-            waiting,
+            waiting: waiting.clone(),
             committer: Arc::clone(&committer),
-            looks: looks.clone(),
-            fetches: fetches.clone(),
+            looks,
+            fetches,
             servers,
             in_flight: Arc::clone(&in_flight),
         };
         let thread = actor.start(config, &state, totals).map_err(in_system)?;
         Ok(Self {
             inputs,
+            left: waiting,
             in_flight,
             in_flight_max,
-            looks,
-            fetches,
+            others,
             committer,
             thread: Some(thread),
             since: Instant::now(),

@@ -21,7 +21,7 @@ pub(super) const STORE_AGAIN: u64 = 1_000_000;
 
 /// Where a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// In its lane, behind others.
     Queued,
     /// The store is asked about it.
@@ -37,20 +37,20 @@ enum Stage {
 /// A request that is under way.
 #[derive(Debug)]
 pub(super) struct Asked {
-    record: Record,
-    lane: Lane,
-    deadline: u64,
-    stage: Stage,
+    pub(super) record: Record,
+    pub(super) lane: Lane,
+    pub(super) deadline: u64,
+    pub(super) stage: Stage,
     /// The sender has its answer; what is under way ends by itself.
-    is_answered: bool,
+    pub(super) is_answered: bool,
     /// Nothing of its lane waits in the spool, as the store said.
-    has_looked: bool,
+    pub(super) has_looked: bool,
     /// The store does not know its id.
-    is_new: bool,
+    pub(super) is_new: bool,
     /// The sender was told nothing, and nobody can say whether a server did it.
-    in_doubt: bool,
+    pub(super) in_doubt: bool,
     /// A search waits until the spool is drained up to here.
-    barrier: Option<u64>,
+    pub(super) barrier: Option<u64>,
 }
 
 /// Requests of one lane that change data: one goes at a time, unless it goes into the spool.
@@ -124,7 +124,7 @@ impl Pair {
         None
     }
 
-    fn route(&mut self, token: Token) {
+    pub(super) fn route(&mut self, token: Token) {
         let Some(asked) = self.requests.get_mut(&token) else { return };
         if asked.is_answered {
             return self.remove(token);
@@ -636,81 +636,6 @@ impl Pair {
     }
 
     // -----------------------------------------------------------------------------------------
-    // Waiting
-
-    /// Keeps a request until the main can be asked: until its lane has gone on, or a time has come,
-    /// or the main is another.
-    fn hold(&mut self, token: Token, lane: Option<Lane>, until: Option<u64>) {
-        if self.held.len() >= self.config.hold_max {
-            return self.reject(token, Reason::HoldFull);
-        }
-        let Some(asked) = self.requests.get_mut(&token) else { return };
-        if asked.is_answered {
-            return self.remove(token);
-        }
-        asked.stage = Stage::Held;
-        asked.has_looked = false;
-        asked.is_new = false;
-        self.held.insert(token);
-        let deadline = asked.deadline;
-        if let Some(lane) = lane {
-            let waiting = self.held_by_lane.entry(lane).or_default();
-            if !waiting.contains(&token) {
-                waiting.push(token);
-            }
-        }
-        if let Some(until) = until {
-            self.wakes.insert((until.min(deadline), token));
-        }
-    }
-
-    /// Looks at held requests again that have a reason to hope.
-    pub(super) fn wake_held(&mut self) {
-        while let Some(&(at, token)) = self.wakes.first() {
-            if at > self.now {
-                break;
-            }
-            self.wakes.pop_first();
-            self.wake(token);
-        }
-        if self.is_serving() {
-            while let Some(&(barrier, token)) = self.barriers.first() {
-                if barrier >= self.drain.low() && self.totals.pending > 0 {
-                    break;
-                }
-                self.barriers.pop_first();
-                self.wake(token);
-            }
-        }
-        self.measure_quota();
-    }
-
-    /// Records of this lane are in the main now.
-    pub(super) fn wake_lane(&mut self, lane: Lane) {
-        for token in self.held_by_lane.remove(&lane).unwrap_or_default() {
-            self.wake(token);
-        }
-    }
-
-    /// There is a main again.
-    pub(super) fn wake_all(&mut self) {
-        let tokens: Vec<Token> = self.held.iter().copied().collect();
-        for token in tokens {
-            self.wake(token);
-        }
-        let lanes: Vec<Lane> = self.lanes.keys().copied().collect();
-        for lane in lanes {
-            self.run_lane(lane);
-        }
-    }
-
-    fn wake(&mut self, token: Token) {
-        if self.held.remove(&token) {
-            self.route(token);
-        }
-    }
-
-    // -----------------------------------------------------------------------------------------
     // Out
 
     /// Whose deadline has come is told so; a server or the store may still have it.
@@ -744,7 +669,7 @@ impl Pair {
         }
     }
 
-    fn reject(&mut self, token: Token, reason: Reason) {
+    pub(super) fn reject(&mut self, token: Token, reason: Reason) {
         let retry_after = self.retry_after();
         let in_doubt = self.requests.get(&token).is_some_and(|asked| asked.in_doubt);
         let outcome =
@@ -769,7 +694,7 @@ impl Pair {
         self.out.push(Action::Reply { token, outcome });
     }
 
-    fn remove(&mut self, token: Token) {
+    pub(super) fn remove(&mut self, token: Token) {
         if let Some(asked) = self.requests.remove(&token) {
             self.bytes -= asked.record.weight();
             self.deadlines.remove(&(asked.deadline, token));

@@ -17,6 +17,7 @@ mod command;
 mod config;
 mod drain;
 mod event;
+mod held;
 mod intake;
 mod lock;
 mod replay;
