@@ -108,6 +108,8 @@ pub struct Pair {
     relapses: VecDeque<u64>,
     /// A request to a main without a ledger is in doubt, and may be done late.
     has_late: bool,
+    /// Which server was main last; another may hold the lock already.
+    last_main: Side,
     switched_at: Option<u64>,
     diverted_at: Option<u64>,
 
@@ -169,6 +171,7 @@ impl Pair {
             errors: Errors::default(),
             relapses: VecDeque::new(),
             has_late: false,
+            last_main: side,
             switched_at: None,
             diverted_at: Some(now),
             requests: BTreeMap::new(),

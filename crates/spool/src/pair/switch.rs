@@ -28,14 +28,7 @@ pub(super) enum State {
     /// There is no main.
     Diverting(Diverting),
     /// A server is being given a new lock.
-    Promoting {
-        to: Side,
-        since: u64,
-        step: Step,
-        tries: u32,
-        /// Who held the lock before.
-        from: Side,
-    },
+    Promoting { to: Side, since: u64, step: Step, tries: u32 },
     /// There is a main, which is given what waits in the spool.
     Draining(Draining),
     /// Told to switch: what runs is finished first.
@@ -542,8 +535,7 @@ impl Pair {
             !self.is_spent && self.kept.holder == holder && self.kept.epoch >= self.lock.epoch;
         let epoch =
             if is_unused { self.kept.epoch } else { self.lock.epoch.max(self.kept.epoch) + 1 };
-        let from = self.main();
-        self.state = State::Promoting { to, since: self.now, step: Step::Save, tries: 0, from };
+        self.state = State::Promoting { to, since: self.now, step: Step::Save, tries: 0 };
         self.is_spent = false;
         self.kept.epoch = epoch;
         self.kept.holder = holder;
@@ -583,17 +575,16 @@ impl Pair {
     /// The lock goes to the other if that can have it: it may be well, and have given the lock up
     /// for this one.
     fn promotion_failed(&mut self, why: &str) {
-        let State::Promoting { to, from, .. } = self.state else { return };
-        if to != from {
+        let State::Promoting { to, .. } = self.state else { return };
+        let is_switch = to != self.last_main;
+        if is_switch {
             self.alarm(format!("server {to} was to take over, and {why}: the other one may again"));
         }
-        self.divert(&format!("server {to} {why}"), true, to != from);
+        self.divert(&format!("server {to} {why}"), true, is_switch);
     }
 
     fn became_main(&mut self, side: Side) {
-        if let State::Promoting { from, .. } = self.state
-            && from != side
-        {
+        if std::mem::replace(&mut self.last_main, side) != side {
             self.switched_at = Some(self.now);
             self.counters.switched += 1;
         }

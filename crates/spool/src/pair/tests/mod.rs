@@ -4,6 +4,8 @@
 
 mod cases;
 mod check;
+mod desk;
+mod faults;
 mod server;
 mod store;
 mod world;
