@@ -84,7 +84,12 @@ impl FrontFile {
         Ok(running)
     }
 
-    fn make_dir(&self) -> Result<(), ConfigError> {
+    /// Makes the directory of the spools, for its user alone, if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The system does not let it.
+    pub fn make_dir(&self) -> Result<(), ConfigError> {
         use std::os::unix::fs::DirBuilderExt;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
         made.map_err(|error| {

@@ -6,7 +6,7 @@ use super::{FrontFile, PairFile, Storage};
 #[cfg(feature = "postgres")]
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Kept, PairState, SpoolReader, SpoolStore, StoreError};
+use crate::store::{Kept, SpoolReader, SpoolStore, StoreError};
 
 impl FrontFile {
     /// Where the spool of a pair lies, if that is a file.
@@ -61,15 +61,6 @@ impl FrontFile {
             }
         };
         Ok(PairReader { inner })
-    }
-
-    /// What lies in the spool of a pair for good besides records. Only while no front runs. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// As [`FrontFile::open_store`].
-    pub fn read_state(&self, pair: &PairFile) -> Result<PairState, StoreError> {
-        self.open_store(pair)?.state()
     }
 }
 

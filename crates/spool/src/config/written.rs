@@ -192,5 +192,6 @@ impl From<WrittenClass> for Class {
 #[serde(untagged, expecting = "expected [\"program\", \"argument\", ...] or \"http://...\"")]
 pub(super) enum WrittenHook {
     Command(Vec<String>),
+    #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "refused, whatever it is"))]
     Post(String),
 }

@@ -32,8 +32,8 @@ pub mod codes {
     };
 }
 
-/// The file of the index and the ledger.
-const INDEX: &str = "index.db";
+/// The file of the index and the ledger, in the directory of a server.
+pub const INDEX: &str = "index.db";
 /// The directory of the mailboxes.
 const MAIL: &str = "mail";
 
