@@ -46,6 +46,12 @@
  *   many connections over it. They are in libraries that were built with the feature dedup, and in
  *   this header where EVERSOCK_DEDUP is defined. Their descriptors are ordinary stream sockets.
  *
+ * SPOOL FAILOVER
+ *   evs_spool_*: requests to a pair of servers behind a front, which acknowledges writes also while
+ *   the servers change places. They are in libraries that were built with the feature spool, and in
+ *   this header where EVERSOCK_SPOOL is defined. evs_spool_error() has the text of a failed call. An
+ *   archive with them contains SQLite: a program that has its own links the shared library.
+ *
  * LIMITS
  *   1024 parts in a gathering or scattering call, 1024 events from one evs_epoll_wait(), about
  *   2 GiB in one read or write. An epoll set must be known by one descriptor only. No urgent data.
@@ -326,6 +332,161 @@ EVS_API int evs_ioctl(int fd, unsigned long request, ...);
 
 #endif
 
+#if defined(EVERSOCK_SPOOL)
+
+/**
+ * evs_spool_task: stores something under a key.
+ */
+#define EVS_SPOOL_WRITE 1
+
+/**
+ * evs_spool_task: gives back what is under a key.
+ */
+#define EVS_SPOOL_READ 2
+
+/**
+ * evs_spool_task: takes away what is under a key.
+ */
+#define EVS_SPOOL_DELETE 3
+
+/**
+ * evs_spool_task: gives back what fits, whatever its key.
+ */
+#define EVS_SPOOL_SEARCH 4
+
+/**
+ * evs_spool_task: this and 65,535 more are the backend's own, treated as writes.
+ */
+#define EVS_SPOOL_CUSTOM 65536
+
+/**
+ * evs_spool_outcome: the main server did it; its answer is there.
+ */
+#define EVS_SPOOL_APPLIED 1
+
+/**
+ * evs_spool_outcome: it is on disk at the front, and the new main will do it.
+ */
+#define EVS_SPOOL_SPOOLED 2
+
+/**
+ * evs_spool_outcome: it stands in the job of a diversion; ask for its result by its id.
+ */
+#define EVS_SPOOL_HELD 3
+
+/**
+ * evs_spool_outcome: writes of its key wait in the spool, and no read is answered before them.
+ */
+#define EVS_SPOOL_STALE 4
+
+/**
+ * evs_spool_outcome: nobody can say whether it took effect; ask again under the same id.
+ */
+#define EVS_SPOOL_IN_DOUBT 5
+
+/**
+ * evs_spool_outcome: it did not take effect; see the reason.
+ */
+#define EVS_SPOOL_REJECTED 6
+
+/**
+ * evs_spool_outcome: not rejected.
+ */
+#define EVS_SPOOL_REASON_NONE 0
+
+/**
+ * evs_spool_outcome: the spool of the pair is full, or its disk.
+ */
+#define EVS_SPOOL_REASON_FULL 1
+
+/**
+ * evs_spool_outcome: as many requests wait as may.
+ */
+#define EVS_SPOOL_REASON_HOLD_FULL 2
+
+/**
+ * evs_spool_outcome: not done within its deadline, and surely without effect.
+ */
+#define EVS_SPOOL_REASON_DEADLINE 3
+
+/**
+ * evs_spool_outcome: no server can be asked, and the request is none that can be spooled.
+ */
+#define EVS_SPOOL_REASON_UNAVAILABLE 4
+
+/**
+ * evs_spool_outcome: the front ends, or evs_spool_close() was called.
+ */
+#define EVS_SPOOL_REASON_CLOSING 5
+
+/**
+ * evs_spool_outcome: not what a request of this pair should be.
+ */
+#define EVS_SPOOL_REASON_MALFORMED 6
+
+/**
+ * evs_spool_outcome: the id was used for another request.
+ */
+#define EVS_SPOOL_REASON_ID_REUSED 7
+
+/**
+ * evs_spool_outcome: the backend refuses it for good, with a code of its own.
+ */
+#define EVS_SPOOL_REASON_REFUSED 8
+
+/**
+ * evs_spool_backend_config: it keeps the id with the effect, in one transaction, and does an id
+ * that it knows no second time: a request takes effect once. It has to be so after a power cut.
+ */
+#define EVS_SPOOL_LEDGER 1
+
+/**
+ * evs_spool_backend_config: a request done twice is as one done once (a PUT by key).
+ */
+#define EVS_SPOOL_IDEMPOTENT 2
+
+/**
+ * evs_spool_backend_config: neither: whatever was under way when an answer was lost is in doubt.
+ */
+#define EVS_SPOOL_OPAQUE 3
+
+/**
+ * evs_spool_front_command(): let the other server take over; running work is finished first.
+ */
+#define EVS_SPOOL_SWITCH 1
+
+/**
+ * evs_spool_front_command(): the same without asking the main, which is believed dead.
+ */
+#define EVS_SPOOL_SWITCH_NOW 2
+
+/**
+ * evs_spool_front_command(): look at the main at once, which is believed dead.
+ */
+#define EVS_SPOOL_SUSPECT 3
+
+/**
+ * evs_spool_front_command(): spool everything, and drain nothing. Holds across restarts.
+ */
+#define EVS_SPOOL_HOLD 4
+
+/**
+ * evs_spool_front_command(): the end of that.
+ */
+#define EVS_SPOOL_RELEASE 5
+
+/**
+ * evs_spool_front_command(): do these records again, which are held because they are in doubt.
+ */
+#define EVS_SPOOL_RETRY 6
+
+/**
+ * evs_spool_front_command(): give these records up for good.
+ */
+#define EVS_SPOOL_PURGE 7
+
+#endif
+
 /**
  * What can be set about sessions; opaque. Owned: free it with evs_config_free().
  *
@@ -359,6 +520,40 @@ typedef struct evs_pool_config evs_pool_config;
  * ESHUTDOWN, and evs_shared_free() frees memory and nothing else.
  */
 typedef struct evs_shared evs_shared;
+
+#endif
+
+#if defined(EVERSOCK_SPOOL)
+
+/**
+ * Asks a pair of servers through their front; opaque. Owned: end it with evs_spool_close().
+ *
+ * It has a few threads of its own, and is its process's alone: in a child of a fork its functions
+ * give ESHUTDOWN, and evs_spool_close() does nothing.
+ */
+typedef struct evs_spool evs_spool;
+
+/**
+ * A server of a pair at an address; opaque. Owned: end it with evs_spool_backend_close().
+ *
+ * It has a few threads of its own, and is its process's alone: in a child of a fork its functions
+ * give ESHUTDOWN, and evs_spool_backend_close() does nothing.
+ */
+typedef struct evs_spool_backend evs_spool_backend;
+
+/**
+ * A front at work; opaque. Owned: end it with evs_spool_front_close().
+ *
+ * It has threads for each pair and each door, and is its process's alone: in a child of a fork its
+ * functions give ESHUTDOWN, and evs_spool_front_close() does nothing.
+ */
+typedef struct evs_spool_front evs_spool_front;
+
+/**
+ * Where a backend says what became of the items of one call; opaque. Borrowed until
+ * evs_spool_execute_fn returns, and for one thread at a time.
+ */
+typedef struct evs_spool_results evs_spool_results;
 
 #endif
 
@@ -761,6 +956,269 @@ typedef struct evs_accepted {
      */
     char service[40];
 } evs_accepted;
+
+#endif
+
+#if defined(EVERSOCK_SPOOL)
+
+/**
+ * What became of a request. New members are added at the end.
+ */
+typedef struct evs_spool_outcome {
+    /**
+     * Its place in the spool, if it was spooled or is held; numbers of one pair only grow.
+     */
+    uint64_t lsn;
+    /**
+     * The backend's answer, if it was applied; NULL for an empty one. Valid until
+     * evs_spool_outcome_free(), or until the callback returns that was given the outcome.
+     */
+    const void *answer;
+    /**
+     * Bytes of it.
+     */
+    size_t answer_len;
+    /**
+     * Why it was rejected, for people; empty otherwise. Valid as long as `answer`.
+     */
+    const char *text;
+    /**
+     * The library's; NULL if there is nothing to free.
+     */
+    void *owner;
+    /**
+     * When to ask again under the same id, if it was rejected; 0 if it is no use.
+     */
+    uint64_t retry_after_ms;
+    /**
+     * EVS_SPOOL_APPLIED to EVS_SPOOL_REJECTED; 0 if there is no outcome.
+     */
+    int32_t code;
+    /**
+     * EVS_SPOOL_REASON_...
+     */
+    int32_t reason;
+    /**
+     * The backend's own code, of EVS_SPOOL_REASON_REFUSED.
+     */
+    uint32_t refusal;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} evs_spool_outcome;
+
+/**
+ * How to ask; begin with all zeros, which are the defaults. Borrowed for the call. New members are
+ * added at the end.
+ */
+typedef struct evs_spool_config {
+    /**
+     * Of the virtual socket, keys among it; its mode is not regarded. Its grace is how long one
+     * front is waited for before the next one is asked, its connect timeout how long
+     * evs_spool_close() may take. NULL for the process's default configuration with a grace of
+     * 10 s and a connect timeout of 5 s.
+     */
+    const struct evs_config *session;
+    /**
+     * Bytes of requests without an answer, at most; one request goes always. 0 for 64 MiB.
+     */
+    uint64_t bytes_in_flight_max;
+    /**
+     * Requests without an answer, at most. 0 for 256.
+     */
+    uint32_t in_flight_max;
+    /**
+     * The longest first wait between attempts to connect, in milliseconds. 0 for 100.
+     */
+    uint32_t back_off_first_ms;
+    /**
+     * The longest wait of all between them. 0 for 5,000.
+     */
+    uint32_t back_off_max_ms;
+    /**
+     * 1: requests that are rejected with a time to come back are not asked again by the library
+     * itself. 0: they are, within their deadline.
+     */
+    int32_t no_retry;
+} evs_spool_config;
+
+/**
+ * One request. Borrowed for the call. New members are added at the end, and 0 by default.
+ */
+typedef struct evs_spool_task {
+    /**
+     * The same in each retry: under one id a request takes effect once. Not all zeros.
+     */
+    uint8_t id[16];
+    /**
+     * What it does something to; requests of one key take effect in the order in which they were
+     * acknowledged.
+     */
+    const void *key;
+    /**
+     * Bytes of it, at most 4,096.
+     */
+    size_t key_len;
+    /**
+     * The backend's own.
+     */
+    const void *payload;
+    /**
+     * Bytes of it, at most 32 MiB.
+     */
+    size_t payload_len;
+    /**
+     * How long it may take, in milliseconds, 1 to 86,400,000: there is an outcome by then.
+     */
+    uint32_t deadline_ms;
+    /**
+     * EVS_SPOOL_WRITE to EVS_SPOOL_SEARCH, or from EVS_SPOOL_CUSTOM on.
+     */
+    uint32_t kind;
+} evs_spool_task;
+
+/**
+ * Is told what became of a request, once. `outcome` is borrowed until it returns.
+ *
+ * Runs on a thread of the library, or on the one that is in evs_spool_close(). Others wait for it:
+ * it should not block. It may call evs_spool_submit(), but neither evs_spool_request(),
+ * evs_spool_fetch() nor evs_spool_close(), which give EDEADLK. It has to return: no exception, no
+ * longjmp, no pthread_exit.
+ */
+typedef void (*evs_spool_done_fn)(void *user, const struct evs_spool_outcome *outcome);
+
+/**
+ * One request for a backend. Borrowed until evs_spool_execute_fn returns. New members are added at
+ * the end.
+ */
+typedef struct evs_spool_item {
+    /**
+     * The sender's: the same whenever it comes.
+     */
+    uint8_t id[16];
+    /**
+     * What it does something to; NULL for an empty one.
+     */
+    const void *key;
+    /**
+     * Bytes of it.
+     */
+    size_t key_len;
+    /**
+     * The sender's; NULL for an empty one.
+     */
+    const void *payload;
+    /**
+     * Bytes of it.
+     */
+    size_t payload_len;
+    /**
+     * The place in the spool; 0 for one that never was there.
+     */
+    uint64_t lsn;
+    /**
+     * When the front has accepted it: milliseconds since 1970 by its clock. For people only.
+     */
+    uint64_t accepted_ms;
+    /**
+     * EVS_SPOOL_WRITE to EVS_SPOOL_SEARCH, or from EVS_SPOOL_CUSTOM on.
+     */
+    uint32_t kind;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} evs_spool_item;
+
+/**
+ * Does items in their order, and says what became of each of them with evs_spool_result_done(),
+ * evs_spool_result_refused() or evs_spool_result_later(). `items`, all that they point to, and
+ * `results` are borrowed until it returns. The lock was held when it was called, under `epoch`;
+ * evs_spool_may_go_on() is to be asked right before each effect.
+ *
+ * Returns 0 if each item has a result. -ESTALE: the lock is not held any more, and nothing of the
+ * call took effect. Anything else, or an item without a result: nobody knows what took effect.
+ *
+ * Runs on one of the library's workers, several at a time, and may block: evs_spool_backend_close()
+ * and the hand-over of the lock wait for it. It must not call evs_spool_backend_close(), which
+ * gives EDEADLK. As all callbacks here it has to return: no exception, no longjmp, no pthread_exit.
+ */
+typedef int (*evs_spool_execute_fn)(void *user,
+                                    uint64_t epoch,
+                                    const struct evs_spool_item *const *items,
+                                    size_t count,
+                                    struct evs_spool_results *results);
+
+/**
+ * Answers a question about the server: not 0 for yes. Runs on any thread of the library, several at
+ * a time; should be short, since probes of the front wait for it.
+ */
+typedef int (*evs_spool_ask_fn)(void *user);
+
+/**
+ * Stores in `epoch` the highest epoch that was ever raised, 0 for none. Returns 0, or -errno if it
+ * cannot be read. Runs on any thread, in evs_spool_backend_serve() too; may block for a moment.
+ */
+typedef int (*evs_spool_seen_epoch_fn)(void *user, uint64_t *epoch);
+
+/**
+ * Keeps `epoch` for good if it is higher than what is there, and stores in `highest` what is there
+ * then; a power cut after it has returned loses nothing of it. Returns 0, or -errno if it cannot be
+ * written. It, evs_spool_seen_epoch_fn, and every transaction with an effect see each other in one
+ * order: a transaction that finds a higher epoch than its own has no effect. Threads as above.
+ */
+typedef int (*evs_spool_raise_epoch_fn)(void *user, uint64_t epoch, uint64_t *highest);
+
+/**
+ * What a server is; begin with all zeros. Borrowed for the call, but its functions are used until
+ * evs_spool_backend_close() returns. New members are added at the end.
+ */
+typedef struct evs_spool_backend_config {
+    /**
+     * Does requests. Must be there.
+     */
+    evs_spool_execute_fn execute;
+    /**
+     * Whether it could work if it were given the lock. NULL: always.
+     */
+    evs_spool_ask_fn ready;
+    /**
+     * Whether the other server is to take over, as its own monitor says. NULL: never.
+     */
+    evs_spool_ask_fn wants_switch;
+    /**
+     * Reads the epoch; with `raise_epoch`, in place of `epochs`.
+     */
+    evs_spool_seen_epoch_fn seen_epoch;
+    /**
+     * Keeps the epoch.
+     */
+    evs_spool_raise_epoch_fn raise_epoch;
+    /**
+     * Handed to all of them.
+     */
+    void *user;
+    /**
+     * A directory, which must exist, in whose file `epoch` the library keeps the highest epoch for
+     * good. Servers that share their storage share it too.
+     */
+    const char *epochs;
+    /**
+     * Of the sockets, keys and limits among it; its mode is not regarded. NULL for the process's
+     * default configuration.
+     */
+    const struct evs_config *session;
+    /**
+     * EVS_SPOOL_LEDGER (with an epoch of its own, which its transactions compare with theirs),
+     * EVS_SPOOL_IDEMPOTENT or EVS_SPOOL_OPAQUE.
+     */
+    int32_t promise;
+    /**
+     * Threads that do calls. 0 for 4.
+     */
+    uint32_t workers;
+} evs_spool_backend_config;
 
 #endif
 
@@ -2335,6 +2793,469 @@ EVS_API
 int evs_shared_misdirect(struct evs_shared *shared,
                          const char *service,
                          int on);
+
+#endif
+
+#if defined(EVERSOCK_SPOOL)
+
+/**
+ * Frees what an outcome owns, and takes its pointers away: once more does nothing. NULL, an outcome
+ * of zeros and one that a callback was given are left alone. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        ENOTRECOVERABLE.
+ * Thread safety: one thread at a time per outcome.
+ * Since:         0.1
+ *
+ * # Safety
+ * `outcome` is NULL, or zeros, or was filled by a call of this header and not copied since.
+ */
+EVS_API
+int evs_spool_outcome_free(struct evs_spool_outcome *outcome);
+
+/**
+ * Why the last call of evs_spool_* in this thread failed, with the remedy, for people; empty if it
+ * did not. evs_spool_outcome_free() counts for none. Never blocks.
+ *
+ * Returns:       a string, never NULL; borrowed until the next call of evs_spool_* in this thread.
+ * Thread safety: any thread.
+ * Since:         0.1
+ */
+EVS_API
+const char *evs_spool_error(void);
+
+/**
+ * Stores an id that nobody else has: 16 random bytes. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EIO (the system has no randomness to give).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `id` is writable for 16 bytes.
+ */
+EVS_API int evs_spool_id_random(uint8_t *id);
+
+/**
+ * Stores the id of what the program calls by a name of its own: the same name gives the same id, on
+ * every machine. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EINVAL (the name has 2 GiB or more).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `name` is readable for `len` bytes, `id` writable for 16.
+ */
+EVS_API
+int evs_spool_id_of_name(const void *name,
+                         size_t len,
+                         uint8_t *id);
+
+/**
+ * Connects to the first of these fronts that takes it: "host:port", or several with commas between
+ * them, which are tried in turn whenever a connection is lost for good.
+ *
+ * `pair` is what the front calls the servers. `config` may be NULL; `size` is
+ * `sizeof(struct evs_spool_config)` as the program was compiled, members that it does not reach are
+ * zero, and with NULL it is not regarded. Blocks until a connection stands, or each front was tried
+ * once; signals and cancellation do not end it.
+ *
+ * Returns:       a handle, owned by the caller (evs_spool_close); NULL with errno set on failure.
+ * Errors:        E2BIG (members are set that this library does not know); EFAULT (NULL); EILSEQ
+ *                (not UTF-8); EINVAL (no front, a name that no pair can have, `config`); ENOTCONN
+ *                (no front can be asked: evs_spool_error() says why); EAGAIN (no thread).
+ * Thread safety: any thread; so may the handle be used by any number at a time.
+ * Since:         0.1
+ *
+ * # Safety
+ * `fronts` and `pair` are strings; `config` is NULL or readable for `size` bytes, and its pointers
+ * are what they say.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_spool *evs_spool_connect(const char *fronts,
+                                    const char *pair,
+                                    const struct evs_spool_config *config,
+                                    size_t size);
+
+/**
+ * Asks, and waits for the outcome, up to the request's deadline; signals and cancellation do not
+ * end it.
+ *
+ * `size` is `sizeof(struct evs_spool_task)`, `out_size` that of struct evs_spool_outcome, as the
+ * program was compiled. What `out` held before is not freed; if the call fails, it is all zeros.
+ *
+ * Returns:       0 if there is an outcome, whatever it is: then `out` has it, to be freed with
+ *                evs_spool_outcome_free(). Else -errno, and the request was not sent.
+ * Errors:        E2BIG (members are set that this library does not know); EDEADLK (in a callback of
+ *                evs_spool_submit()); EFAULT (NULL); EINVAL (id, kind, deadline, sizes); EMSGSIZE
+ *                (key or payload); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `spool` is from evs_spool_connect() and not ended; `request` is readable for `size` bytes, and
+ * its pointers are what they say; `out` is writable for `out_size` bytes.
+ */
+EVS_API
+int evs_spool_request(struct evs_spool *spool,
+                      const struct evs_spool_task *request,
+                      size_t size,
+                      struct evs_spool_outcome *out,
+                      size_t out_size);
+
+/**
+ * Asks, and does not wait: `done` is called with `user` and the outcome, once, within the request's
+ * deadline; see evs_spool_done_fn. It may run before this has returned. Never blocks.
+ *
+ * Returns:       0, or -errno; then `done` is never called, and the request was not sent.
+ * Errors:        those of evs_spool_request() but EDEADLK; EAGAIN (as many requests are under way
+ *                as may be); EFAULT (`done` is NULL); ESHUTDOWN (evs_spool_close() was called).
+ * Thread safety: any thread, callbacks too.
+ * Since:         0.1
+ *
+ * # Safety
+ * `spool` is from evs_spool_connect() and not ended; `request` is readable for `size` bytes, and
+ * its pointers are what they say; `done` may be called with `user` on any thread.
+ */
+EVS_API
+int evs_spool_submit(struct evs_spool *spool,
+                     const struct evs_spool_task *request,
+                     size_t size,
+                     evs_spool_done_fn done,
+                     void *user);
+
+/**
+ * Asks what became of a request that was spooled or held, and waits for the answer, up to
+ * `timeout_ms`; signals and cancellation do not end it.
+ *
+ * The outcome is EVS_SPOOL_HELD while the request waits. `out` as in evs_spool_request().
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EAGAIN (as much is under way as may be); EDEADLK (in a callback of
+ *                evs_spool_submit()); EFAULT (NULL); EINVAL (an id of zeros, sizes); ENOENT (the
+ *                front does not know the id, or has forgotten it); ESHUTDOWN (a child of a fork);
+ *                ETIMEDOUT (no front has answered).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `spool` is from evs_spool_connect() and not ended; `id` is readable for 16 bytes, `out` writable
+ * for `out_size`.
+ */
+EVS_API
+int evs_spool_fetch(struct evs_spool *spool,
+                    const uint8_t *id,
+                    uint32_t timeout_ms,
+                    struct evs_spool_outcome *out,
+                    size_t out_size);
+
+/**
+ * Ends the connection, and frees the handle. NULL is ignored.
+ *
+ * Callbacks that are still due are called before this returns: what is not answered is in doubt, or
+ * rejected with EVS_SPOOL_REASON_CLOSING if it surely had no effect. Blocks up to the connect
+ * timeout if a connection is being made, else shortly.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EDEADLK (in a callback of evs_spool_submit(); the handle stays).
+ * Thread safety: one thread, when no other uses the handle any more.
+ * Since:         0.1
+ *
+ * # Safety
+ * `spool` is NULL, or from evs_spool_connect() and not yet ended.
+ */
+EVS_API
+int evs_spool_close(struct evs_spool *spool);
+
+/**
+ * Serves fronts at this address, "host:port"; port 0 gets any that is free.
+ *
+ * It does nothing before a front has given it the lock. `size` is
+ * `sizeof(struct evs_spool_backend_config)` as the program was compiled; members that it does not
+ * reach are zero. Blocks for a moment, while the epoch is read; cancellation does not end it.
+ *
+ * Returns:       a handle, owned by the caller (evs_spool_backend_close); NULL with errno set.
+ * Errors:        those of bind(2), and of open(2) in `epochs`; E2BIG (members are set that this
+ *                library does not know); EFAULT (NULL); EILSEQ (not UTF-8); EINVAL (the address,
+ *                `config`: evs_spool_error() says what); EIO (the epoch cannot be read); ENOENT
+ *                (no such name, or directory).
+ * Thread safety: any thread; so may the handle be used by any number at a time.
+ * Since:         0.1
+ *
+ * # Safety
+ * `listen` is a string; `config` is readable for `size` bytes, and its pointers are what they say.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_spool_backend *evs_spool_backend_serve(const char *listen,
+                                                  const struct evs_spool_backend_config *config,
+                                                  size_t size);
+
+/**
+ * Tells where a backend listens, as "127.0.0.1:7700" or "[::1]:7700" with a NUL behind; as much of
+ * it as there is room for. 64 bytes are enough. Never blocks.
+ *
+ * Returns:       the length of the whole text without the NUL, or -errno.
+ * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `backend` is from evs_spool_backend_serve() and not ended; `addr` is writable for `size` bytes.
+ */
+EVS_API
+int evs_spool_backend_addr(const struct evs_spool_backend *backend,
+                           char *addr,
+                           size_t size);
+
+/**
+ * Asks the front to let the other server take over, until the lock changes hands: this one finishes
+ * what it does first. Never blocks; `ready` of the other one decides whether it can.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread, callbacks too.
+ * Since:         0.1
+ *
+ * # Safety
+ * `backend` is from evs_spool_backend_serve() and not ended.
+ */
+EVS_API
+int evs_spool_backend_ask_for_switch(struct evs_spool_backend *backend);
+
+/**
+ * Ends a backend's connections and threads, and frees the handle. NULL is ignored.
+ *
+ * Blocks until calls under way are done; cancellation does not end it. No callback runs once it has
+ * returned. It does not give the lock back: evs_spool_backend_ask_for_switch() before it does.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EDEADLK (in a callback of a backend; the handle stays).
+ * Thread safety: one thread, when no other uses the handle any more.
+ * Since:         0.1
+ *
+ * # Safety
+ * `backend` is NULL, or from evs_spool_backend_serve() and not yet ended.
+ */
+EVS_API
+int evs_spool_backend_close(struct evs_spool_backend *backend);
+
+/**
+ * Says that an item took effect, and what the answer to it is, which is copied. `again`: it had
+ * taken effect before, and this is what was answered then; only figures depend on it.
+ *
+ * Never blocks.
+ *
+ * Returns:       0, or -errno; then the item is as it was.
+ * Errors:        EFAULT (NULL); EINVAL (no such item); EMSGSIZE (more than 32 MiB).
+ * Thread safety: one thread at a time per call.
+ * Since:         0.1
+ *
+ * # Safety
+ * `results` is what evs_spool_execute_fn was given, which has not returned; `answer` is readable
+ * for `len` bytes.
+ */
+EVS_API
+int evs_spool_result_done(struct evs_spool_results *results,
+                          size_t index,
+                          const void *answer,
+                          size_t len,
+                          int again);
+
+/**
+ * Says that an item is refused for good, without effect. `code` and `why`, which is copied and cut
+ * at 1,024 bytes, go to the sender; `why` may be NULL. Never blocks.
+ *
+ * Returns:       0, or -errno; then the item is as it was.
+ * Errors:        EFAULT (`results` is NULL); EILSEQ (not UTF-8); EINVAL (no such item).
+ * Thread safety: one thread at a time per call.
+ * Since:         0.1
+ *
+ * # Safety
+ * `results` is what evs_spool_execute_fn was given, which has not returned; `why` is NULL or a
+ * string.
+ */
+EVS_API
+int evs_spool_result_refused(struct evs_spool_results *results,
+                             size_t index,
+                             uint32_t code,
+                             const char *why);
+
+/**
+ * Says that an item was not done, surely without effect, and is to come again after this time; 0 if
+ * it is not known when. Later items of the same key must be left for later too. Never blocks.
+ *
+ * Returns:       0, or -errno; then the item is as it was.
+ * Errors:        EFAULT (NULL); EINVAL (no such item).
+ * Thread safety: one thread at a time per call.
+ * Since:         0.1
+ *
+ * # Safety
+ * `results` is what evs_spool_execute_fn was given, which has not returned.
+ */
+EVS_API
+int evs_spool_result_later(struct evs_spool_results *results,
+                           size_t index,
+                           uint32_t after_ms);
+
+/**
+ * Tells whether the server still holds the lock under the call's epoch: to be asked right before
+ * each effect. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); ESTALE (it does not: do nothing more, and return -ESTALE if nothing
+ *                of the call took effect).
+ * Thread safety: one thread at a time per call.
+ * Since:         0.1
+ *
+ * # Safety
+ * `results` is what evs_spool_execute_fn was given, which has not returned.
+ */
+EVS_API
+int evs_spool_may_go_on(struct evs_spool_results *results);
+
+/**
+ * Tells the number of the diversion whose batch job the call is part of: what was asked while main
+ * and standby changed places, all kinds in one row. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); ENOENT (it is part of none).
+ * Thread safety: one thread at a time per call.
+ * Since:         0.1
+ *
+ * # Safety
+ * `results` is what evs_spool_execute_fn was given, which has not returned; `job` is writable.
+ */
+EVS_API
+int evs_spool_job(struct evs_spool_results *results,
+                  uint64_t *job);
+
+/**
+ * Starts a front as this file says it; it is that of `evs spool run`, and examples/spool.toml has
+ * every key. Paths in it are relative to its folder. Doors for HTTP and mail are not in this
+ * library.
+ *
+ * Opens the spools, begins to connect to the servers, and listens. Blocks as long as disks and name
+ * servers take; cancellation does not end it.
+ *
+ * Returns:       a handle, owned by the caller (evs_spool_front_close); NULL with errno set. Then
+ *                nothing is served, and evs_spool_error() names the line and the remedy.
+ * Errors:        those of open(2); EFAULT (NULL); EILSEQ (the path is not UTF-8); EINVAL (the
+ *                file, or what one of its lines asks for); EIO (a spool cannot be used).
+ * Thread safety: any thread; so may the handle be used by any number at a time.
+ * Since:         0.1
+ *
+ * # Safety
+ * `path` is a string.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_spool_front *evs_spool_front_start(const char *path);
+
+/**
+ * evs_spool_front_start() with the text of such a file; `folder` is what paths in it are relative
+ * to.
+ *
+ * Returns:       a handle, owned by the caller (evs_spool_front_close); NULL with errno set.
+ * Errors:        those of evs_spool_front_start(); EILSEQ (not UTF-8).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `text` and `folder` are strings.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_spool_front *evs_spool_front_start_text(const char *text,
+                                                   const char *folder);
+
+/**
+ * Tells where a front takes requests: its door of this index, counted from 0 in the order of the
+ * file, as "127.0.0.1:7600" or "[::1]:7600" with a NUL behind; as much of it as there is room for.
+ * 64 bytes are enough. Never blocks.
+ *
+ * Returns:       the length of the whole text without the NUL, or -errno.
+ * Errors:        EFAULT (NULL); ENOENT (no such door); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `front` is from evs_spool_front_start() and not ended; `addr` is writable for `size` bytes.
+ */
+EVS_API
+int evs_spool_front_addr(const struct evs_spool_front *front,
+                         size_t index,
+                         char *addr,
+                         size_t size);
+
+/**
+ * Tells how a pair is, as an object of JSON with a NUL behind; as much of it as there is room for.
+ * Its members have the names and meanings of those of `evs spool stat --json`; later versions add
+ * some.
+ *
+ * Blocks for a moment, at most 5 s; cancellation does not end it.
+ *
+ * Returns:       the length of the whole text without the NUL, or -errno.
+ * Errors:        EFAULT (NULL); EILSEQ (not UTF-8); ENOENT (no such pair, or it does not answer);
+ *                ESHUTDOWN (a child of a fork, or the front ends).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `front` is from evs_spool_front_start() and not ended; `pair` is a string; `json` is NULL with no
+ * `size`, or writable for `size` bytes.
+ */
+EVS_API
+int evs_spool_front_status(const struct evs_spool_front *front,
+                           const char *pair,
+                           char *json,
+                           size_t size);
+
+/**
+ * Tells a pair to do something: EVS_SPOOL_SWITCH to EVS_SPOOL_PURGE. `lsns` are the places of the
+ * records that EVS_SPOOL_RETRY and EVS_SPOOL_PURGE are about, 1 to 4,096; the others have none.
+ *
+ * Blocks until it has been taken in and is on disk where it must be, at most 30 s; cancellation
+ * does not end it. evs_spool_front_status() shows what comes of it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EAGAIN (the pair does not do it: evs_spool_error() says why); EFAULT (NULL);
+ *                EILSEQ (not UTF-8); EINVAL (no such command, or its records); ESHUTDOWN (a child of
+ *                a fork, or the front ends).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `front` is from evs_spool_front_start() and not ended; `pair` is a string; `lsns` is readable for
+ * `count` elements.
+ */
+EVS_API
+int evs_spool_front_command(struct evs_spool_front *front,
+                            const char *pair,
+                            int command,
+                            const uint64_t *lsns,
+                            size_t count);
+
+/**
+ * Ends a front, and frees the handle. NULL is ignored.
+ *
+ * Whoever waits is told so, and what was acknowledged is on disk: the next front goes on with it.
+ * Blocks until those who were told have read it, or for some seconds; cancellation does not end it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        ENOTRECOVERABLE.
+ * Thread safety: one thread, when no other uses the handle any more.
+ * Since:         0.1
+ *
+ * # Safety
+ * `front` is NULL, or from evs_spool_front_start() and not yet ended.
+ */
+EVS_API
+int evs_spool_front_close(struct evs_spool_front *front);
 
 #endif
 

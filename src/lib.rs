@@ -54,6 +54,8 @@ pub use eversock_engine::{
     kill, network_changed, redial, sessions, set_log_cap, shutdown,
 };
 pub use eversock_socket::{Builder, Incoming, VirtualListener, VirtualStream, builder, wait};
+#[cfg(feature = "spool")]
+pub use eversock_spool as spool;
 
 /// The directory in which the control sockets of this user's processes are, for `evs`.
 pub fn control_dir() -> std::path::PathBuf {

@@ -112,6 +112,15 @@ fn a_hundred_connections_to_four_addresses_share_a_session() {
     assert!(output.contains("102 connections over 1 session\n"), "{output}");
 }
 
+#[cfg(feature = "spool")]
+#[test]
+fn no_write_is_refused_while_the_main_server_changes() {
+    let output = Example::start("spool_sender", &[]).finish(|| ());
+    assert!(output.contains("100 writes acknowledged: "), "{output}");
+    assert!(!output.contains(": 0 spooled"), "{output}");
+    assert!(output.ends_with("a read finds all 101 writes, each once and in order\n"), "{output}");
+}
+
 #[test]
 fn a_file_arrives_whole_over_a_line_that_is_cut() {
     common::begin();

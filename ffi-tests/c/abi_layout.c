@@ -1,5 +1,6 @@
 /* The structures that cross the border, byte by byte. */
 #define EVERSOCK_DEDUP
+#define EVERSOCK_SPOOL
 #include "test.h"
 
 #include <stddef.h>
@@ -105,6 +106,58 @@ AT(struct evs_accepted, is_shared, 268);
 AT(struct evs_accepted, client_key, 272);
 AT(struct evs_accepted, session, 304);
 AT(struct evs_accepted, service, 320);
+
+_Static_assert(sizeof(struct evs_spool_outcome) == 64, "struct evs_spool_outcome has another size");
+AT(struct evs_spool_outcome, lsn, 0);
+AT(struct evs_spool_outcome, answer, 8);
+AT(struct evs_spool_outcome, answer_len, 16);
+AT(struct evs_spool_outcome, text, 24);
+AT(struct evs_spool_outcome, owner, 32);
+AT(struct evs_spool_outcome, retry_after_ms, 40);
+AT(struct evs_spool_outcome, code, 48);
+AT(struct evs_spool_outcome, reason, 52);
+AT(struct evs_spool_outcome, refusal, 56);
+AT(struct evs_spool_outcome, reserved, 60);
+
+_Static_assert(sizeof(struct evs_spool_config) == 32, "struct evs_spool_config has another size");
+AT(struct evs_spool_config, session, 0);
+AT(struct evs_spool_config, bytes_in_flight_max, 8);
+AT(struct evs_spool_config, in_flight_max, 16);
+AT(struct evs_spool_config, back_off_first_ms, 20);
+AT(struct evs_spool_config, back_off_max_ms, 24);
+AT(struct evs_spool_config, no_retry, 28);
+
+_Static_assert(sizeof(struct evs_spool_task) == 56, "struct evs_spool_task has another size");
+AT(struct evs_spool_task, id, 0);
+AT(struct evs_spool_task, key, 16);
+AT(struct evs_spool_task, key_len, 24);
+AT(struct evs_spool_task, payload, 32);
+AT(struct evs_spool_task, payload_len, 40);
+AT(struct evs_spool_task, deadline_ms, 48);
+AT(struct evs_spool_task, kind, 52);
+
+_Static_assert(sizeof(struct evs_spool_item) == 72, "struct evs_spool_item has another size");
+AT(struct evs_spool_item, id, 0);
+AT(struct evs_spool_item, key, 16);
+AT(struct evs_spool_item, key_len, 24);
+AT(struct evs_spool_item, payload, 32);
+AT(struct evs_spool_item, payload_len, 40);
+AT(struct evs_spool_item, lsn, 48);
+AT(struct evs_spool_item, accepted_ms, 56);
+AT(struct evs_spool_item, kind, 64);
+AT(struct evs_spool_item, reserved, 68);
+
+_Static_assert(sizeof(struct evs_spool_backend_config) == 72, "struct evs_spool_backend_config has another size");
+AT(struct evs_spool_backend_config, execute, 0);
+AT(struct evs_spool_backend_config, ready, 8);
+AT(struct evs_spool_backend_config, wants_switch, 16);
+AT(struct evs_spool_backend_config, seen_epoch, 24);
+AT(struct evs_spool_backend_config, raise_epoch, 32);
+AT(struct evs_spool_backend_config, user, 40);
+AT(struct evs_spool_backend_config, epochs, 48);
+AT(struct evs_spool_backend_config, session, 56);
+AT(struct evs_spool_backend_config, promise, 64);
+AT(struct evs_spool_backend_config, workers, 68);
 
 /* A program of another version: it knows fewer members, or more. */
 static void sizes(void)

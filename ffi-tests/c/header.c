@@ -38,6 +38,31 @@ static int pools(void)
 static int pools(void) { return 0; }
 #endif
 
+#ifdef EVERSOCK_SPOOL
+static int spool(void)
+{
+    const int constants[] = {
+        EVS_SPOOL_WRITE, EVS_SPOOL_READ, EVS_SPOOL_DELETE, EVS_SPOOL_SEARCH, EVS_SPOOL_CUSTOM,
+        EVS_SPOOL_APPLIED, EVS_SPOOL_SPOOLED, EVS_SPOOL_HELD, EVS_SPOOL_STALE,
+        EVS_SPOOL_IN_DOUBT, EVS_SPOOL_REJECTED,
+        EVS_SPOOL_REASON_NONE, EVS_SPOOL_REASON_FULL, EVS_SPOOL_REASON_HOLD_FULL,
+        EVS_SPOOL_REASON_DEADLINE, EVS_SPOOL_REASON_UNAVAILABLE, EVS_SPOOL_REASON_CLOSING,
+        EVS_SPOOL_REASON_MALFORMED, EVS_SPOOL_REASON_ID_REUSED, EVS_SPOOL_REASON_REFUSED,
+        EVS_SPOOL_LEDGER, EVS_SPOOL_IDEMPOTENT, EVS_SPOOL_OPAQUE,
+        EVS_SPOOL_SWITCH, EVS_SPOOL_SWITCH_NOW, EVS_SPOOL_SUSPECT, EVS_SPOOL_HOLD,
+        EVS_SPOOL_RELEASE, EVS_SPOOL_RETRY, EVS_SPOOL_PURGE
+    };
+    const unsigned char zeros[16] = { 0 };
+    unsigned char id[16] = { 0 };
+
+    if (evs_spool_id_of_name("name", 4, id) != 0 || memcmp(id, zeros, sizeof id) == 0)
+        return 1;
+    return constants[11] + evs_spool_close(NULL);
+}
+#else
+static int spool(void) { return 0; }
+#endif
+
 int main(void)
 {
     const int constants[] = {
@@ -59,5 +84,7 @@ int main(void)
         return 3;
     if (pools() != 0)
         return 4;
+    if (spool() != 0)
+        return 5;
     return chosen(constants[0]);
 }

@@ -35,9 +35,23 @@ static int pools()
 static int pools() { return 0; }
 #endif
 
+#ifdef EVERSOCK_SPOOL
+static_assert(std::is_standard_layout<evs_spool_outcome>::value, "a C structure");
+static_assert(std::is_trivially_copyable<evs_spool_backend_config>::value, "a C structure");
+static_assert(EVS_SPOOL_REJECTED == 6 && EVS_SPOOL_PURGE == 7, "the constants are numbers");
+
+static int spool()
+{
+    unsigned char id[16] = {};
+    return evs_spool_id_random(id) == 0 && *evs_spool_error() == '\0' ? 0 : 5;
+}
+#else
+static int spool() { return 0; }
+#endif
+
 int main()
 {
-    if (pools() != 0)
+    if (pools() != 0 || spool() != 0)
         return 4;
     std::unique_ptr<evs_config, Free> config(evs_config_new());
     if (!config || evs_config_set_mode(config.get(), EVS_MODE_DIRECT) != 0)

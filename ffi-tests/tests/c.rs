@@ -120,6 +120,26 @@ fn a_pool_carries_many_connections_over_one_session() {
 }
 
 #[test]
+fn a_pair_of_servers_in_c_changes_places_behind_its_front() {
+    check("spool");
+}
+
+#[test]
+fn a_pair_of_servers_in_cpp_is_asked_by_a_sender_in_cpp() {
+    let _turn = alone();
+    if !have("c++") {
+        return;
+    }
+    for (standard, link, name) in
+        [("c++11", Link::Shared, "spool-cpp-shared"), ("c++20", Link::Static, "spool-cpp-static")]
+    {
+        let extra = &["-pthread"];
+        let source = "ffi-tests/cpp/spool.cc";
+        run(&mut Command::new(Program { source, standard, link, extra, name }.make()));
+    }
+}
+
+#[test]
 fn the_recovery_callback_decides() {
     check("recovery");
 }
@@ -199,6 +219,9 @@ mod examples {
         let said = run(&mut Command::new(out.join("pool"))).out;
         assert_eq!(said.lines().filter(|line| line.contains("active")).count(), 8, "{said}");
         assert!(said.ends_with("8 connections, 1 session\n"), "{said}");
+        let said = run(&mut Command::new(out.join("spool"))).out;
+        assert!(said.contains("\n20 writes acknowledged, "), "{said}");
+        assert!(said.ends_with("the new main server has 21 notes\n"), "{said}");
     }
 
     struct Server(Child);

@@ -4,6 +4,12 @@ use std::path::PathBuf;
 
 use eversock_ffi_tests::{Link, Program, compare_or_bless, have, out_dir, root};
 
+/// Which features a program sees.
+const NONE: [&str; 2] = ["-UEVERSOCK_DEDUP", "-UEVERSOCK_SPOOL"];
+const POOLS: [&str; 2] = ["-DEVERSOCK_DEDUP", "-UEVERSOCK_SPOOL"];
+const SPOOL: [&str; 2] = ["-UEVERSOCK_DEDUP", "-DEVERSOCK_SPOOL"];
+const BOTH: [&str; 2] = ["-DEVERSOCK_DEDUP", "-DEVERSOCK_SPOOL"];
+
 /// The public modules of src/ffi in the order in which they are declared, with their features, for
 /// cbindgen to follow: it would take what others import from libc for ours.
 fn sections() -> PathBuf {
@@ -41,21 +47,21 @@ fn generate() -> String {
     lines.join("\n")
 }
 
-/// cbindgen guards each item of a feature by itself; here neighbours get one guard.
+/// cbindgen guards each item of a feature by itself; here neighbours of one feature get one guard.
 fn one_guard_for_neighbours<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    const OPEN: &str = "#if defined(EVERSOCK_DEDUP)";
+    const OPEN: [&str; 2] = ["#if defined(EVERSOCK_DEDUP)", "#if defined(EVERSOCK_SPOOL)"];
     let mut out: Vec<&str> = Vec::new();
-    let mut is_inside = false;
+    let (mut inside, mut last) = (None, None);
     for line in lines {
-        if line == OPEN {
-            is_inside = true;
-            if out.ends_with(&["", "#endif", ""]) {
+        if OPEN.contains(&line) {
+            inside = Some(line);
+            if last == inside && out.ends_with(&["", "#endif", ""]) {
                 out.truncate(out.len() - 2);
             } else {
-                out.extend([OPEN, ""]);
+                out.extend([line, ""]);
             }
-        } else if line == "#endif" && is_inside {
-            is_inside = false;
+        } else if line == "#endif" && inside.is_some() {
+            last = inside.take();
             out.extend(["", line]);
         } else {
             out.push(line);
@@ -98,16 +104,17 @@ fn the_header_compiles_in_every_c() {
     if !have("cc") {
         return;
     }
-    for (standard, feature) in [
-        ("c99", "-UEVERSOCK_DEDUP"),
-        ("c11", "-DEVERSOCK_DEDUP"),
-        ("c17", "-DEVERSOCK_DEDUP"),
-        ("gnu17", "-UEVERSOCK_DEDUP"),
-        ("c99", "-DEVERSOCK_DEDUP"),
+    for (standard, features) in [
+        ("c99", NONE),
+        ("c11", POOLS),
+        ("c17", BOTH),
+        ("gnu17", NONE),
+        ("gnu17", SPOOL),
+        ("c99", BOTH),
     ] {
-        let name = format!("header-{standard}{feature}");
+        let name = format!("header-{standard}{}", features.concat());
         let source = "ffi-tests/c/header.c";
-        let extra = &["-Wshadow", feature];
+        let extra = &["-Wshadow", features[0], features[1]];
         let program = Program { source, standard, link: Link::Static, extra, name: &name };
         eversock_ffi_tests::run(&mut std::process::Command::new(program.make()));
     }
@@ -118,15 +125,12 @@ fn the_header_compiles_in_every_cpp() {
     if !have("c++") {
         return;
     }
-    for (standard, feature) in [
-        ("c++11", "-DEVERSOCK_DEDUP"),
-        ("c++14", "-UEVERSOCK_DEDUP"),
-        ("c++17", "-UEVERSOCK_DEDUP"),
-        ("c++20", "-DEVERSOCK_DEDUP"),
-    ] {
-        let name = format!("header-{standard}{feature}");
+    for (standard, features) in
+        [("c++11", BOTH), ("c++14", NONE), ("c++17", SPOOL), ("c++20", POOLS), ("c++20", BOTH)]
+    {
+        let name = format!("header-{standard}{}", features.concat());
         let source = "ffi-tests/cpp/header.cc";
-        let extra = &["-Wshadow", feature];
+        let extra = &["-Wshadow", features[0], features[1]];
         let program = Program { source, standard, link: Link::Shared, extra, name: &name };
         eversock_ffi_tests::run(&mut std::process::Command::new(program.make()));
     }

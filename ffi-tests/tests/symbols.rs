@@ -8,8 +8,8 @@ use eversock_ffi_tests::{
     Library, compare_or_bless, have, native_libraries, root, run, small_shared_library,
 };
 
-/// The library without the feature dedup and the one with it: cargo puts both at one place, so the
-/// former is built and copied before any test looks at the latter.
+/// The library without any feature and the one with all: cargo puts both at one place, so the former
+/// is built and copied before any test looks at the latter.
 fn libraries() -> (&'static Path, &'static Library) {
     static SMALL: OnceLock<PathBuf> = OnceLock::new();
     (SMALL.get_or_init(small_shared_library), eversock_ffi_tests::library())
@@ -25,12 +25,12 @@ fn the_shared_library_exports_the_listed_symbols_and_no_others() {
 }
 
 #[test]
-fn without_pools_it_exports_less() {
+fn without_features_it_exports_less() {
     exports(libraries().0, "ffi-tests/golden/libeversock-small.symbols");
     let golden = root().join("ffi-tests/golden/libeversock-small.symbols");
     let golden = std::fs::read_to_string(golden).unwrap();
-    let pools = ["evs_pool", "evs_shared"];
-    assert!(!golden.lines().any(|name| pools.iter().any(|pool| name.starts_with(pool))));
+    let others = ["evs_pool", "evs_shared", "evs_spool"];
+    assert!(!golden.lines().any(|name| others.iter().any(|other| name.starts_with(other))));
 }
 
 fn exports(library: &Path, golden: &str) {
@@ -84,7 +84,7 @@ fn pkg_config_tells_the_version_and_the_native_libraries_of_the_build() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["rustc", "-p", "eversock", "--lib", "--crate-type", "staticlib"]);
-    command.args(["--features", "dedup"]);
+    command.args(["--features", "dedup,spool"]);
     command.args(&library.profile).args(["--", "--print", "native-static-libs"]);
     command.current_dir(root()).env("CARGO_TARGET_DIR", &library.target_dir);
     let said = run(&mut command);

@@ -227,15 +227,16 @@ pub unsafe extern "C" fn evs_config_set_policy(config: *mut evs_config, policy: 
 }
 
 /// What the program gave together with its callback.
-struct UserData(*mut c_void);
+pub(super) struct UserData(pub(super) *mut c_void);
 
-// SAFETY: eversock only hands the pointer back; evs_recovery_fn says that it is used on any thread.
+// SAFETY: eversock only hands the pointer back; the texts of all callbacks say that it is used on
+// any thread.
 unsafe impl Send for UserData {}
 // SAFETY: as above.
 unsafe impl Sync for UserData {}
 
 impl UserData {
-    fn pointer(&self) -> *mut c_void {
+    pub(super) fn pointer(&self) -> *mut c_void {
         self.0
     }
 }

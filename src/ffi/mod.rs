@@ -9,8 +9,12 @@
 
 mod guard;
 mod plain;
-#[cfg(feature = "dedup")]
+#[cfg(any(feature = "dedup", feature = "spool"))]
 mod sized;
+#[cfg(feature = "spool")]
+mod spool_edge;
+#[cfg(any(feature = "dedup", feature = "spool"))]
+mod strings;
 
 use eversock_engine::cabi::{addr, memory};
 
@@ -44,3 +48,18 @@ pub mod pool_table;
 
 #[cfg(feature = "dedup")]
 pub mod shared;
+
+#[cfg(feature = "spool")]
+pub mod spool_outcome;
+
+#[cfg(feature = "spool")]
+pub mod spool;
+
+#[cfg(feature = "spool")]
+pub mod spool_backend;
+
+#[cfg(feature = "spool")]
+pub mod spool_results;
+
+#[cfg(feature = "spool")]
+pub mod spool_front;

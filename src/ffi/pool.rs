@@ -1,6 +1,5 @@
 //! Pools: connections that share a session wherever they go to the same server.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use libc::{c_char, c_int, size_t, sockaddr, socklen_t};
 
 use crate::ffi::guard::{self, check, fail};
 use crate::ffi::pool_config::{self, evs_pool_config};
+use crate::ffi::strings::{some_text, text};
 use crate::ffi::{addr, memory, sized};
 
 /// A pool of sessions, each to one server, whatever addresses it is called by; opaque. Owned: free
@@ -64,15 +64,9 @@ pub(super) unsafe fn pool<'a>(pool: *const evs_pool) -> io::Result<&'a Pool> {
     }
 }
 
-/// An error of the crate below as one with a number: some of its own have a kind alone.
+/// An error of the crate below as one with a number.
 pub(super) fn numbered(error: io::Error) -> io::Error {
-    let number = match (posix::error_number(&error), error.kind()) {
-        (libc::EIO, io::ErrorKind::InvalidInput) => libc::EINVAL,
-        (libc::EIO, io::ErrorKind::PermissionDenied) => libc::EACCES,
-        (libc::EIO, io::ErrorKind::WouldBlock) => libc::EAGAIN,
-        (number, _) => number,
-    };
-    io::Error::from_raw_os_error(number)
+    guard::numbered(&error)
 }
 
 /// The same for a call that looks up a name, whose errors have no number.
@@ -83,31 +77,6 @@ fn numbered_by_name(error: io::Error) -> io::Error {
         return io::Error::from_raw_os_error(libc::ENOENT);
     }
     numbered
-}
-
-/// Text from C; empty for NULL.
-///
-/// # Safety
-/// `text` is NULL or a string.
-pub(super) unsafe fn text(text: *const c_char) -> io::Result<String> {
-    if text.is_null() {
-        return Ok(String::new());
-    }
-    // SAFETY: not NULL, so a string by the caller's word.
-    let text = unsafe { CStr::from_ptr(text) };
-    text.to_str().map(str::to_owned).or_else(|_| fail(libc::EILSEQ))
-}
-
-/// Text from C that must be there.
-///
-/// # Safety
-/// `given` is NULL or a string.
-unsafe fn some_text(given: *const c_char) -> io::Result<String> {
-    if given.is_null() {
-        return fail(libc::EFAULT);
-    }
-    // SAFETY: the caller's word.
-    unsafe { text(given) }
 }
 
 /// The flags that a descriptor may be given with.

@@ -11,7 +11,8 @@ use libc::{c_char, c_int, pollfd, size_t, sockaddr, sockaddr_storage, socklen_t}
 use crate::ffi::config::{self, evs_config};
 use crate::ffi::guard::{self, check, fail};
 use crate::ffi::info;
-use crate::ffi::pool::{known_flags, numbered, set_blocking, text};
+use crate::ffi::pool::{known_flags, numbered, set_blocking};
+use crate::ffi::strings::text;
 use crate::ffi::{addr, memory, plain, sized};
 
 /// Addresses of one listener.

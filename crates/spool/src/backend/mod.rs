@@ -27,6 +27,8 @@ use epoch::EpochStore;
 use lock::Permit;
 
 pub use ledgered::{Effects, LedgerBackend};
+/// The database of a ledger, in the version that [`Effects`] speaks of.
+pub use rusqlite;
 pub use server::{BackendServer, Guarded};
 
 /// What a server does with requests. Any number of threads call it at once.
