@@ -1,0 +1,199 @@
+//! What a pair whose spool is full costs another pair of the same front.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use eversock_spool::front::Front;
+use eversock_spool::store::Quota;
+use eversock_spool::{Outcome, Reason};
+
+use super::parts::{Absent, Asker, Place, QUOTA, Ready, front, pair, rate, store};
+use crate::Bench;
+use crate::report::{Figure, Goal, Group, Report, quantile};
+
+/// Of the pair that is full.
+const FULL: &str = "full";
+const FULL_RECORDS: u64 = 1000;
+/// Those who write to it.
+const SENDERS: usize = 64;
+
+/// What goes on in the full pair meanwhile; the first is the reference.
+const MEANWHILE: [(&str, Option<Manners>); 3] = [
+    ("alone", None),
+    ("other full", Some(Manners::Patient)),
+    ("other full, senders never pause", Some(Manners::Rude)),
+];
+
+/// What a sender does that was rejected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manners {
+    /// It comes back after the time that it was told, or up to half that more or less, as
+    /// `eversock_spool::sender` does.
+    Patient,
+    /// It comes back at once.
+    Rude,
+}
+
+/// One sender that waits for each outcome writes to a pair of its own: one that has a main (in this
+/// process, so that nothing but the front is timed), or one that spools. In turn with nothing else
+/// going on, and with 64 senders that write to a full pair of the same front.
+pub(crate) fn isolation(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
+    const NAME: &str = "spool-isolation";
+    const PAIRS: [&str; 2] = ["normal", "spooling"];
+    let (place, why) = Place::new()?;
+    if let Some(why) = why {
+        report.skipped(NAME, &why);
+    }
+    let quota = Quota { records: FULL_RECORDS, ..QUOTA };
+    let open = |name: &str, quota| store(&place.file(&format!("{name}.db")), name, quota);
+    let front = front(vec![
+        pair(FULL, Box::new(open(FULL, quota)?), Arc::new(Absent)),
+        pair(PAIRS[0], Box::new(open(PAIRS[0], QUOTA)?), Ready::at_once()),
+        pair(PAIRS[1], Box::new(open(PAIRS[1], QUOTA)?), Arc::new(Absent)),
+    ])?;
+    make_full(&front)?;
+    await_main(&front, PAIRS[0])?;
+    let labels = MEANWHILE.map(|(label, _)| label);
+    let groups =
+        |of: &str| PAIRS.map(|name| Group::new(&labels, &format!("{NAME} {of} {name}"), "us"));
+    let mut medians = groups("p50");
+    let mut tails = groups("p99").map(|group| {
+        let goal = Goal::RatioAtMost(1.2);
+        group.goal("other full", goal).goal("other full, senders never pause", goal)
+    });
+    let mut rejected = Figure::new(format!("{NAME} rejected, senders never pause"), "1/s");
+    let time = bench.time(3000, 300);
+    for _ in 0..bench.options.turns() {
+        for (which, name) in PAIRS.into_iter().enumerate() {
+            for (at, (_, manners)) in MEANWHILE.into_iter().enumerate() {
+                let (waits, count) = beside(&front, manners, || latencies(&front, name, time))?;
+                medians[which].add(at, quantile(&waits, 0.5));
+                tails[which].add(at, quantile(&waits, 0.99));
+                if manners == Some(Manners::Rude) {
+                    rejected.add(count as f64 / time.as_secs_f64());
+                }
+            }
+        }
+    }
+    for (medians, tails) in medians.iter().zip(&tails) {
+        report.group(medians)?;
+        report.group(tails)?;
+    }
+    report.row(&rejected, None)
+}
+
+/// Writes until the pair takes no more.
+fn make_full(front: &Front) -> io::Result<()> {
+    let asker = Asker::new(front, FULL);
+    for _ in 0..=FULL_RECORDS {
+        match asker.ask()? {
+            Outcome::Spooled { .. } => {}
+            Outcome::Rejected { reason: Reason::SpoolFull, .. } => return Ok(()),
+            other => return Err(io::Error::other(format!("not spooled: {other:?}"))),
+        }
+    }
+    Err(io::Error::other("the quota does not hold"))
+}
+
+/// Writes until the main does what is asked.
+fn await_main(front: &Front, pair: &str) -> io::Result<()> {
+    let asker = Asker::new(front, pair);
+    let until = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < until {
+        if let Outcome::Applied { .. } = asker.ask()? {
+            return Ok(());
+        }
+    }
+    Err(io::Error::other(format!("pair {pair} has no main: {:?}", front.status(pair))))
+}
+
+/// Microseconds that each write of one sender takes.
+fn latencies(front: &Front, pair: &str, time: Duration) -> io::Result<Vec<f64>> {
+    let waits = Mutex::new(Vec::new());
+    rate(1, time, || {
+        let asker = Asker::new(front, pair);
+        let mut waits = waits.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(move || {
+            let began = Instant::now();
+            let outcome = asker.ask()?;
+            waits.push(began.elapsed().as_secs_f64() * 1e6);
+            match outcome {
+                Outcome::Applied { .. } | Outcome::Spooled { .. } => Ok(()),
+                other => Err(io::Error::other(format!("neither done nor spooled: {other:?}"))),
+            }
+        })
+    })?;
+    Ok(waits.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Does `work` while senders write to the full pair; gives how many writes were rejected too.
+fn beside<T>(
+    front: &Front,
+    manners: Option<Manners>,
+    work: impl FnOnce() -> io::Result<T>,
+) -> io::Result<(T, u64)> {
+    let Some(manners) = manners else { return Ok((work()?, 0)) };
+    let (is_over, rejected) = (AtomicBool::new(false), AtomicU64::new(0));
+    let done = thread::scope(|scope| {
+        let mut stops = Vec::new();
+        let mut senders = Vec::new();
+        for number in 0..SENDERS {
+            let (stop, stopped) = mpsc::channel::<()>();
+            stops.push(stop);
+            let (is_over, rejected) = (&is_over, &rejected);
+            let sender = move || sender(front, manners, number, is_over, rejected, &stopped);
+            senders.push(scope.spawn(sender));
+        }
+        let done = work();
+        is_over.store(true, Ordering::SeqCst);
+        drop(stops);
+        for sender in senders {
+            sender.join().map_err(|_| io::Error::other("a sender has panicked"))??;
+        }
+        done
+    })?;
+    Ok((done, rejected.into_inner()))
+}
+
+/// Writes to the full pair until it is over.
+fn sender(
+    front: &Front,
+    manners: Manners,
+    number: usize,
+    is_over: &AtomicBool,
+    rejected: &AtomicU64,
+    stopped: &mpsc::Receiver<()>,
+) -> io::Result<()> {
+    let asker = Asker::new(front, FULL);
+    // Even shares of the time, another for each sender and time.
+    let mut share = number as f64 / SENDERS as f64;
+    let mut after = Duration::ZERO;
+    loop {
+        if manners == Manners::Patient {
+            // They were rejected before: all of them at once would be an attack.
+            let pause = if after.is_zero() {
+                PATIENT_AFTER.mul_f64(share)
+            } else {
+                after.mul_f64(0.5 + share)
+            };
+            let _ = stopped.recv_timeout(pause);
+            share = (share + GOLDEN) % 1.0;
+        }
+        if is_over.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        match asker.ask()? {
+            Outcome::Rejected { reason: Reason::SpoolFull, retry_after } => after = retry_after,
+            other => return Err(io::Error::other(format!("the full pair said {other:?}"))),
+        }
+        rejected.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Its multiples are spread evenly between whole numbers.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+/// The time that rejected senders are told by default.
+const PATIENT_AFTER: Duration = Duration::from_secs(5);
