@@ -1,8 +1,9 @@
 //! The program `evs`: makes the connections of other programs survive (`run`, `doctor`,
 //! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
 //! connections on purpose (`chaos`), simulates whole systems (`sim`), loads a set-up with sessions
-//! (`load`), measures (`bench`, behind the feature of that name), and looks into the sessions of
-//! running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`, `dedup`).
+//! (`load`), measures (`bench`, behind the feature of that name), runs fronts that spool what is
+//! written while servers change places (`spool`, likewise), and looks into the sessions of running
+//! programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`, `dedup`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the
@@ -32,6 +33,8 @@ mod redial;
 mod run;
 mod signals;
 mod sim;
+#[cfg(feature = "spool")]
+mod spool;
 mod top;
 mod units;
 mod wire;
@@ -68,6 +71,8 @@ enum Command {
     Redial(redial::Redial),
     Answer(answer::Answer),
     Dedup(dedup::Dedup),
+    #[cfg(feature = "spool")]
+    Spool(spool::Spool),
     #[command(hide = true)]
     DemoPeer(demo::peer::DemoPeer),
     #[command(hide = true)]
@@ -100,6 +105,8 @@ fn main() -> ExitCode {
         Command::Redial(command) => command.run(),
         Command::Answer(command) => command.run(),
         Command::Dedup(command) => command.run(),
+        #[cfg(feature = "spool")]
+        Command::Spool(command) => command.run(),
         Command::DemoPeer(command) => command.run(),
         Command::Hold(command) => command.run(),
         Command::LoadCuts(command) => command.run(),
@@ -114,6 +121,8 @@ fn main() -> ExitCode {
 fn begin_log(command: &Command) {
     let default = match command {
         Command::Gateway(_) => "warn,eversock_engine::reactor::serve=debug",
+        #[cfg(feature = "spool")]
+        Command::Spool(command) if command.is_server() => "warn,eversock_spool=info,evs=info",
         _ => "error",
     };
     let from = env_logger::Env::default().default_filter_or(default);

@@ -1,7 +1,7 @@
 //! Places at which a process can be told to die, as a power cut would have it.
 //!
-//! Without the feature `failpoints` they are nothing. With it, `EVERSOCK_SPOOL_DIE=NAME:N` kills the
-//! process (SIGKILL) when it comes to the place NAME for the Nth time.
+//! Without the feature `failpoints` they are nothing. With it, `EVERSOCK_SPOOL_DIE=NAME:N` kills
+//! the process (SIGKILL) when it comes to the place NAME for the Nth time.
 
 /// Dies here if the process was told to.
 #[cfg(feature = "failpoints")]

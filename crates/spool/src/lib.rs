@@ -13,18 +13,22 @@
 //! * [`link`]: a server at the other end of a virtual socket.
 //! * [`serve`]: a server's end of the link to fronts.
 //! * [`backend`]: what runs inside a server.
+//! * [`config`]: a front as a file says it.
+//! * [`job`]: a spool as a file, for a server to work off.
 //! * `http` (feature `http`): the front that speaks HTTP, and servers that speak it.
 //! * `smtp` (feature `smtp`): the front that accepts mail.
 //! * [`failpoint`]: places at which tests let the process die.
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod config;
 mod conn;
 pub mod door;
 pub mod failpoint;
 pub mod front;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod job;
 pub mod limits;
 pub mod link;
 pub mod pair;

@@ -128,7 +128,8 @@ impl<M: Message> Outbox<M> {
         self.room.notify_all();
     }
 
-    /// As [`Self::close`], and waits for the writer to end, until then at most. False if it has not.
+    /// As [`Self::close`], and waits for the writer to end, until then at most. False if it does
+    /// not.
     pub(crate) fn finish(&self, until: Instant) -> bool {
         self.close();
         let mut state = lock(&self.state);

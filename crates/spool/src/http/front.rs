@@ -165,10 +165,10 @@ pub(super) struct Shared {
 /// Accepts HTTP/1.1 and hands it to [`Submit`]; on threads of its own. Dropped, it ends at once.
 ///
 /// What a request is: PUT, POST and PATCH are writes, DELETE deletes, GET and HEAD read or, on a
-/// search prefix, search; the key is the path without its query, with percent signs written one way
-/// (`%7e` is `~`, `%c3` is `%C3`). A path with `.` or `..` in it is refused, since it is the same as
-/// another one. The id comes from `Idempotency-Key`, with method and path, or from `Eversock-Id`;
-/// else it is random, and a retry is a new request.
+/// search prefix, search; the key is the path without its query, with percent signs written in one
+/// way (`%7e` is `~`, `%c3` is `%C3`). A path with `.` or `..` in it is refused, since it is the
+/// same as another one. The id comes from `Idempotency-Key`, with method and path, or from
+/// `Eversock-Id`; else it is random, and a retry is a new request.
 #[derive(Debug)]
 pub struct HttpFront {
     address: SocketAddr,

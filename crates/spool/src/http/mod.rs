@@ -10,13 +10,16 @@
 //! |---|---|---|
 //! | `Idempotency-Key` | client to front | the name of the request, the same in each retry |
 //! | `Eversock-Id` | both ways at the front | the number of the request: 32 hexadecimal digits |
-//! | `Eversock-Outcome` | front to client | `applied`, `spooled`, `held`, `stale`, `in-doubt`, `rejected`, `refused` |
+//! | `Eversock-Outcome` | front to client | what became of it: see below |
 //! | `Eversock-Lsn` | front to client | the place in the spool |
 //! | `Idempotency-Key` | front to service | the number of the request, the same in each retry |
 //! | `Eversock-Epoch` | front to service | the lock key under which the request is sent |
 //! | `Eversock-Fenced` | service to front | the service refuses that epoch: it has seen this one |
 //! | `Idempotent-Replayed: true` | service to front | the request had taken effect before |
 //! | `Eversock-Switch: 1` | health response to front | asks that the other server take over |
+//!
+//! Outcomes are `applied`, `spooled`, `held`, `stale`, `in-doubt`, `rejected` (by the front) and
+//! `refused` (by the service).
 
 pub mod codec;
 mod front;

@@ -322,6 +322,11 @@ impl Shared {
                 return false;
             }
             lock.seen = epoch;
+            if lock.granted.is_some_and(|granted| granted + 1 == epoch) {
+                // It is main already, and no other was since: the new epoch only bars what is late.
+                lock.granted = Some(epoch);
+                return true;
+            }
             lock.granted = None;
         }
         let worked = match &self.config.promote {

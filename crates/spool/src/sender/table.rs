@@ -361,7 +361,8 @@ mod tests {
                         let timeout = Duration::from_millis(timeout_ms);
                         let payload = vec![0; bytes];
                         let id = RequestId(tag.into());
-                        let request = Request { id, kind, key: Vec::new(), payload, deadline: timeout };
+                        let (key, deadline) = (Vec::new(), timeout);
+                        let request = Request { id, kind, key, payload, deadline };
                         let question = Question::Request { request, reply };
                         let is_full = table.asked.len() == 10
                             || table.bytes > 0 && table.bytes + bytes > 1000 && bytes > 0;
@@ -413,7 +414,8 @@ mod tests {
                             },
                         };
                         let was_sent = known.get(&tag).is_some_and(|known| known.is_sent);
-                        let answered = table.answered(tag, outcome, at(now_ms), Some(|pause| pause));
+                        let pause: Option<fn(Duration) -> Duration> = Some(|pause| pause);
+                        let answered = table.answered(tag, outcome, at(now_ms), pause);
                         prop_assert!(was_sent || answered.is_none());
                         if answered.is_none()
                             && retry_ms.is_some()

@@ -1,9 +1,9 @@
 //! Between a front and a server.
 //!
-//! A front says hello, and the server's welcome says what it promises. Then the front calls, probes,
-//! grants and releases without waiting, and answers come in any order, each with its question's
-//! number. Numbers of calls, and of the other questions, are the front's own, and mean something
-//! within one connection only.
+//! A front says hello, and the server's welcome says what it promises. Then the front calls,
+//! probes, grants and releases without waiting, and answers come in any order, each with its
+//! question's number. Numbers of calls, and of the other questions, are the front's own, and mean
+//! something within one connection only.
 
 use std::sync::Arc;
 

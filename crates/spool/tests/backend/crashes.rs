@@ -6,10 +6,12 @@ use std::time::Duration;
 use eversock_spool::Kind;
 use eversock_spool::backend::ledger::LedgerConfig;
 use eversock_spool::backend::mail;
+use eversock_spool::backend::replica::ReplicaStatus;
 use eversock_spool::record::Record;
+use eversock_spool::target::ItemResult;
 
 use crate::common::{Directory, Front, LEASE, Said, done, json, record, wait_for};
-use crate::process::Process;
+use crate::process::{Process, replica};
 
 const CALLS: u128 = 6;
 const EACH: u128 = 4;
@@ -126,5 +128,77 @@ fn death_after_the_commit() {
 fn death_with_files_that_no_message_has_yet() {
     for file in [9, 10, 12] {
         dies_and_comes_again("backend.mail.file_written", file);
+    }
+}
+
+/// The main with storage of its own dies; its standby, in this process, has what was acknowledged.
+fn dies_and_the_standby_takes_over(place: &str) {
+    let (main_dir, standby_dir) = (Directory::new(), Directory::new());
+    // It never has a standby of its own here.
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    let standby = replica(standby_dir.path(), nobody);
+    let (replicated, pushes) = standby.replica().unwrap();
+    let die = format!("{place}:3");
+    let mut main = Process::start_with(main_dir.path(), Some(&die), Some(pushes));
+    let mut to_main = Front::connect(main.addr);
+    assert!(to_main.grant(1, LEASE));
+    let mut acknowledged = Vec::new();
+    'calls: for number in 0..CALLS {
+        let items = call(number);
+        loop {
+            to_main.begin(1, None, &items);
+            let mut said = None;
+            wait_for("an answer, or the server's death", || {
+                let was_gone = main.is_gone();
+                said = to_main.said(Duration::from_millis(5));
+                said.is_some() || was_gone
+            });
+            match said {
+                Some(Said::Results(results)) if results.iter().all(is_done) => {
+                    acknowledged.extend(items);
+                    break;
+                }
+                // Until it has found its standby.
+                Some(Said::Results(_)) => {}
+                Some(fenced) => panic!("{fenced:?}"),
+                None => break 'calls,
+            }
+        }
+    }
+    assert_eq!(acknowledged.len(), 2 * EACH as usize, "{place}");
+    assert_eq!(replicated.status(), ReplicaStatus::InSync);
+    let mut front = Front::connect(standby.server().addr());
+    assert!(front.report().ready);
+    assert!(front.grant(2, LEASE));
+    for number in 0..CALLS {
+        let items = call(number);
+        let mut results = Vec::new();
+        wait_for("the new main goes on alone", || {
+            results = front.results(2, &items);
+            results.iter().all(is_done)
+        });
+        for (item, result) in items.iter().zip(&results) {
+            // Of the call in which it died, nobody knows.
+            if number != 2 {
+                assert_eq!(done(result).1, acknowledged.contains(item), "{place} {}", item.id);
+            }
+        }
+    }
+    let mut messages = 0;
+    for mailbox in ["box0", "box1", "box2"] {
+        let list = json(&front.one(2, record(0, Kind::Read, mailbox, b"list")));
+        messages += list["messages"].as_array().unwrap().len();
+    }
+    assert_eq!(messages, (CALLS * EACH) as usize, "{place}");
+}
+
+fn is_done(result: &ItemResult) -> bool {
+    matches!(result, ItemResult::Done { .. })
+}
+
+#[test]
+fn death_of_a_main_whose_standby_has_storage_of_its_own() {
+    for place in ["backend.before_commit", "backend.after_commit"] {
+        dies_and_the_standby_takes_over(place);
     }
 }

@@ -6,5 +6,6 @@ mod crashes;
 mod holders;
 mod mailboxes;
 mod process;
+mod replicas;
 mod servers;
 mod stopped;

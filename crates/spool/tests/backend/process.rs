@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use eversock_socket::VirtualListener;
 use eversock_spool::backend::ledger::LedgerConfig;
-use eversock_spool::backend::mail::Mailboxes;
+use eversock_spool::backend::mail::{MailConfig, MailReplica, MailServer, Mailboxes};
+use eversock_spool::backend::replica::ReplicaConfig;
 use eversock_spool::backend::{BackendServer, Effects, LedgerBackend};
+use eversock_spool::link::LinkConfig;
 use eversock_spool::record::Record;
 use eversock_spool::serve::ServeConfig;
 use eversock_spool::target::ItemResult;
@@ -22,6 +24,7 @@ use crate::common::{config, wait_for};
 const ROLE: &str = "EVERSOCK_SPOOL_TEST_MAIL";
 /// The file that lets a stopped server go on.
 const GO_ON: &str = "go-on";
+const PEER: &str = "EVERSOCK_SPOOL_TEST_PEER";
 const DIE: &str = "EVERSOCK_SPOOL_DIE";
 
 /// Stops this process before the transaction.
@@ -78,14 +81,40 @@ fn the_other_process_of_these_tests() {
         return;
     };
     let directory = Path::new(&directory);
+    if let Ok(peer) = std::env::var(PEER) {
+        let mail = replica(directory, peer.parse().unwrap());
+        return until_told(mail.server().addr());
+    }
     let mailboxes = Mailboxes::open(&directory.join("mail"), Duration::from_millis(50)).unwrap();
     let ledger = LedgerConfig::default();
     let stopping = Stopping(mailboxes, directory.join(GO_ON));
     let backend = LedgerBackend::open(&directory.join("index.db"), ledger, stopping).unwrap();
     let listener = VirtualListener::bind_with("127.0.0.1:0", config()).unwrap();
     let server = BackendServer::start(listener, Arc::new(backend), ServeConfig::default()).unwrap();
+    until_told(server.addr());
+}
+
+/// A mail server with storage of its own, which pushes to this address.
+pub(crate) fn replica(directory: &Path, peer: SocketAddr) -> MailServer {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let mut link = LinkConfig::new("the other server");
+    link.socket.grace = Duration::from_secs(2);
+    let replica = MailReplica {
+        listen: any,
+        socket: config(),
+        peer: vec![peer],
+        link,
+        config: ReplicaConfig { every: Duration::from_millis(20), ..ReplicaConfig::default() },
+    };
+    let mut mail = MailConfig::new(any, directory.to_owned());
+    mail.socket = config();
+    mail.replica = Some(replica);
+    MailServer::start(mail).unwrap()
+}
+
+fn until_told(addr: SocketAddr) {
     let mut out = std::io::stdout().lock();
-    out.write_all(format!("\n@{}\n", server.addr()).as_bytes()).unwrap();
+    out.write_all(format!("\n@{addr}\n").as_bytes()).unwrap();
     out.flush().unwrap();
     // Until the test says so or is gone.
     let _end = std::io::stdin().read_line(&mut String::new());
@@ -105,10 +134,22 @@ impl Process {
 
     /// One that kills itself at a failpoint, `NAME:N`.
     pub(crate) fn start_to_die(directory: &Path, die: Option<&str>) -> Self {
+        Self::start_with(directory, die, None)
+    }
+
+    /// One that pushes what it does to this address.
+    pub(crate) fn start_with(
+        directory: &Path,
+        die: Option<&str>,
+        peer: Option<SocketAddr>,
+    ) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let this = "process::the_other_process_of_these_tests";
         command.args(["--exact", this, "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, directory).env_remove(DIE);
+        command.env(ROLE, directory).env_remove(DIE).env_remove(PEER);
+        if let Some(peer) = peer {
+            command.env(PEER, peer.to_string());
+        }
         if let Some(die) = die {
             command.env(DIE, die);
         }

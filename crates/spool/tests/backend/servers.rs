@@ -8,9 +8,10 @@ use std::time::Duration;
 use eversock_spool::Kind;
 use eversock_spool::backend::epoch::{EpochStore, FileEpochs};
 use eversock_spool::backend::lock::{GrantRefused, Permit};
-use eversock_spool::backend::mail::{MailConfig, MailServer, run};
+use eversock_spool::backend::mail::{MailConfig, MailServer, Watch, run};
 use eversock_spool::backend::monitor::{MonitorConfig, PairMonitor};
 use eversock_spool::backend::{Backend, Guarded};
+use eversock_spool::link::LinkConfig;
 use eversock_spool::record::Record;
 use eversock_spool::serve::IncomingCall;
 use eversock_spool::target::{
@@ -20,6 +21,7 @@ use eversock_spool::target::{
 use crate::common::{
     Directory, Front, LEASE, PATIENCE, Said, config, done, mail, record, wait_for,
 };
+use crate::process::Process;
 
 fn mail_server(dir: &Directory) -> MailServer {
     let mut config_of = MailConfig::new("127.0.0.1:0".parse().unwrap(), dir.path().to_owned());
@@ -92,7 +94,8 @@ fn a_program_runs_until_it_is_told_to_stop() {
     let mut config_of = MailConfig::new("127.0.0.1:0".parse().unwrap(), dir.path().join("new/dir"));
     config_of.socket = config();
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| run(config_of, |addr| up.send(addr).unwrap(), &stopped));
+        let running =
+            scope.spawn(|| run(config_of, |mail| up.send(mail.server().addr()).unwrap(), &stopped));
         let mut front = Front::connect(is_up.recv_timeout(PATIENCE).unwrap());
         assert!(front.grant(1, LEASE));
         done(&front.one(1, mail(1, "inbox", "x")));
@@ -236,4 +239,24 @@ fn a_standby_whose_main_is_gone_asks_for_a_switch() {
     assert!(front.report().wants_switch);
     other.up.store(true, Ordering::SeqCst);
     wait_for("it hears the other", || !front.report().wants_switch);
+}
+
+#[test]
+fn a_standby_watches_its_main_over_a_virtual_socket() {
+    let (main_dir, dir) = (Directory::new(), Directory::new());
+    let main = Process::start(main_dir.path());
+    let mut link = LinkConfig::new("the main");
+    link.socket.grace = Duration::from_secs(2);
+    let timeout = Duration::from_secs(2);
+    let watched = MonitorConfig { every: Duration::from_millis(20), timeout, misses: 2 };
+    let mut config_of = MailConfig::new("127.0.0.1:0".parse().unwrap(), dir.path().to_owned());
+    config_of.socket = config();
+    config_of.watch = Some(Watch { peer: vec![main.addr], link, config: watched });
+    let standby = MailServer::start(config_of).unwrap();
+    let mut front = Front::connect(standby.server().addr());
+    wait_for("it hears its main", || !front.report().wants_switch);
+    drop(main);
+    wait_for("it misses its main", || front.report().wants_switch);
+    assert!(front.grant(1, LEASE));
+    assert!(!front.report().wants_switch);
 }

@@ -10,7 +10,7 @@ mod senders;
 use std::time::Duration;
 
 use oracle::Oracle;
-use procs::{Dice, Place};
+use procs::{Dice, Place, is_within};
 use senders::Senders;
 
 /// Every step on the way of a request: accept, append, commit, acknowledge, apply, note its end.
@@ -103,16 +103,15 @@ fn a_main_that_is_killed_under_load_is_replaced_and_nothing_is_lost() {
     let mut front = place.front(None);
     assert!(front.say("release"));
     let senders = Senders::start(&place, &oracle, 4);
-    let mut holder = 0;
     for _ in 0..4 {
         oracle.await_more(50);
+        let holder = front.holder();
         servers[holder].kill();
         // Writes are acknowledged while there is no main.
         oracle.await_more(50);
         let before = place.epoch();
         place.await_until("the other server is main", || place.epoch() > before);
-        holder = 1 - holder;
-        servers[1 - holder] = place.server(1 - holder);
+        servers[holder] = place.server(holder);
         oracle.await_more(50);
     }
     front.kill();
@@ -127,24 +126,33 @@ fn a_main_that_is_stopped_for_longer_than_its_lease_cannot_write_when_it_wakes()
     let mut front = place.front(None);
     assert!(front.say("release"));
     let senders = Senders::start(&place, &oracle, 4);
-    for round in 0..3 {
+    let mut switches = 0;
+    for _ in 0..20 {
         oracle.await_more(50);
-        let main = round % 2;
+        let main = front.holder();
         servers[main].stop();
         let before = place.epoch();
-        place.await_until("the other server is main", || place.epoch() > before);
-        oracle.await_more(50);
+        // One that is stopped in the middle of its transaction holds the lock of the database that
+        // both share: until it is fenced or wakes, nobody can take over.
+        let switched = is_within(Duration::from_secs(8), || place.epoch() > before);
+        if switched {
+            oracle.await_more(50);
+        }
         // With calls in its buffers that were sent before it was stopped.
         servers[main].go_on();
         oracle.await_more(50);
+        switches += u32::from(switched);
+        if switches == 3 {
+            break;
+        }
     }
+    assert_eq!(switches, 3, "a main that is stopped is not replaced");
     let effects = place.effects();
     let mut highest = 0;
     for effect in &effects {
         assert!(effect.epoch >= highest, "epoch {} after {highest}", effect.epoch);
         highest = effect.epoch;
     }
-    assert!(highest >= 4, "there were three switches, and the epoch is {highest}");
     front.kill();
     finish(&place, senders, &oracle);
     drop(servers);

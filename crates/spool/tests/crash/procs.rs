@@ -1,9 +1,9 @@
 //! Processes of a test, and where they live.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ impl Dice {
 /// A process of the test, killed when it is dropped.
 pub(crate) struct Proc {
     child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Proc {
@@ -43,13 +44,21 @@ impl Proc {
         command.env("EVERSOCK_SPOOL_ROLE", name).env_remove("EVERSOCK_SPOOL_DIE");
         command.envs(vars.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self { child: command.spawn().unwrap() }
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
     }
 
     /// Waits until it says that it is ready. `false`: it died before.
     fn await_ready(&mut self) -> bool {
-        let mut lines = BufReader::new(self.child.stdout.take().unwrap()).lines();
-        lines.any(|line| line.is_ok_and(|line| line.ends_with("ready")))
+        self.lines.any(|line| line.is_ok_and(|line| line.ends_with("ready")))
+    }
+
+    /// Which server the front holds for the main.
+    pub(crate) fn holder(&mut self) -> usize {
+        assert!(self.say("who"));
+        let found = self.lines.find_map(|line| line.unwrap().strip_prefix("main ")?.parse().ok());
+        found.expect("the front says who is main")
     }
 
     /// `false`: it is gone.
@@ -141,12 +150,8 @@ impl Place {
         front
     }
 
-    pub(crate) fn await_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !is_so() {
-            assert!(Instant::now() < end, "in vain waited for: {what}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    pub(crate) fn await_until(&self, what: &str, is_so: impl FnMut() -> bool) {
+        assert!(is_within(PATIENCE, is_so), "in vain waited for: {what}");
     }
 
     pub(crate) fn await_drained(&self, front: &mut Proc) {
@@ -171,6 +176,18 @@ impl Place {
     pub(crate) fn epoch(&self) -> u64 {
         self.effects().last().map_or(0, |effect| effect.epoch)
     }
+}
+
+/// Whether it becomes so within this time.
+pub(crate) fn is_within(span: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + span;
+    while !is_so() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 impl Drop for Place {

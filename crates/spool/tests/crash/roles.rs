@@ -94,6 +94,11 @@ fn front(dir: &Path, listen: SocketAddr, servers: &[SocketAddr]) {
     for line in std::io::stdin().lock().lines() {
         let command = match line.unwrap().as_str() {
             "hold" => Command::Hold,
+            "who" => {
+                let status = front.status(PAIR);
+                println!("main {}", status.map_or(9, |status| status.pair.holder));
+                continue;
+            }
             "status" => {
                 eprintln!("{:#?}", front.status(PAIR));
                 continue;

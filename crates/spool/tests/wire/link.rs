@@ -363,10 +363,16 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 12,
+        max_shrink_iters: 20,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn each_callback_is_called_once_whatever_happens(steps in prop::collection::vec(step(), 1..40)) {
+    fn each_callback_is_called_once_whatever_happens(
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
         let handler = Fake::new(Class::Ledger);
         let mut serving = Some(start(&handler));
         let addr = serving.as_ref().map(Serving::addr).unwrap();
@@ -411,10 +417,8 @@ proptest! {
                 Step::Restart => {
                     handler.gate.set(true);
                     drop(serving.take());
-                    serving = Some(
-                        serve(listen_again(addr), Arc::<Fake>::clone(&handler), ServeConfig::default())
-                            .unwrap(),
-                    );
+                    let (listener, handler) = (listen_again(addr), Arc::<Fake>::clone(&handler));
+                    serving = Some(serve(listener, handler, ServeConfig::default()).unwrap());
                 }
                 Step::Wait(ms) => std::thread::sleep(Duration::from_millis(ms)),
             }

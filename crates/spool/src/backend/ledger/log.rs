@@ -226,7 +226,16 @@ impl Ledger {
     ///
     /// The database cannot be written.
     pub(crate) fn set_main_epoch(&mut self, epoch: u64) -> Result<(), LedgerError> {
-        self.writing(|tx| schema::set(tx, schema::MAIN_EPOCH, epoch))
+        self.writing(|tx| schema::advance(tx, schema::MAIN_EPOCH, epoch)).map(|_| ())
+    }
+
+    /// Keeps that this storage is a copy, and was never that of a main server.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be written.
+    pub(crate) fn forget_main_epoch(&mut self) -> Result<(), LedgerError> {
+        self.writing(|tx| schema::set(tx, schema::MAIN_EPOCH, 0))
     }
 
     fn reading<T>(

@@ -55,10 +55,7 @@ impl<F: Effects + 'static> ReplicaHandler<F> {
         if epoch < lock.seen() || lock.holds().is_some() { Err(lock.seen()) } else { Ok(()) }
     }
 
-    fn follow(&self, epoch: u64, push: &Push, entries: &[Record]) -> Result<How, Option<u64>> {
-        if let Some(claimed) = push.claim {
-            return Ok(self.yields(claimed));
-        }
+    fn follow(&self, epoch: u64, push: &Push, entries: &[Record]) -> Result<How, u64> {
         if push.tail_from > 0 {
             self.has_tail(push.tail_from);
             return Ok(How::NotNext);
@@ -66,7 +63,7 @@ impl<F: Effects + 'static> ReplicaHandler<F> {
         let head = match self.replicated.inner.follow(epoch, &push.before, entries) {
             Ok(head) => head,
             Err(LogError::NotNext { .. }) => return Ok(How::NotNext),
-            Err(LogError::Fenced(fenced)) => return Err(Some(fenced.seen)),
+            Err(LogError::Fenced(fenced)) => return Err(fenced.seen),
             Err(error @ (LogError::Later { .. } | LogError::Ledger(_))) => {
                 log::warn!("what the main has done cannot be done here now: {error}");
                 return Ok(How::Later);
@@ -81,13 +78,25 @@ impl<F: Effects + 'static> ReplicaHandler<F> {
         Ok(How::Applied)
     }
 
-    /// Whether the other server, which was main under this epoch, was so last. The epoch that it
-    /// was granted since has been stored here: no lower one is taken any more.
-    fn yields(&self, claimed: u64) -> How {
+    /// Answers whether the other server, which was main under `claimed` and was granted `epoch`
+    /// now, was so last. If it was, this one takes no lower epoch from now on.
+    fn yields(&self, epoch: u64, claimed: u64) -> Result<How, u64> {
+        if self.guarded.lock().holds().is_some() || !self.was_before(claimed) {
+            // Without a word about the epoch: what this server may still do is not touched.
+            return Ok(How::Objects);
+        }
+        self.learn(epoch)?;
+        // Again: a grant may have come before that.
+        Ok(if self.was_before(claimed) { How::Yields } else { How::Objects })
+    }
+
+    /// Whether this server was main before that epoch only, or never.
+    fn was_before(&self, claimed: u64) -> bool {
         let mut notes = self.replicated.notes();
-        let (Ok(own), Ok(head)) = (notes.main_epoch(), notes.head()) else { return How::Later };
-        drop(notes);
-        if own < claimed || (own == 0 && head.seq == 0) { How::Yields } else { How::Objects }
+        match (notes.main_epoch(), notes.head()) {
+            (Ok(own), Ok(head)) => own < claimed || (own == 0 && head.seq == 0),
+            _ => false,
+        }
     }
 
     fn now_at(&self, epoch: u64, push: &Push, head: &Head) {
@@ -99,6 +108,7 @@ impl<F: Effects + 'static> ReplicaHandler<F> {
             return;
         }
         state.heard = true;
+        state.overtaken = false;
         state.tail_from = None;
         let mine = lock.stamp();
         let stamp = push.stamp;
@@ -149,17 +159,15 @@ impl<F: Effects + 'static> Handler for ReplicaHandler<F> {
             let refused = ItemResult::Refused { code: NO_PUSH, text };
             return CallReplyMessage::Results(vec![refused; call.items.len()]);
         };
-        if let Err(seen) = self.learn(call.epoch) {
-            return CallReplyMessage::Fenced { seen };
-        }
         // Before anything: a lease that counts from it must not begin after what it is about.
         let stamp = self.guarded.lock().stamp();
-        let how = match self.follow(call.epoch, &push, entries) {
+        let how = match push.claim {
+            Some(claimed) => self.yields(call.epoch, claimed),
+            None => self.learn(call.epoch).and_then(|()| self.follow(call.epoch, &push, entries)),
+        };
+        let how = match how {
             Ok(how) => how,
-            Err(seen) => {
-                let seen = seen.unwrap_or_else(|| self.guarded.lock().seen());
-                return CallReplyMessage::Fenced { seen };
-            }
+            Err(seen) => return CallReplyMessage::Fenced { seen },
         };
         let head = match self.replicated.notes().head() {
             Ok(head) => head,

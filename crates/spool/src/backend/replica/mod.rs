@@ -87,7 +87,7 @@ impl Default for ReplicaConfig {
 /// It cannot be opened or written.
 pub fn begin_as_copy(path: &Path) -> Result<(), LedgerError> {
     let mut ledger = Ledger::open(path, LedgerConfig::default())?;
-    ledger.set_main_epoch(0)
+    ledger.forget_main_epoch()
 }
 
 /// How this server stands to the other one.
@@ -143,6 +143,8 @@ struct State {
     heard: bool,
     /// As standby: entries from here on are not those of the main.
     tail_from: Option<u64>,
+    /// The other server was main since this one was, or may have been.
+    overtaken: bool,
     /// A grant of this epoch was refused for now: the other server is to be asked.
     claiming: Option<u64>,
     /// Something waits to be pushed.
@@ -257,6 +259,7 @@ impl<F: Effects + 'static> Replicated<F> {
             in_sync_until_us: 0,
             heard: false,
             tail_from: None,
+            overtaken: false,
             claiming: None,
             news: false,
             closing: false,
@@ -392,11 +395,17 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
         if self.shared.in_sync(&state) {
             return true;
         }
+        if state.overtaken || state.tail_from.is_some() {
+            return false;
+        }
         drop(state);
         // It was main under the highest epoch that it knows. If another has been since, the grant
         // will say so.
-        let seen = self.notes().epoch();
-        seen.and_then(|seen| self.was_last(seen)).unwrap_or(false)
+        let mut notes = self.notes();
+        match (notes.main_epoch(), notes.epoch()) {
+            (Ok(was), Ok(seen)) => was >= seen,
+            _ => false,
+        }
     }
 
     fn admit(&self, epoch: u64) -> Result<(), String> {

@@ -109,7 +109,7 @@ impl<F: Effects + 'static> Pushing<F> {
         let shared = self.shared();
         let until = Instant::now() + shared.config.every;
         let mut state = shared.state();
-        while !(state.news && for_news) && !state.closing {
+        while !(state.closing || (state.news && for_news)) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -145,13 +145,11 @@ impl<F: Effects + 'static> Pushing<F> {
         let push = Push { claim: Some(main_epoch), ..Push::default() };
         let told = self.ask(epoch, push, Vec::new())?;
         if told.how != How::Yields {
+            self.shared().state().overtaken = true;
             return Err(format!("it may have been, and its log ends at {}", told.head.seq));
         }
-        let head = self.replicated.notes().head().map_err(|error| error.to_string())?;
-        if told.head.seq > head.seq {
-            return Err(format!("it has more: its log ends at {}", told.head.seq));
-        }
-        // It takes no lower epoch any more, and this one is nobody else's.
+        // It takes no lower epoch any more, and this one is nobody else's. That its log may be
+        // longer says nothing: then it has a tail.
         self.replicated.notes().set_main_epoch(epoch).map_err(|error| error.to_string())
     }
 

@@ -45,8 +45,8 @@ pub struct SqliteStore {
     conn: Option<Connection>,
     /// The log may end with what no sync brought to disk.
     doubtful: bool,
-    /// Locked for as long as it is open.
-    _lock: File,
+    /// The last to go.
+    _lock: Lock,
 }
 
 impl SqliteStore {
@@ -66,7 +66,7 @@ impl SqliteStore {
             let cause = "its name has to be 1 to 64 letters, digits, `-` or `_`".to_owned();
             return Err(fail(Fault::Failed(cause)));
         }
-        let lock = lock(&path.with_file_name(format!("{pair}.lock"))).map_err(fail)?;
+        let lock = Lock::take(&path.with_file_name(format!("{pair}.lock"))).map_err(fail)?;
         let reserve = path.with_file_name(format!("{pair}.reserve"));
         let reserve = Reserve::new(reserve, quota.bytes);
         let (path, pair) = (path.to_owned(), pair.to_owned());
@@ -276,12 +276,25 @@ fn name(path: &Path, pair: &str) -> String {
     format!("{pair} ({})", path.display())
 }
 
-fn lock(path: &Path) -> Result<File, Fault> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Fault::Held),
-        Err(e) => Err(Fault::Failed(format!("{} cannot be locked: {e}", path.display()))),
+/// The lock of a pair, held while it lives.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Lock {
+    fn take(path: &Path) -> Result<Self, Fault> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Fault::Held),
+            Err(e) => Err(Fault::Failed(format!("{} cannot be locked: {e}", path.display()))),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close it is not enough: a child that has not yet become another program has it too.
+        let _gone = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

@@ -1,0 +1,355 @@
+//! The figures of a front, in the text format of Prometheus, for whoever asks by HTTP.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use eversock_spool::config::{FrontFile, Running};
+
+use super::run::Places;
+use super::stat::{self, Pair};
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 8;
+/// Bytes of the head of a request.
+const REQUEST_MAX: usize = 8 << 10;
+/// For a request to come, and for an answer to be read.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the listener is left alone after the system has refused it a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What a pair can be at.
+const STATES: [&str; 6] = ["normal", "suspect", "diverting", "promoting", "draining", "planned"];
+
+/// Answers on threads of its own, for as long as the process lives. Gives where it listens.
+pub(super) fn serve(
+    listen: SocketAddr,
+    file: FrontFile,
+    running: &Arc<Running>,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(listen)?;
+    let addr = listener.local_addr()?;
+    let shared = Arc::new((file, Arc::downgrade(running)));
+    let places = Places::new(CONNECTIONS_MAX);
+    thread::Builder::new().name("spool-metrics".to_owned()).spawn(move || {
+        loop {
+            let Ok((stream, _)) = listener.accept() else {
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            };
+            let Some(place) = places.take() else { continue };
+            let shared = Arc::clone(&shared);
+            let begun = thread::Builder::new().name("spool-scraped".to_owned()).spawn(move || {
+                let _place = place;
+                let (file, running) = &*shared;
+                let pairs = || Some(stat::live(file, running.upgrade()?.gate()));
+                // Whoever asked has gone.
+                let _gone = answer(stream, pairs);
+            });
+            if let Err(error) = begun {
+                log::warn!("no thread for a connection to the figures: {error}");
+            }
+        }
+    })?;
+    Ok(addr)
+}
+
+fn answer(mut stream: TcpStream, pairs: impl FnOnce() -> Option<Vec<Pair>>) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let Some(line) = request_line(&mut stream)? else {
+        return respond(&mut stream, "400 Bad Request", "a request is GET /metrics\n", true);
+    };
+    let mut words = line.split(' ');
+    let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let path = target.split('?').next().unwrap_or("");
+    let with_body = method != "HEAD";
+    if !matches!(method, "GET" | "HEAD") {
+        return respond(&mut stream, "405 Method Not Allowed", "only GET is answered\n", true);
+    }
+    if path != "/metrics" {
+        return respond(&mut stream, "404 Not Found", "the figures are at /metrics\n", with_body);
+    }
+    match pairs() {
+        Some(pairs) => respond(&mut stream, "200 OK", &text(&pairs), with_body),
+        None => respond(&mut stream, "503 Service Unavailable", "the front ends\n", with_body),
+    }
+}
+
+/// The first line of a request, whose head is read to its end. `None`: it is too long or no text.
+fn request_line(stream: &mut TcpStream) -> io::Result<Option<String>> {
+    let until = Instant::now() + PATIENCE;
+    let mut head = Vec::new();
+    let mut some = [0; 1024];
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let count = stream.read(&mut some)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        head.extend(some.get(..count).unwrap_or_default());
+        if head.len() > REQUEST_MAX {
+            return Ok(None);
+        }
+    }
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    Ok(String::from_utf8(line.to_vec()).ok())
+}
+
+fn respond(stream: &mut TcpStream, status: &str, body: &str, with_body: bool) -> io::Result<()> {
+    let length = body.len();
+    let mut all = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    if with_body {
+        all.push_str(body);
+    }
+    stream.write_all(all.as_bytes())
+}
+
+/// A family of figures: name, kind, help, and what of each pair it is.
+type Family = (&'static str, &'static str, &'static str, fn(&Pair) -> Vec<(String, f64)>);
+
+/// Without labels besides the pair.
+fn plain(value: f64) -> Vec<(String, f64)> {
+    vec![(String::new(), value)]
+}
+
+fn flag(value: bool) -> Vec<(String, f64)> {
+    plain(f64::from(u8::from(value)))
+}
+
+/// Of a pair of which nothing is known there is no figure, which is what an alarm looks for.
+fn live(pair: &Pair, value: impl Fn(&stat::Live) -> f64) -> Vec<(String, f64)> {
+    pair.live.as_ref().map(|live| plain(value(live))).unwrap_or_default()
+}
+
+/// As [`live`] for what lies in the spool.
+fn spool(pair: &Pair, value: impl Fn(&stat::Spooled) -> f64) -> Vec<(String, f64)> {
+    if pair.spool.error.is_some() { Vec::new() } else { plain(value(&pair.spool)) }
+}
+
+const FAMILIES: &[Family] = &[
+    ("spool_up", "gauge", "Whether the thread of the pair answers.", |pair| {
+        flag(pair.live.is_some())
+    }),
+    ("spool_readable", "gauge", "Whether the spool of the pair can be read.", |pair| {
+        flag(pair.spool.error.is_none())
+    }),
+    ("spool_depth", "gauge", "Records that wait in the spool.", |pair| {
+        spool(pair, |spool| spool.pending as f64)
+    }),
+    ("spool_bytes", "gauge", "Bytes of the records that wait in the spool.", |pair| {
+        spool(pair, |spool| spool.bytes as f64)
+    }),
+    ("spool_oldest_age_seconds", "gauge", "Age of the oldest record that waits.", |pair| {
+        spool(pair, |spool| spool.oldest_age_ms as f64 / 1e3)
+    }),
+    ("spool_held", "gauge", "Records that wait for an operator.", |pair| {
+        spool(pair, |spool| spool.held as f64)
+    }),
+    ("spool_in_doubt", "gauge", "Records that were sent, and nobody knows.", |pair| {
+        spool(pair, |spool| spool.in_doubt as f64)
+    }),
+    ("spool_quarantined", "gauge", "Records set aside: damaged, or refused for good.", |pair| {
+        spool(pair, |spool| spool.quarantined as f64)
+    }),
+    ("spool_state", "gauge", "1 for the state that the pair is in.", |pair| {
+        let is_live = pair.live.is_some();
+        let one = |state: &&str| {
+            let value = f64::from(u8::from(is_live && pair.state == **state));
+            (format!(",state=\"{state}\""), value)
+        };
+        STATES.iter().map(one).collect()
+    }),
+    ("spool_epoch", "gauge", "The highest lock key that was granted.", |pair| {
+        live(pair, |live| live.epoch as f64)
+    }),
+    ("spool_holder", "gauge", "1 for the server that holds the lock, or held it last.", |pair| {
+        of_servers(pair, |live, side| live.holder == side)
+    }),
+    ("spool_ready", "gauge", "Whether a server says that it could work.", |pair| {
+        of_servers(pair, |live, side| live.ready.get(side).copied().unwrap_or(false))
+    }),
+    ("spool_on_hold", "gauge", "Whether an operator has stopped drains.", |pair| {
+        live(pair, |live| f64::from(u8::from(live.on_hold)))
+    }),
+    ("spool_split", "gauge", "Whether another front has granted a lock of the pair.", |pair| {
+        live(pair, |live| f64::from(u8::from(live.split.is_some())))
+    }),
+    ("spool_full", "gauge", "Whether the spool takes no more.", |pair| {
+        live(pair, |live| f64::from(u8::from(live.spool_full)))
+    }),
+    ("spool_stuck", "gauge", "Whether keys wait for an operator.", |pair| {
+        live(pair, |live| f64::from(u8::from(live.stuck)))
+    }),
+    ("spool_in_flight", "gauge", "Requests under way.", |pair| {
+        live(pair, |live| live.in_flight as f64)
+    }),
+    ("spool_waiting", "gauge", "Requests that wait for a server.", |pair| {
+        live(pair, |live| live.waiting as f64)
+    }),
+    ("spool_requests_total", "counter", "Requests, by what their senders were told.", |pair| {
+        let Some(live) = &pair.live else { return Vec::new() };
+        let counters = &live.counters;
+        let outcomes = [
+            ("applied", counters.applied),
+            ("spooled", counters.spooled),
+            ("overlaid", counters.overlaid),
+            ("stale", counters.stale),
+            ("in-doubt", counters.in_doubt),
+            ("rejected", counters.rejected),
+        ];
+        outcomes.map(|(what, n)| (format!(",outcome=\"{what}\""), n as f64)).to_vec()
+    }),
+    ("spool_received_total", "counter", "Requests that came in.", |pair| {
+        live(pair, |live| live.counters.requests as f64)
+    }),
+    ("spool_drained_total", "counter", "Records given to the main.", |pair| {
+        live(pair, |live| live.counters.drained as f64)
+    }),
+    ("spool_drained_again_total", "counter", "Of them: it had done them before.", |pair| {
+        live(pair, |live| live.counters.drained_again as f64)
+    }),
+    ("spool_refused_total", "counter", "Records that the main refuses for good.", |pair| {
+        live(pair, |live| live.counters.refused as f64)
+    }),
+    ("spool_damaged_total", "counter", "Records found damaged.", |pair| {
+        live(pair, |live| live.counters.damaged as f64)
+    }),
+    ("spool_call_errors_total", "counter", "Calls to servers that failed.", |pair| {
+        live(pair, |live| live.counters.call_errors as f64)
+    }),
+    ("spool_suspected_total", "counter", "Times that the main was suspected.", |pair| {
+        live(pair, |live| live.counters.suspected as f64)
+    }),
+    ("spool_switches_total", "counter", "Times that the other server took over.", |pair| {
+        live(pair, |live| live.counters.switched as f64)
+    }),
+    ("spool_last_gap_seconds", "gauge", "How long there was no main the last time.", |pair| {
+        live(pair, |live| live.counters.last_gap_us as f64 / 1e6)
+    }),
+    ("spool_last_diversion_seconds", "gauge", "How long the last diversion took.", |pair| {
+        live(pair, |live| live.counters.last_diversion_us as f64 / 1e6)
+    }),
+    ("spool_commits_total", "counter", "Transactions of the spool.", |pair| {
+        live(pair, |live| live.commits.commits as f64)
+    }),
+    ("spool_commit_records_total", "counter", "Records appended by them.", |pair| {
+        live(pair, |live| live.commits.records as f64)
+    }),
+    ("spool_commit_failures_total", "counter", "Transactions that failed.", |pair| {
+        live(pair, |live| live.commits.failed as f64)
+    }),
+];
+
+fn of_servers(pair: &Pair, is: impl Fn(&stat::Live, usize) -> bool) -> Vec<(String, f64)> {
+    let Some(live) = &pair.live else { return Vec::new() };
+    let of = |(side, name): (usize, &String)| {
+        (format!(",server=\"{}\"", escaped(name)), f64::from(u8::from(is(live, side))))
+    };
+    pair.servers.iter().enumerate().map(of).collect()
+}
+
+/// All figures.
+fn text(pairs: &[Pair]) -> String {
+    let mut out = String::new();
+    for (name, kind, help, figures) in FAMILIES {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for pair in pairs {
+            let label = escaped(&pair.pair);
+            for (labels, value) in figures(pair) {
+                let _ = writeln!(out, "{name}{{pair=\"{label}\"{labels}}} {value}");
+            }
+        }
+    }
+    let name = "spool_commit_seconds";
+    let _ = writeln!(out, "# HELP {name} How long transactions of the spool took.");
+    let _ = writeln!(out, "# TYPE {name} histogram");
+    for pair in pairs {
+        let Some(live) = &pair.live else { continue };
+        let label = escaped(&pair.pair);
+        let mut sum = 0;
+        for (edge, count) in &live.commits.latency {
+            sum += count;
+            let edge = edge.map_or_else(|| "+Inf".to_owned(), |us| (us as f64 / 1e6).to_string());
+            let _ = writeln!(out, "{name}_bucket{{pair=\"{label}\",le=\"{edge}\"}} {sum}");
+        }
+        let seconds = live.commits.latency_sum_us as f64 / 1e6;
+        let _ = writeln!(out, "{name}_sum{{pair=\"{label}\"}} {seconds}");
+        let _ = writeln!(out, "{name}_count{{pair=\"{label}\"}} {sum}");
+    }
+    out
+}
+
+/// The value of a label.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &str) -> Pair {
+        let live = stat::Live {
+            epoch: 7,
+            holder: 1,
+            commits: stat::Commits {
+                latency: vec![(Some(100), 2), (Some(200), 0), (None, 1)],
+                latency_sum_us: 1_500_000,
+                ..stat::Commits::default()
+            },
+            ..stat::Live::default()
+        };
+        Pair {
+            pair: name.to_owned(),
+            servers: vec!["a\"b".to_owned(), "c\\d".to_owned()],
+            state: "draining".to_owned(),
+            live: Some(live),
+            spool: stat::Spooled { pending: 3, oldest_age_ms: 2500, ..stat::Spooled::default() },
+        }
+    }
+
+    #[test]
+    fn each_family_has_help_and_type_and_its_figures_together() {
+        let stopped = Pair { pair: "stopped".to_owned(), ..Pair::default() };
+        let text = text(&[pair("mail"), stopped]);
+        for line in [
+            "# TYPE spool_depth gauge",
+            "spool_depth{pair=\"mail\"} 3",
+            "spool_oldest_age_seconds{pair=\"mail\"} 2.5",
+            "spool_state{pair=\"mail\",state=\"draining\"} 1",
+            "spool_state{pair=\"mail\",state=\"normal\"} 0",
+            "spool_holder{pair=\"mail\",server=\"a\\\"b\"} 0",
+            "spool_holder{pair=\"mail\",server=\"c\\\\d\"} 1",
+            "spool_up{pair=\"stopped\"} 0",
+            "spool_epoch{pair=\"mail\"} 7",
+            "spool_commit_seconds_bucket{pair=\"mail\",le=\"0.0001\"} 2",
+            "spool_commit_seconds_bucket{pair=\"mail\",le=\"+Inf\"} 3",
+            "spool_commit_seconds_sum{pair=\"mail\"} 1.5",
+            "spool_commit_seconds_count{pair=\"mail\"} 3",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
+        }
+        // A figure stands below its own family's lines, and each family once.
+        let mut family = String::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                family = rest.split(' ').next().unwrap().to_owned();
+                assert!(seen.insert(family.clone()), "{family} twice");
+            } else if !line.starts_with('#') {
+                let name = line.split('{').next().unwrap();
+                assert!(name.starts_with(&family), "{line} below {family}");
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! `evs spool`, at work.
