@@ -24,7 +24,7 @@ const SENDERS: usize = 64;
 const MEANWHILE: [(&str, Option<Manners>); 3] = [
     ("alone", None),
     ("other full", Some(Manners::Patient)),
-    ("other full, senders never pause", Some(Manners::Rude)),
+    ("other flooded", Some(Manners::Rude)),
 ];
 
 /// What a sender does that was rejected.
@@ -62,9 +62,9 @@ pub(crate) fn isolation(bench: &Bench<'_>, report: &mut Report) -> io::Result<()
     let mut medians = groups("p50");
     let mut tails = groups("p99").map(|group| {
         let goal = Goal::RatioAtMost(1.2);
-        group.goal("other full", goal).goal("other full, senders never pause", goal)
+        group.goal("other full", goal).goal("other flooded", goal)
     });
-    let mut rejected = Figure::new(format!("{NAME} rejected, senders never pause"), "1/s");
+    let mut rejected = Figure::new(format!("{NAME} rejected, flooded"), "1/s");
     let time = bench.time(3000, 300);
     for _ in 0..bench.options.turns() {
         for (which, name) in PAIRS.into_iter().enumerate() {
