@@ -21,10 +21,11 @@ const FULL_RECORDS: u64 = 1000;
 const SENDERS: usize = 64;
 
 /// What goes on in the full pair meanwhile; the first is the reference.
-const MEANWHILE: [(&str, Option<Manners>); 3] = [
+const MEANWHILE: [(&str, Option<Manners>); 4] = [
     ("alone", None),
     ("other full", Some(Manners::Patient)),
     ("other flooded", Some(Manners::Rude)),
+    ("no front flooded", Some(Manners::Elsewhere)),
 ];
 
 /// What a sender does that was rejected.
@@ -35,11 +36,15 @@ enum Manners {
     Patient,
     /// It comes back at once.
     Rude,
+    /// It asks a thread that answers at once and has nothing to do with the front, again and again:
+    /// what so many threads cost by themselves.
+    Elsewhere,
 }
 
 /// One sender that waits for each outcome writes to a pair of its own: one that has a main (in this
 /// process, so that nothing but the front is timed), or one that spools. In turn with nothing else
-/// going on, and with 64 senders that write to a full pair of the same front.
+/// going on, and with 64 senders that write to a full pair of the same front: they come back when
+/// they were told to, or at once.
 pub(crate) fn isolation(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
     const NAME: &str = "spool-isolation";
     const PAIRS: [&str; 2] = ["normal", "spooling"];
@@ -129,6 +134,17 @@ fn latencies(front: &Front, pair: &str, time: Duration) -> io::Result<Vec<f64>> 
     Ok(waits.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// The pair that is full, while senders write to it.
+#[derive(Debug)]
+struct Full<'a> {
+    front: &'a Front,
+    is_over: AtomicBool,
+    rejected: AtomicU64,
+}
+
+/// Ends when there is nothing more to do.
+type Stopped = mpsc::Receiver<()>;
+
 /// Does `work` while senders write to the full pair; gives how many writes were rejected too.
 fn beside<T>(
     front: &Front,
@@ -136,61 +152,68 @@ fn beside<T>(
     work: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<(T, u64)> {
     let Some(manners) = manners else { return Ok((work()?, 0)) };
-    let (is_over, rejected) = (AtomicBool::new(false), AtomicU64::new(0));
+    let full = Full { front, is_over: AtomicBool::new(false), rejected: AtomicU64::new(0) };
     let done = thread::scope(|scope| {
-        let mut stops = Vec::new();
-        let mut senders = Vec::new();
+        let (mut stops, mut senders) = (Vec::new(), Vec::new());
+        let (elsewhere, asked) = mpsc::channel::<mpsc::Sender<()>>();
+        scope.spawn(move || {
+            for reply in asked {
+                let _ = reply.send(());
+            }
+        });
         for number in 0..SENDERS {
             let (stop, stopped) = mpsc::channel::<()>();
             stops.push(stop);
-            let (is_over, rejected) = (&is_over, &rejected);
-            let sender = move || sender(front, manners, number, is_over, rejected, &stopped);
-            senders.push(scope.spawn(sender));
+            let (full, elsewhere) = (&full, elsewhere.clone());
+            senders.push(scope.spawn(move || match manners {
+                Manners::Elsewhere => ask_elsewhere(full, &elsewhere),
+                Manners::Patient | Manners::Rude => sender(full, manners, number, &stopped),
+            }));
         }
+        drop(elsewhere);
         let done = work();
-        is_over.store(true, Ordering::SeqCst);
+        full.is_over.store(true, Ordering::SeqCst);
         drop(stops);
         for sender in senders {
             sender.join().map_err(|_| io::Error::other("a sender has panicked"))??;
         }
         done
     })?;
-    Ok((done, rejected.into_inner()))
+    Ok((done, full.rejected.into_inner()))
 }
 
 /// Writes to the full pair until it is over.
-fn sender(
-    front: &Front,
-    manners: Manners,
-    number: usize,
-    is_over: &AtomicBool,
-    rejected: &AtomicU64,
-    stopped: &mpsc::Receiver<()>,
-) -> io::Result<()> {
-    let asker = Asker::new(front, FULL);
-    // Even shares of the time, another for each sender and time.
+fn sender(full: &Full<'_>, manners: Manners, number: usize, stopped: &Stopped) -> io::Result<()> {
+    let asker = Asker::new(full.front, FULL);
+    // Even shares of the time, another for each sender and time. They were rejected before: all of
+    // them at once would be a flood.
     let mut share = number as f64 / SENDERS as f64;
-    let mut after = Duration::ZERO;
+    let mut pause = PATIENT_AFTER.mul_f64(share);
     loop {
         if manners == Manners::Patient {
-            // They were rejected before: all of them at once would be an attack.
-            let pause = if after.is_zero() {
-                PATIENT_AFTER.mul_f64(share)
-            } else {
-                after.mul_f64(0.5 + share)
-            };
             let _ = stopped.recv_timeout(pause);
-            share = (share + GOLDEN) % 1.0;
         }
-        if is_over.load(Ordering::SeqCst) {
+        if full.is_over.load(Ordering::SeqCst) {
             return Ok(());
         }
-        match asker.ask()? {
-            Outcome::Rejected { reason: Reason::SpoolFull, retry_after } => after = retry_after,
+        let after = match asker.ask()? {
+            Outcome::Rejected { reason: Reason::SpoolFull, retry_after } => retry_after,
             other => return Err(io::Error::other(format!("the full pair said {other:?}"))),
-        }
-        rejected.fetch_add(1, Ordering::Relaxed);
+        };
+        full.rejected.fetch_add(1, Ordering::Relaxed);
+        share = (share + GOLDEN) % 1.0;
+        pause = after.mul_f64(0.5 + share);
     }
+}
+
+/// Asks the thread that is no front until it is over.
+fn ask_elsewhere(full: &Full<'_>, thread: &mpsc::Sender<mpsc::Sender<()>>) -> io::Result<()> {
+    let (tell, told) = mpsc::channel();
+    while !full.is_over.load(Ordering::SeqCst) {
+        thread.send(tell.clone()).map_err(io::Error::other)?;
+        told.recv().map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 /// Its multiples are spread evenly between whole numbers.
