@@ -117,12 +117,14 @@ fn main() -> ExitCode {
 }
 
 /// `RUST_LOG` says what is logged; a gateway, which runs unattended, else tells of refused peers
-/// and of sessions that failed.
+/// and of sessions that failed, and a front of what becomes of its pairs.
 fn begin_log(command: &Command) {
     let default = match command {
         Command::Gateway(_) => "warn,eversock_engine::reactor::serve=debug",
         #[cfg(feature = "spool")]
-        Command::Spool(command) if command.is_server() => "warn,eversock_spool=info,evs=info",
+        Command::Spool(command) if command.is_server() => {
+            "warn,eversock_engine=error,eversock_spool=info,evs=info"
+        }
         _ => "error",
     };
     let from = env_logger::Env::default().default_filter_or(default);

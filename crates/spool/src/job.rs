@@ -420,10 +420,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bad = good.clone();
                 bad[at] ^= 1 << bit;
-                let mut job = match JobReader::new(&bad[..]) {
-                    Err(_) => continue,
-                    Ok(job) => job,
-                };
+                let Ok(mut job) = JobReader::new(&bad[..]) else { continue };
                 let end = loop {
                     match job.next_record() {
                         Ok(Some(_)) => {}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use crossbeam_channel::bounded;
-use eversock_spool::backend::mail::{self, MailConfig};
+use eversock_spool::backend::mail::{self, MailConfig, MailServer};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -72,7 +72,8 @@ impl Mail {
         let mut config = MailConfig::new(self.listen, self.dir.clone());
         key::configure(&self.keys.rule(), &mut config.socket).map_err(Failure::usage)?;
         let mut unheard = None;
-        let up = |addr: SocketAddr| {
+        let up = |server: &MailServer| {
+            let addr = server.server().addr();
             let said = if self.json {
                 output::json_line(&json!({ "kind": "listening", "addr": addr }))
             } else {

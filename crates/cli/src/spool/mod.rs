@@ -23,7 +23,7 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use eversock_spool::config::{ConfigError, FrontFile, PairFile};
+use eversock_spool::config::{FrontFile, PairFile};
 
 use crate::failure::Failure;
 
@@ -94,15 +94,7 @@ impl Spool {
 
 impl Which {
     fn file(&self) -> Result<FrontFile, Failure> {
-        FrontFile::from_file(&self.config).map_err(|error| failure(&error))
-    }
-}
-
-/// What is wrong with a file is wrong usage; what cannot be had is not.
-fn failure(error: &ConfigError) -> Failure {
-    match error {
-        ConfigError::Unusable { .. } => Failure::new(error),
-        _ => Failure::usage(error),
+        FrontFile::from_file(&self.config).map_err(Failure::usage)
     }
 }
 

@@ -12,7 +12,7 @@ use eversock_spool::config::Running;
 use serde_json::json;
 
 use super::control::Claim;
-use super::{Which, failure, metrics};
+use super::{Which, metrics};
 use crate::failure::Failure;
 use crate::{output, signals};
 
@@ -44,9 +44,9 @@ impl Run {
         signals::on_each(on_signal)
             .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let file = self.which.file()?;
-        file.make_dir().map_err(|error| failure(&error))?;
+        file.make_dir().map_err(Failure::new)?;
         let claim = Claim::new(&file.control)?;
-        let running = Arc::new(file.start().map_err(|error| failure(&error))?);
+        let running = Arc::new(file.start().map_err(Failure::new)?);
         let metrics = match file.metrics {
             None => None,
             Some(listen) => {

@@ -150,7 +150,7 @@ impl FrontFile {
             return Err(ConfigError::TooLong { path: name });
         }
         let folder = std::path::absolute(path).map_err(unreadable)?;
-        Self::from_text(&text, &name, folder.parent().unwrap_or(Path::new("/")))
+        Self::from_text(&text, &name, folder.parent().unwrap_or_else(|| Path::new("/")))
     }
 
     /// Reads text. `source` is what errors call it, `folder` what paths in it are relative to.

@@ -507,10 +507,19 @@ impl Chaos {
         let before = self.acknowledged.len();
         let until = Instant::now() + PATIENCE;
         while self.acknowledged.len() == before {
+            let how = |who| {
+                let Server { replicated, guarded, .. } = self.server(who);
+                let mut ledger = replicated.inner().ledger();
+                let epochs = (ledger.main_epoch().unwrap(), ledger.epoch().unwrap());
+                format!("{replicated:?}, {:?}, epochs {epochs:?}", guarded.report())
+            };
             assert!(
                 Instant::now() < until,
-                "the pair does not come to itself: {:?}",
-                [self.server(0).status(), self.server(1).status()]
+                "the pair does not come to itself: main {:?} epoch {}\n{}\n{}",
+                self.main,
+                self.epoch,
+                how(0),
+                how(1)
             );
             self.write();
             // A front takes its time: what is refused for now is asked of the other server.

@@ -8,6 +8,7 @@ mod conformance;
 mod crash;
 mod damage;
 mod disk;
+mod front_file;
 mod groups;
 mod model;
 mod server;

@@ -145,6 +145,8 @@ struct State {
     tail_from: Option<u64>,
     /// The other server was main since this one was, or may have been.
     overtaken: bool,
+    /// When this was the highest epoch here, the other server had not been main since this one was.
+    yielded: Option<u64>,
     /// A grant of this epoch was refused for now: the other server is to be asked.
     claiming: Option<u64>,
     /// Something waits to be pushed.
@@ -260,6 +262,7 @@ impl<F: Effects + 'static> Replicated<F> {
             heard: false,
             tail_from: None,
             overtaken: false,
+            yielded: None,
             claiming: None,
             news: false,
             closing: false,
@@ -334,6 +337,20 @@ impl<F: Effects + 'static> Replicated<F> {
         Ok(seen <= was.max(epoch) && (epoch == was || (epoch == was + 1 && seen <= was)))
     }
 
+    /// The highest epoch here, if this server was not main under it, and nobody has said yet who
+    /// was.
+    fn in_limbo(&self) -> Option<u64> {
+        let state = self.shared.state();
+        if state.overtaken || state.tail_from.is_some() || self.shared.in_sync(&state) {
+            return None;
+        }
+        let yielded = state.yielded;
+        drop(state);
+        let mut notes = self.notes();
+        let (was, seen) = (notes.main_epoch().ok()?, notes.epoch().ok()?);
+        (was < seen && yielded != Some(seen)).then_some(seen)
+    }
+
     /// This server has the lock under another epoch than before: what it knew as a standby, and of
     /// its own standby, counts no more. `false`: it has led under it already.
     fn lead(&self, state: &mut State, epoch: u64) -> bool {
@@ -398,12 +415,13 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
         if state.overtaken || state.tail_from.is_some() {
             return false;
         }
+        let yielded = state.yielded;
         drop(state);
-        // It was main under the highest epoch that it knows. If another has been since, the grant
-        // will say so.
+        // It was main under the highest epoch that it knows, or nobody was under those since. If
+        // somebody has been meanwhile, the grant will say so.
         let mut notes = self.notes();
         match (notes.main_epoch(), notes.epoch()) {
-            (Ok(was), Ok(seen)) => was >= seen,
+            (Ok(was), Ok(seen)) => was >= seen || yielded == Some(seen),
             _ => false,
         }
     }

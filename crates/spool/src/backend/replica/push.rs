@@ -132,25 +132,42 @@ impl<F: Effects + 'static> Pushing<F> {
             }
             state.claiming.take()
         };
-        let Some(epoch) = claiming else { return Next::Wait };
-        if let Err(trouble) = self.claim(epoch) {
-            log::warn!("the other server does not say whether it was main since: {trouble}");
+        let asked = match (claiming, self.replicated.in_limbo()) {
+            (Some(epoch), _) => self.claim(epoch),
+            // Two servers may each know of an epoch under which nobody was main, and wait for the
+            // other: so each asks.
+            (None, Some(seen)) => self.ask_for_yield(seen).map(|()| {
+                self.shared().state().yielded = Some(seen);
+            }),
+            (None, None) => return Next::Wait,
+        };
+        if let Err(trouble) = asked {
+            log::info!("the other server does not say whether it was main since: {trouble}");
         }
-        Next::Rest
+        // A grant that is refused meanwhile need not wait for the next time.
+        Next::Wait
     }
 
-    /// Asks the other server whether it was main since this one was.
+    /// Makes sure, for a grant of this epoch to this server, that the other one was not main since
+    /// this one was, and will not be under a lower epoch.
     fn claim(&mut self, epoch: u64) -> Result<(), String> {
+        self.ask_for_yield(epoch)?;
+        // This epoch is nobody else's. That the other log may be longer says nothing: then it has
+        // a tail.
+        self.replicated.notes().set_main_epoch(epoch).map_err(|error| error.to_string())
+    }
+
+    /// Asks the other server whether it was main since this one was. If not, it takes no lower
+    /// epoch than this any more.
+    fn ask_for_yield(&mut self, epoch: u64) -> Result<(), String> {
         let main_epoch = self.replicated.notes().main_epoch().map_err(|error| error.to_string())?;
         let push = Push { claim: Some(main_epoch), ..Push::default() };
         let told = self.ask(epoch, push, Vec::new())?;
-        if told.how != How::Yields {
-            self.shared().state().overtaken = true;
-            return Err(format!("it may have been, and its log ends at {}", told.head.seq));
+        if told.how == How::Yields {
+            return Ok(());
         }
-        // It takes no lower epoch any more, and this one is nobody else's. That its log may be
-        // longer says nothing: then it has a tail.
-        self.replicated.notes().set_main_epoch(epoch).map_err(|error| error.to_string())
+        self.shared().state().overtaken = true;
+        Err(format!("it may have been, and its log ends at {}", told.head.seq))
     }
 
     fn lead(&mut self, epoch: u64) -> Next {
