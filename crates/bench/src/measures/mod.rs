@@ -186,8 +186,7 @@ pub(crate) const PROMISES: &[(&str, &[&str])] = &[
     ),
     #[cfg(feature = "spool")]
     (
-        "front with 1,000,000 records in its spool, from its start to the first record sent: <= 2 s; \
-         memory as with 1,000",
+        "front with 1,000,000 records, start to first record sent: <= 2 s; memory as with 1,000",
         &["spool-restart first record 1000000", "spool-restart memory 1000000"],
     ),
     #[cfg(feature = "spool")]
