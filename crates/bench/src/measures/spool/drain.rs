@@ -30,14 +30,15 @@ pub(crate) fn drain(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
         "into a server with a ledger",
         "into one that does nothing",
     ];
-    let (place, why) = Place::new()?;
-    if let Some(why) = why {
-        report.skipped(NAME, &why);
-    }
     let count = bench.amount(100_000, 2000);
     let mut rates = Group::new(&LABELS, NAME, "1/s");
     for turn in 0..bench.options.turns() {
-        let file = |what: &str| place.file(&format!("{turn}-{what}.db"));
+        // Some hundred MB, gone after each turn.
+        let (place, why) = Place::new()?;
+        if let (Some(why), 0) = (why, turn) {
+            report.skipped(NAME, &why);
+        }
+        let file = |what: &str| place.file(&format!("{what}.db"));
         rates.add(0, single_commits(&file("single"), bench.time(3000, 200))?);
 
         let mut server = worker(bench)?;

@@ -241,7 +241,7 @@ impl<'a> Asker<'a> {
     pub(super) fn spool(&self) -> io::Result<()> {
         match self.ask()? {
             Outcome::Spooled { .. } => Ok(()),
-            other => Err(io::Error::other(format!("not spooled: {other:?}"))),
+            other => Err(io::Error::other(format!("not spooled (is the disk full?): {other:?}"))),
         }
     }
 }
