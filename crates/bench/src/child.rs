@@ -24,7 +24,7 @@ const READ_BYTES: usize = 64 * 1024;
 const PER_ADDRESS: usize = 20_000;
 
 /// One end of a conversation: `KIND server`, `KIND server@IP` or `KIND ADDRESS`; or what stands
-/// between the two: `proxy ADDRESS`.
+/// between the two: `proxy ADDRESS`; or a front or a server of a spool: `spool worker`.
 pub fn main(args: &[String]) -> ExitCode {
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,6 +40,10 @@ fn run(args: &[String]) -> io::Result<()> {
     if kind == "proxy" {
         usage::raise_descriptor_limit();
         return stand_between(role.parse().map_err(|_| io::Error::other("not an address"))?);
+    }
+    #[cfg(feature = "spool")]
+    if kind == "spool" && role == "worker" {
+        return crate::measures::spool::worker();
     }
     let Some(kind) = Kind::from_name(kind) else { return bad("a kind of stream") };
     usage::raise_descriptor_limit();
@@ -91,7 +95,7 @@ fn bad<T>(what: &str) -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("expected {what}")))
 }
 
-fn answer(line: &str) -> io::Result<()> {
+pub(crate) fn answer(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

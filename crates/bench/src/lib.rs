@@ -9,6 +9,7 @@
 //! * `pair`, `lane`: two processes, and several such pairs in turn. `child`: what they do.
 //! * `socket`, `tls`: the kinds of stream that a process can hold.  `relay`, `net`: what may stand
 //!   between the two: other programs, or networks.
+//! * `measures::spool` (feature `spool`): fronts and their spools beside databases.
 //! * `report`: figures, goals, the table and the JSON.  `page`, `plot`: `docs/BENCHMARKS.md`.
 
 mod child;

@@ -33,16 +33,21 @@ impl End {
         Ok(Self { process, input, output: BufReader::new(output), patience: PATIENCE })
     }
 
+    /// A process of this program with a kind and a role of its own.
+    pub(crate) fn of(bench: &Bench<'_>, kind_and_role: [&str; 2]) -> io::Result<Self> {
+        let mut command = own_command(bench, &[])?;
+        command.args(kind_and_role);
+        Self::start(command)
+    }
+
     /// A fault proxy in a process of its own, and where it listens.
     pub(crate) fn proxy(bench: &Bench<'_>, server: SocketAddr) -> io::Result<(Self, SocketAddr)> {
-        let mut command = own_command(bench, &[])?;
-        command.args(["proxy", &server.to_string()]);
-        let mut proxy = Self::start(command)?;
+        let mut proxy = Self::of(bench, ["proxy", &server.to_string()])?;
         let addr = proxy.address()?;
         Ok((proxy, addr))
     }
 
-    fn address(&mut self) -> io::Result<SocketAddr> {
+    pub(crate) fn address(&mut self) -> io::Result<SocketAddr> {
         let text = self.answer()?;
         text.parse().map_err(|_| io::Error::other(format!("address: {text}")))
     }
@@ -77,6 +82,12 @@ impl End {
         let line = self.answer()?;
         let words = line.split_whitespace().map(str::parse);
         words.collect::<Result<_, _>>().map_err(|_| io::Error::other(format!("answer: {line}")))
+    }
+
+    /// Answers may take so long from now on.
+    #[cfg(feature = "spool")]
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     pub(crate) fn ask(&mut self, command: &str) -> io::Result<Vec<f64>> {

@@ -38,8 +38,18 @@ pub(crate) fn usage() -> Usage {
 
 /// Private resident memory of this process, in bytes: anonymous pages, not files or code.
 pub(crate) fn resident_bytes() -> u64 {
+    own_bytes("RssAnon:")
+}
+
+/// The most that this process ever had resident, in bytes; files and code too.
+#[cfg(feature = "spool")]
+pub(crate) fn resident_most_bytes() -> u64 {
+    own_bytes("VmHWM:")
+}
+
+fn own_bytes(what: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }

@@ -17,9 +17,9 @@ use crate::program::library;
 /// Every figure is taken in turns with its reference, in the same run, between processes that this
 /// command starts on this machine: the median of the turns with the least and the greatest. Takes
 /// most of an hour in full, on a machine that does nothing else meanwhile. What this machine lacks
-/// (root for network namespaces, cc, socat, stunnel, sshd, the preload's library) is skipped and
-/// said so on standard error. Exit status 0 also where a goal is missed; 1 if a measurement broke
-/// off.
+/// (root for network namespaces, cc, socat, stunnel, sshd, PostgreSQL, the preload's library) is
+/// skipped and said so on standard error. What has to be durable is written below TMPDIR, which
+/// should be a disk. Exit status 0 also where a goal is missed; 1 if a measurement broke off.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// Small amounts and few turns, under three minutes: shows that it works, not how fast.

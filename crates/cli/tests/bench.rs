@@ -54,6 +54,57 @@ fn one_measurement_gives_every_row_as_json_and_writes_the_page_and_its_plot() {
     assert!(plot.contains("open-close direct"), "{plot}");
 }
 
+/// Fronts, servers, spools and a PostgreSQL of the measurements' own.
+#[test]
+fn a_spool_is_measured_and_held_against_databases() {
+    let place = Place::new();
+    let folder = place.file("tmp");
+    std::fs::create_dir_all(&folder).unwrap();
+    let args = ["bench", "--quick", "--repeat", "1", "--only", "spool", "--json"];
+    let output = place.command(&args).env("TMPDIR", &folder).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let left: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let whole: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let skipped = whole["skipped"].to_string();
+    let has_postgres = !skipped.contains("spool-writes on PostgreSQL");
+    assert!(has_postgres || std::env::var_os("CI").is_none(), "{skipped}");
+    let row = |name: &str| {
+        let rows = whole["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name}: {whole}"))
+    };
+    for name in ["single PostgreSQL commits", "front on PostgreSQL of 64"] {
+        if has_postgres {
+            assert!(row(&format!("spool-writes {name}"))["value"].as_f64().unwrap() > 0.0);
+        }
+    }
+    // Each with what it is held against.
+    for (name, reference, goal) in [
+        ("writes front of 1", "writes single SQLite commits", Value::Null),
+        ("writes front of 8", "writes single SQLite commits", Value::Null),
+        (
+            "writes front of 64",
+            "writes single SQLite commits",
+            ">= 5.00 x single SQLite commits".into(),
+        ),
+        ("drain into a server with a ledger", "drain single commits of the backend", Value::Null),
+        ("drain into one that does nothing", "drain single commits of the backend", Value::Null),
+        ("restart first record 5000", "restart first record 100", "<= 2 s".into()),
+        ("restart memory 5000", "restart memory 100", "<= 1.50 x 100 records".into()),
+        ("isolation p99 normal other full", "isolation p99 normal alone", "<= 1.20 x alone".into()),
+        (
+            "isolation p99 spooling other flooded",
+            "isolation p99 spooling alone",
+            "<= 1.20 x alone".into(),
+        ),
+    ] {
+        let (row, reference) = (row(&format!("spool-{name}")), row(&format!("spool-{reference}")));
+        assert!(row["value"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["reference"], reference["value"], "{row}");
+        assert_eq!(row["goal"], goal, "{row}");
+    }
+}
+
 #[test]
 fn the_table_names_every_row_and_says_that_a_quick_run_is_quick() {
     let output =
@@ -75,7 +126,17 @@ fn a_name_that_no_measurement_has_is_wrong_usage_and_the_list_has_those_there_ar
     let list = place.command(&["bench", "--list"]).output().unwrap();
     let names = String::from_utf8(list.stdout).unwrap();
     // The documentation names these.
-    for name in ["stream-64KiB", "round-trip-64B", "preload-stream", "memory", "open-close"] {
+    for name in [
+        "stream-64KiB",
+        "round-trip-64B",
+        "preload-stream",
+        "memory",
+        "open-close",
+        "spool-writes",
+        "spool-drain",
+        "spool-restart",
+        "spool-isolation",
+    ] {
         assert!(names.lines().any(|line| line == name), "{name}\n{names}");
     }
 }

@@ -8,6 +8,8 @@ mod path;
 mod preload;
 mod recovery;
 mod relays;
+#[cfg(feature = "spool")]
+pub(crate) mod spool;
 mod streams;
 mod trips;
 
@@ -38,10 +40,12 @@ const PATHS: Table = Table { file: "paths", title: "Streams over paths with dela
 const IDLE: Table = Table { file: "idle", title: "Sessions that do nothing" };
 const DEDUP: Table = Table { file: "dedup", title: "Many connections over one session" };
 const OUTAGES: Table = Table { file: "outages", title: "Silence, and another address" };
+#[cfg(feature = "spool")]
+const SPOOL: Table = Table { file: "spool", title: "A spool while there is no main server" };
 
 macro_rules! measures {
-    ($($name:literal in $table:ident: $run:expr;)*) => {
-        &[$(Measure { name: $name, table: $table, run: $run }),*]
+    ($($(#[$when:meta])* $name:literal in $table:ident: $run:expr;)*) => {
+        &[$($(#[$when])* Measure { name: $name, table: $table, run: $run }),*]
     };
 }
 
@@ -89,6 +93,14 @@ pub(crate) const ALL: &[Measure] = measures! {
     "dedup-idle" in DEDUP: dedup::idle;
     "outage" in OUTAGES: outage::silence;
     "address-change" in OUTAGES: outage::address_change;
+    #[cfg(feature = "spool")]
+    "spool-writes" in SPOOL: spool::writes::writes;
+    #[cfg(feature = "spool")]
+    "spool-drain" in SPOOL: spool::drain::drain;
+    #[cfg(feature = "spool")]
+    "spool-restart" in SPOOL: spool::restart::restart;
+    #[cfg(feature = "spool")]
+    "spool-isolation" in SPOOL: spool::isolation::isolation;
 };
 
 /// What the project promises, and the rows that show it: each label begins the name of at least one
@@ -166,6 +178,21 @@ pub(crate) const PROMISES: &[(&str, &[&str])] = &[
     (
         "idle pool with 100 connections: 0 wake-ups per second beyond a session's",
         &["dedup-idle-wakeups client 100 shared", "dedup-idle-wakeups server 100 shared"],
+    ),
+    #[cfg(feature = "spool")]
+    (
+        "durable writes of 64 senders through a front: >= 5 times single SQLite commits",
+        &["spool-writes front of 64"],
+    ),
+    #[cfg(feature = "spool")]
+    (
+        "front with 1,000,000 records, start to first record sent: <= 2 s; memory as with 1,000",
+        &["spool-restart first record 1000000", "spool-restart memory 1000000"],
+    ),
+    #[cfg(feature = "spool")]
+    (
+        "p99 of a pair while another one is full: <= 1.20 of it alone",
+        &["spool-isolation p99 normal other full", "spool-isolation p99 spooling other full"],
     ),
 ];
 
