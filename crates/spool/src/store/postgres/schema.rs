@@ -136,7 +136,8 @@ impl Names {
              CREATE INDEX {pending} ON {record} (lsn) INCLUDE (lane, weight) WHERE state = 0;
              CREATE INDEX {lane} ON {record} (lane, lsn) WHERE state = 0;
              CREATE INDEX {age} ON {record} (accepted_ms) WHERE state = 0;
-             CREATE INDEX {ended} ON {record} (ended_ms) WHERE ended_ms IS NOT NULL;
+             CREATE INDEX {ended} ON {record} (ended_ms)
+                 WHERE ended_ms IS NOT NULL AND NOT aside;
              CREATE INDEX {aside} ON {record} (lsn) WHERE aside;",
             pending = self.index("pending"),
             lane = self.index("lane"),

@@ -71,7 +71,7 @@ impl Statements {
             ))?,
             purge: ask(format!(
                 "UPDATE {record} SET aside = false, key = NULL, payload = NULL,
-                 ended_ms = coalesce(ended_ms, $2),
+                 ended_ms = $2,
                  state = CASE state WHEN 5 THEN 4 ELSE state END
                  WHERE lsn = ANY($1) AND aside"
             ))?,
@@ -87,9 +87,9 @@ impl Statements {
             ))?,
             forget: ask(format!(
                 "DELETE FROM {record} WHERE lsn IN (
-                     SELECT lsn FROM {record} WHERE ended_ms IS NOT NULL AND ended_ms < $1
+                     SELECT lsn FROM {record} WHERE ended_ms IS NOT NULL AND NOT aside AND ended_ms < $1
                      ORDER BY ended_ms LIMIT $2
-                 ) RETURNING aside"
+                 )"
             ))?,
         })
     }
@@ -303,12 +303,7 @@ impl<'a> Writing<'a> {
     pub(super) fn forget(&mut self, before_ms: u64, limit: usize) -> Result<u64, Fault> {
         let before = i64::try_from(before_ms).unwrap_or(i64::MAX);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let gone = self.tx.query(&self.statements.forget, &[&before, &limit])?;
-        for row in &gone {
-            let aside = u64::from(row.try_get::<_, bool>(0)?);
-            self.counters.quarantined = self.counters.quarantined.saturating_sub(aside);
-        }
-        Ok(gone.len() as u64)
+        Ok(self.tx.execute(&self.statements.forget, &[&before, &limit])?)
     }
 }
 
