@@ -92,8 +92,20 @@ struct Write {
 
 enum Job {
     Write(Write),
+    Quarantine { lsn: u64, what: String, reply: Reply<Result<(), Arc<StoreError>>> },
     Call(StoreCall),
     Close,
+}
+
+impl Job {
+    /// Answers it, as far as anybody waits for that.
+    fn fail(self, error: &Arc<StoreError>) {
+        match self {
+            Self::Write(write) => write.answer.fail(error),
+            Self::Quarantine { reply, .. } => guarded(move || reply(Err(Arc::clone(error)))),
+            Self::Call(_) | Self::Close => {}
+        }
+    }
 }
 
 /// Writes a store from a thread of its own.
@@ -152,32 +164,17 @@ impl Committer {
         self.hand_in(Job::Write(Write { batch, answer: Answer::All(reply) }));
     }
 
-    /// Sets a damaged record aside ([`SpoolStore::quarantine`]). Waits for room in the queue.
+    /// Sets a damaged record aside ([`SpoolStore::quarantine`]). Does not block: if as many wait as
+    /// may, the answer is [`StoreError::Full`], at once.
     pub fn quarantine(&self, lsn: u64, what: String, reply: Reply<Result<(), Arc<StoreError>>>) {
-        let reply_to = Arc::new(Mutex::new(Some(reply)));
-        let kept = Arc::clone(&reply_to);
-        let answer = move |result| {
-            let reply = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(reply) = reply {
-                reply(result);
-            }
-        };
-        let call = move |store: &mut dyn SpoolStore| {
-            answer(store.quarantine(lsn, &what).map_err(Arc::new));
-        };
-        if !self.call(Box::new(call)) {
-            let reply = reply_to.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(reply) = reply {
-                reply(Err(closed()));
-            }
-        }
+        self.hand_in(Job::Quarantine { lsn, what, reply });
     }
 
-    /// Does something else with the store, after all that was handed in before. Blocks while the
-    /// queue is full. `false`: the committer is closed, and it will not be done.
+    /// Does something else with the store, after all that was handed in before. Does not block.
+    /// `false`: as many wait as may, or the committer is closed, and it will not be done.
     #[must_use]
     pub fn call(&self, call: StoreCall) -> bool {
-        self.jobs.send(Job::Call(call)).is_ok()
+        self.jobs.try_send(Job::Call(call)).is_ok()
     }
 
     fn hand_in(&self, job: Job) {
@@ -190,9 +187,7 @@ impl Committer {
             }
             Err(TrySendError::Disconnected(job)) => (job, closed()),
         };
-        if let Job::Write(write) = job {
-            write.answer.fail(&error);
-        }
+        job.fail(&error);
     }
 
     /// What was done up to now.
@@ -236,8 +231,7 @@ impl Answer {
     }
 
     fn give(self, result: WriteResult) {
-        // A callback that panics takes its own answer with it and nobody else's.
-        let given = catch_unwind(AssertUnwindSafe(|| match self {
+        guarded(move || match self {
             Self::All(reply) => reply(result),
             Self::One(reply) => reply(result.map(|mut all| all.pop()).and_then(|one| {
                 one.ok_or_else(|| {
@@ -246,11 +240,24 @@ impl Answer {
                     Arc::new(StoreError::Unknown { what, cause })
                 })
             })),
-        }));
-        if given.is_err() {
-            log::error!("an answer of the spool panicked");
-        }
+        });
     }
+}
+
+/// Gives an answer. A callback that panics takes its own answer with it and nobody else's.
+fn guarded(give: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(give)).is_err() {
+        log::error!("an answer of the spool panicked");
+    }
+}
+
+/// Asks the store. One that panics has kept nobody knows what; it opens itself anew in the next
+/// call, and whoever waits is told.
+fn asked<T>(ask: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
+        let what = "of this front".to_owned();
+        Err(StoreError::Unknown { what, cause: "the store panicked".to_owned() })
+    })
 }
 
 /// A clock for what may be forgotten: not hurried by one who sets the system's clock forward, nor
@@ -346,6 +353,10 @@ impl Worker {
                     next = left;
                     self.commit(group);
                 }
+                Job::Quarantine { lsn, what, reply } => {
+                    let result = asked(|| self.store.quarantine(lsn, &what)).map_err(Arc::new);
+                    guarded(move || reply(result));
+                }
                 Job::Call(call) => {
                     let store = &mut *self.store;
                     if catch_unwind(AssertUnwindSafe(|| call(store))).is_err() {
@@ -408,7 +419,7 @@ impl Worker {
             many => joined(many),
         };
         let began = Instant::now();
-        let result = self.store.commit(&batch);
+        let result = asked(|| self.store.commit(&batch));
         self.count(&result, began.elapsed());
         match result {
             Ok(results) => {
@@ -446,7 +457,7 @@ impl Worker {
         self.forgot = Instant::now();
         let keep = u64::try_from(self.config.keep.as_millis()).unwrap_or(u64::MAX);
         let before = self.clock.now_ms().saturating_sub(keep);
-        match self.store.forget(before, FORGET) {
+        match asked(|| self.store.forget(before, FORGET)) {
             Ok(count) => count >= FORGET as u64,
             Err(e) => {
                 log::warn!("{e}; ended records are kept for longer");
@@ -458,9 +469,7 @@ impl Worker {
     /// Writes what was handed in before the close, and answers what slipped in after it.
     fn close(self) {
         while let Ok(job) = self.waiting.try_recv() {
-            if let Job::Write(write) = job {
-                write.answer.fail(&closed());
-            }
+            job.fail(&closed());
         }
     }
 }

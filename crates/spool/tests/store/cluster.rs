@@ -155,6 +155,29 @@ impl Cluster {
         kill_process(pid, Signal::KILL).unwrap();
     }
 
+    /// Stops one of the server's processes until what is given back is dropped.
+    pub(crate) fn stop(&self, process: i32) -> Stopped {
+        let pid = Pid::from_raw(process).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        Stopped(vec![pid])
+    }
+
+    /// Stops all of them.
+    pub(crate) fn stop_all(&self) -> Stopped {
+        let pid = self.server.lock().unwrap().as_ref().unwrap().id();
+        let first = Pid::from_raw(pid.cast_signed()).unwrap();
+        kill_process(first, Signal::STOP).unwrap();
+        let mut stopped = Stopped(vec![first]);
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        for child in children.split_whitespace() {
+            let child = Pid::from_raw(child.parse().unwrap()).unwrap();
+            if kill_process(child, Signal::STOP).is_ok() {
+                stopped.0.push(child);
+            }
+        }
+        stopped
+    }
+
     pub(crate) fn params(&self) -> String {
         format!("host={} user=postgres dbname=postgres", self.folder.display())
     }
@@ -162,6 +185,17 @@ impl Cluster {
     /// For what a test looks at or damages by itself.
     pub(crate) fn client(&self) -> postgres::Client {
         postgres::Client::connect(&self.params(), postgres::NoTls).unwrap()
+    }
+}
+
+/// Processes that stand still; they go on when it is dropped.
+pub(crate) struct Stopped(Vec<Pid>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for &pid in &self.0 {
+            let _gone = kill_process(pid, Signal::CONT);
+        }
     }
 }
 

@@ -206,6 +206,51 @@ fn an_answer_that_panics_hurts_nobody_else() {
     assert_eq!(get(&append(&committer, 2)).unwrap(), Appended::New { lsn: 2 });
 }
 
+fn quarantine(committer: &Committer, lsn: u64) -> Receiver<Result<(), Arc<StoreError>>> {
+    let (answer, answered) = channel();
+    let reply = move |result| answer.send(result).unwrap();
+    committer.quarantine(lsn, "worms".to_owned(), Box::new(reply));
+    answered
+}
+
+#[test]
+fn a_store_that_panics_is_answered_for_and_goes_on() {
+    let maker = SqliteMaker::new();
+    let gate = Gate::new();
+    let committer = Committer::start(gate.guard(maker.open()), config()).unwrap();
+    let first = append(&committer, 0);
+    gate.wait_for_one_at_it();
+    let hurt = [append(&committer, 1), append(&committer, 2)];
+    gate.fail_next_with(|| panic!("a test's own"));
+    gate.open();
+    assert!(get(&first).is_ok());
+    for answer in &hurt {
+        assert!(matches!(*get(answer).unwrap_err(), StoreError::Unknown { .. }));
+    }
+    gate.fail_quarantine();
+    let set_aside = get(&quarantine(&committer, 1));
+    assert!(matches!(*set_aside.unwrap_err(), StoreError::Unknown { .. }));
+    assert_eq!(get(&append(&committer, 3)).unwrap(), Appended::New { lsn: 2 });
+    get(&quarantine(&committer, 1)).unwrap();
+}
+
+#[test]
+fn a_full_queue_blocks_nobody() {
+    let maker = SqliteMaker::new();
+    let gate = Gate::new();
+    let narrow = CommitterConfig { queue_max: 2, ..config() };
+    let committer = Committer::start(gate.guard(maker.open()), narrow).unwrap();
+    let first = append(&committer, 0);
+    gate.wait_for_one_at_it();
+    let waiting = [append(&committer, 1), append(&committer, 2)];
+    let refused = quarantine(&committer, 1).try_recv().expect("an answer at once");
+    assert!(matches!(*refused.unwrap_err(), StoreError::Full { .. }));
+    assert!(!committer.call(Box::new(|_| ())));
+    gate.open();
+    assert!(waiting.iter().chain([&first]).all(|answer| get(answer).is_ok()));
+    get(&quarantine(&committer, 1)).unwrap();
+}
+
 #[test]
 fn what_was_handed_in_is_written_before_the_end() {
     let maker = SqliteMaker::new();

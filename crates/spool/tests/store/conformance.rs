@@ -322,6 +322,11 @@ fn a_listing(maker: &dyn Maker) {
     assert!(reader.list(3, 10).unwrap().is_empty() && reader.list(0, 0).unwrap().is_empty());
 }
 
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
 fn forgetting(maker: &dyn Maker) {
     let mut store = maker.open();
     store.commit(&appends((0..6).map(record))).unwrap();
@@ -330,11 +335,18 @@ fn forgetting(maker: &dyn Maker) {
     store.quarantine(5, "bad").unwrap();
     assert_eq!(store.forget(0, 100).unwrap(), 0, "nothing ended in 1970");
     assert_eq!(store.forget(u64::MAX, 1).unwrap(), 1);
-    assert_eq!(store.forget(u64::MAX, 100).unwrap(), 3);
+    assert_eq!(store.forget(u64::MAX, 100).unwrap(), 2);
     assert_eq!(store.forget(u64::MAX, 100).unwrap(), 0);
     let totals = store.totals().unwrap();
-    assert_eq!((totals.pending, totals.quarantined), (1, 1), "what is damaged stays");
+    assert_eq!((totals.pending, totals.quarantined), (1, 2), "what was set aside stays");
+    assert_eq!(maker.reader().list(0, 10).unwrap().len(), 3);
     assert_eq!(reader_find(maker, 0), None);
+    // A purge is the end of it: its id is kept for as long as others from then on.
+    let before = now_ms();
+    store.commit(&ends([(4, Finish::Purged)])).unwrap();
+    assert_eq!(store.forget(before, 100).unwrap(), 0);
+    assert_eq!(store.forget(u64::MAX, 100).unwrap(), 1);
+    assert_eq!(store.totals().unwrap().quarantined, 1);
     // A forgotten id is a new one; a place is never given twice.
     assert_eq!(places(&store.commit(&appends([record(0)])).unwrap()), [7]);
     assert_sound(&mut *maker.reader());

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use eversock_spool::store::postgres::PostgresStore;
 use eversock_spool::store::sqlite::SqliteStore;
-use eversock_spool::store::{Appended, Finish, Found, Known, SpoolReader, SpoolStore, StoreError};
+use eversock_spool::store::{
+    Appended, Batch, Finish, Found, Known, SpoolReader, SpoolStore, StoreError,
+};
 use rusqlite::Connection;
 
 use crate::cluster::PostgresMaker;
@@ -211,6 +213,74 @@ fn many_rows_on_a_page_that_is_gone() {
     assert_eq!(listed.iter().filter(|l| l.state == "quarantined").count(), gone.len());
     store.commit(&ends(found.iter().map(|found| (found.lsn(), done(b""))))).unwrap();
     assert_eq!(store.totals().unwrap().pending, 0);
+}
+
+/// Takes a row away, and leaves the index on what waits as it is.
+fn remove_behind_the_index(file: &Path, lsn: u64) {
+    let hidden = "name = 'record_pending'";
+    let conn = Connection::open(file).unwrap();
+    conn.execute_batch(&format!(
+        "PRAGMA writable_schema = ON;
+         CREATE TABLE away AS SELECT * FROM sqlite_schema WHERE {hidden};
+         DELETE FROM sqlite_schema WHERE {hidden};"
+    ))
+    .unwrap();
+    drop(conn);
+    let conn = Connection::open(file).unwrap();
+    assert_eq!(conn.execute("DELETE FROM record WHERE lsn = ?1", [lsn.cast_signed()]).unwrap(), 1);
+    conn.execute_batch(
+        "PRAGMA writable_schema = ON;
+         INSERT INTO sqlite_schema SELECT * FROM away;
+         DROP TABLE away;",
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_row_that_only_the_index_knows() {
+    // However it is changed: its end, a mark, set aside.
+    type Change = fn(&mut dyn SpoolStore);
+    let changes: [Change; 4] = [
+        |store| drop(store.commit(&ends([(DAMAGED, done(b""))])).unwrap()),
+        |store| {
+            let sent = Batch { sent: vec![DAMAGED], ..Batch::default() };
+            store.commit(&sent).unwrap();
+        },
+        |store| {
+            let hold = Batch { hold: vec![DAMAGED], ..Batch::default() };
+            store.commit(&hold).unwrap();
+        },
+        |store| store.quarantine(DAMAGED, "gone").unwrap(),
+    ];
+    for change in changes {
+        let maker = SqliteMaker::new();
+        filled(&mut *maker.open());
+        remove_behind_the_index(&maker.file(), DAMAGED);
+        let mut store = maker.open();
+        let mut reader = maker.reader();
+        change(&mut *store);
+        let waits = reader.pending(0, 100, u64::MAX).unwrap();
+        let totals = store.totals().unwrap();
+        assert_eq!((totals.pending, totals.quarantined), (7, 1));
+        assert_eq!((waits.len(), totals.in_doubt, totals.held), (7, 0, 0));
+    }
+}
+
+#[test]
+fn counters_that_cannot_be_right_are_mended_when_it_is_opened() {
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    filled(&mut *store);
+    store.commit(&Batch { hold: vec![2], ..Batch::default() }).unwrap();
+    store.quarantine(3, "by hand").unwrap();
+    let right = store.totals().unwrap();
+    drop(store);
+    let conn = Connection::open(maker.file()).unwrap();
+    conn.execute("UPDATE meta SET pending = 0, bytes = 9, held = 5, quarantined = 0", []).unwrap();
+    drop(conn);
+    let mut store = maker.open();
+    assert_eq!(store.totals().unwrap(), right);
+    assert_sound(&mut *maker.reader());
 }
 
 #[test]

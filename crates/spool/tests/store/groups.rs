@@ -20,6 +20,7 @@ struct Inner {
     at_it: bool,
     sizes: Vec<usize>,
     failures: VecDeque<Failure>,
+    quarantine_panics: bool,
 }
 
 /// Stops a store's first commit until the test has prepared what comes next.
@@ -51,6 +52,11 @@ impl Gate {
         self.0.0.lock().unwrap().failures.push_back(failure);
     }
 
+    /// The next that is set aside makes the store panic.
+    pub(crate) fn fail_quarantine(&self) {
+        self.0.0.lock().unwrap().quarantine_panics = true;
+    }
+
     /// How many records each commit has appended.
     pub(crate) fn sizes(&self) -> Vec<usize> {
         self.0.0.lock().unwrap().sizes.clone()
@@ -65,7 +71,10 @@ impl Gate {
         inner.at_it = true;
         changed.notify_all();
         let mut inner = changed.wait_while(inner, |inner| !inner.open).unwrap();
-        if first { None } else { inner.failures.pop_front().map(|failure| failure()) }
+        let failure = if first { None } else { inner.failures.pop_front() };
+        // One that panics is to leave the gate as it is.
+        drop(inner);
+        failure.map(|failure| failure())
     }
 }
 
@@ -83,6 +92,8 @@ impl SpoolStore for Gated {
     }
 
     fn quarantine(&mut self, lsn: u64, what: &str) -> Result<(), StoreError> {
+        let panics = std::mem::take(&mut self.gate.0.0.lock().unwrap().quarantine_panics);
+        assert!(!panics, "a test's own");
         self.store.quarantine(lsn, what)
     }
 

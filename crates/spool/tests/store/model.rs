@@ -136,7 +136,7 @@ impl Model {
 
     fn forget(&mut self) -> u64 {
         let before = self.entries.len();
-        self.entries.retain(|_, entry| entry.end.is_none());
+        self.entries.retain(|_, entry| entry.aside || entry.end.is_none());
         (before - self.entries.len()) as u64
     }
 

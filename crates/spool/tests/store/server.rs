@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eversock_spool::store::postgres::{PostgresConfig, PostgresStore};
-use eversock_spool::store::{Appended, SpoolStore, StoreError};
+use eversock_spool::store::{Appended, Batch, PairState, SpoolStore, StoreError};
 
 use crate::cluster::{Cluster, PostgresMaker};
 use crate::common::{
-    Maker, PAIR, ROOMY, appends, assert_sound, done, ends, places, record, wait_for,
+    Maker, PAIR, PATIENCE, ROOMY, appends, assert_sound, places, record, wait_for,
 };
 use crate::crash::Promised;
 use crate::writer::{Role, Said};
@@ -93,14 +93,115 @@ fn a_lock_that_another_front_took_meanwhile() {
     let refused = first.commit(&appends([record(2)]));
     assert!(matches!(refused, Err(StoreError::Held { .. })), "{refused:?}");
     assert_eq!(places(&second.commit(&appends([record(2)])).unwrap()), [3]);
+    let newest = PairState { epoch: 9, holder: 1, on_hold: true };
+    second.commit(&Batch { state: Some(newest.clone()), ..Batch::default() }).unwrap();
     drop(second);
-    let mut again = None;
-    wait_for("the lock", || {
-        again = first.commit(&ends([(1, done(b""))])).ok();
-        again.is_some()
-    });
-    let results = first.commit(&appends([record(2)])).unwrap();
+    // The lock is free, and what the first has in memory is of the past: refused for good.
+    for _ in 0..2 {
+        let old = PairState { epoch: 3, holder: 0, on_hold: false };
+        let refused = first.commit(&Batch { state: Some(old), ..Batch::default() });
+        assert!(matches!(refused, Err(StoreError::Held { .. })), "{refused:?}");
+    }
+    drop(first);
+    let mut third = maker.open();
+    assert_eq!(third.state().unwrap(), newest);
+    let results = third.commit(&appends([record(2)])).unwrap();
     assert_eq!(results, [Appended::Duplicate { lsn: 3, end: None }]);
+}
+
+/// A session that is lost before anything was written is made anew, whoever wrote before.
+#[test]
+fn a_session_that_is_lost_before_the_first_commit() {
+    let Some(cluster) = Cluster::new() else { return };
+    let maker = PostgresMaker::on(cluster);
+    maker.open().commit(&appends([record(0)])).unwrap();
+    let mut store = maker.open();
+    let mut client = maker.cluster.client();
+    client.execute("SELECT pg_terminate_backend($1)", &[&holder(&maker)]).unwrap();
+    assert_eq!(places(&store.commit(&appends([record(1)])).unwrap()), [2]);
+}
+
+fn impatient(cluster: &Cluster) -> PostgresConfig {
+    PostgresConfig {
+        call_timeout: Duration::from_secs(2),
+        ..PostgresConfig::new(&cluster.params())
+    }
+}
+
+#[test]
+fn a_replica_that_never_answers() {
+    let Some(cluster) = Cluster::new() else { return };
+    let config = impatient(&cluster);
+    let mut store = PostgresStore::open(&config, PAIR, ROOMY).unwrap();
+    let mut client = cluster.client();
+    client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    // The server's processes take that up one by one.
+    let mut n = 0;
+    let mut refused = None;
+    wait_for("a commit that waits for the replica", || {
+        n += 1;
+        refused = store.commit(&appends([record(n)])).err();
+        refused.is_some()
+    });
+    assert!(matches!(refused, Some(StoreError::Unknown { .. })), "{refused:?}");
+    // Now its transaction can be seen here, and nowhere else: still nobody may be told that it is
+    // safe.
+    let again = store.commit(&appends([record(n)]));
+    assert!(matches!(again, Err(StoreError::Unknown { .. })), "{again:?}");
+    client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let mut results = None;
+    wait_for("a commit", || {
+        results = store.commit(&appends([record(n)])).ok();
+        results.is_some()
+    });
+    assert_eq!(results.unwrap(), [Appended::Duplicate { lsn: n, end: None }]);
+}
+
+#[test]
+fn a_server_that_is_stopped() {
+    let Some(cluster) = Cluster::new() else { return };
+    let config = impatient(&cluster);
+    let maker = PostgresMaker { config: config.clone(), cluster };
+    let mut store = PostgresStore::open(&config, PAIR, ROOMY).unwrap();
+    let mut reader = store.reader().unwrap();
+    store.commit(&appends([record(0)])).unwrap();
+    let stopped = maker.cluster.stop(holder(&maker));
+    let began = Instant::now();
+    let refused = store.commit(&appends([record(1)]));
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(reader.totals().unwrap().pending, 1);
+    drop(stopped);
+    wait_for("a commit", || store.commit(&appends([record(1)])).is_ok());
+    assert_eq!(store.totals().unwrap().pending, 2);
+    // Nobody takes connections any more, and the kernel does.
+    let stopped = maker.cluster.stop_all();
+    assert!(PostgresStore::open(&config, "other", ROOMY).is_err());
+    assert!(store.totals().is_err() && reader.totals().is_err());
+    drop(stopped);
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_server_that_dies_of_each_commit() {
+    let Some(cluster) = Cluster::new() else { return };
+    let config = impatient(&cluster);
+    let mut store = PostgresStore::open(&config, PAIR, ROOMY).unwrap();
+    let mut client = cluster.client();
+    let table = format!("{}.record_{PAIR}", config.schema);
+    client
+        .batch_execute(&format!(
+            "CREATE FUNCTION end_it() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER ends AFTER INSERT ON {table}
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION end_it()"
+        ))
+        .unwrap();
+    let refused = store.commit(&appends([record(0)]));
+    assert!(matches!(refused, Err(StoreError::Failed { .. })), "{refused:?}");
+    client.batch_execute(&format!("DROP TRIGGER ends ON {table}")).unwrap();
+    assert_eq!(places(&store.commit(&appends([record(0)])).unwrap()), [1]);
 }
 
 #[test]

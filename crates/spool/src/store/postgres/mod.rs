@@ -8,10 +8,15 @@
 //! have to name the server itself, or a pooler that keeps sessions together.
 //!
 //! Calls block, and none of them may be made from a thread of tokio's: the client has a runtime
-//! of its own inside and would panic. Connecting and the network are bounded by
-//! [`PostgresConfig::call_timeout`], statements too, by the server; a server whose processes are
-//! stopped while its kernel still answers is waited for.
+//! of its own inside and would panic. Whatever a server does or does not do, a call ends: each wait
+//! for it is bounded by [`PostgresConfig::call_timeout`], and after a connection that was lost in a
+//! commit the same time is spent once more to find out what became of it. A commit for which a
+//! synchronous replica does not answer in this time is [`StoreError::Unknown`].
+//!
+//! A front that has lost its session and finds that another front has written since is refused for
+//! good: what it knows of the pair is of the past.
 
+mod line;
 mod read;
 mod schema;
 mod session;
@@ -20,9 +25,9 @@ mod write;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use postgres::Client;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use self::line::Line;
 use self::schema::Names;
 use self::session::{Fault, Session};
 use self::write::{Statements, Writing};
@@ -40,7 +45,8 @@ pub struct PostgresConfig {
     pub params: String,
     /// The schema that the tables are in; made if it is not there.
     pub schema: String,
-    /// How long one call may try, connections made anew included.
+    /// How long one call may try, connections made anew included; twice that if a connection is
+    /// lost in a commit.
     pub call_timeout: Duration,
 }
 
@@ -60,9 +66,11 @@ pub struct PostgresStore {
     quota: Quota,
     /// Tells this store's transactions from those of another front.
     writer: i64,
+    /// Who wrote before this store; `None` once this store has.
+    before: Option<i64>,
+    /// Another front has written since: what this one has in memory is of the past.
+    superseded: bool,
     session: Option<(Session, Statements)>,
-    /// The server's process of the last session.
-    process: Option<i32>,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -107,9 +115,9 @@ impl PostgresStore {
             .fill(&mut token)
             .map_err(|_| fail(Fault::Failed("the system has no randomness".to_owned())))?;
         let (config, writer) = (config.clone(), i64::from_be_bytes(token));
-        let mut store = Self { config, names, quota, writer, session: None, process: None };
-        let until = Instant::now() + store.config.call_timeout;
-        store.connected(until).map_err(fail)?;
+        let mut store =
+            Self { config, names, quota, writer, before: None, superseded: false, session: None };
+        store.before = Some(store.last_writer()?);
         Ok(store)
     }
 
@@ -126,11 +134,13 @@ impl PostgresStore {
 
     /// The session, with the lock. Connects anew until then.
     fn connected(&mut self, until: Instant) -> Result<&mut (Session, Statements), Fault> {
+        if self.superseded {
+            return Err(Fault::Held);
+        }
         let session = match self.session.take() {
             Some(session) if !session.0.client.is_closed() => session,
             _ => {
-                let mut session = session::take(&self.config, &self.names, self.process, until)?;
-                self.process = Some(session.process);
+                let mut session = session::take(&self.config, &self.names, self.writer, until)?;
                 if !self.names.judge(&mut session.client)? {
                     self.names.create(&mut session.client)?;
                 }
@@ -138,7 +148,9 @@ impl PostgresStore {
                 (session, statements)
             }
         };
-        Ok(self.session.insert(session))
+        let session = self.session.insert(session);
+        session.0.client.bound(until);
+        Ok(session)
     }
 
     /// One transaction. Where the connection is lost it is made anew and, unless the transaction
@@ -168,6 +180,10 @@ impl PostgresStore {
                 Err(Attempt::Commit(Fault::Lost(cause), serial)) => {
                     self.session = None;
                     if !self.was_committed(serial, &cause)? {
+                        // A server that dies of each commit is not asked for ever.
+                        if Instant::now() >= until {
+                            return Err(Fault::Failed(cause));
+                        }
                         continue;
                     }
                 }
@@ -176,6 +192,7 @@ impl PostgresStore {
                     return Err(fault);
                 }
             }
+            self.before = None;
             if let Some(result) = result {
                 reach(Moment::AfterCommit);
                 return Ok(result);
@@ -192,13 +209,20 @@ impl PostgresStore {
     ) -> Result<(), Attempt> {
         let writer = self.writer;
         let pair = self.names.pair.clone();
+        let before = self.before;
         let (session, statements) = self.connected(until)?;
         let mut writing = Writing::begin(&mut session.client, statements, &pair)?;
+        if writing.writer != writer && Some(writing.writer) != before {
+            drop(writing);
+            self.superseded = true;
+            log::error!("spool {pair}: another front has written meanwhile, this one has to end");
+            return Err(Attempt::Before(Fault::Held));
+        }
         let serial = writing.counters.serial + 1;
         *result = Some(job(&mut writing)?);
         let tx = writing.end(writer)?;
         reach(Moment::BeforeCommit);
-        tx.commit().map_err(|e| Attempt::Commit(e.into(), serial))
+        tx.commit().map_err(|fault| Attempt::Commit(fault, serial))
     }
 
     /// After a connection that was lost in the commit. Waits for what the old session has under
@@ -225,18 +249,29 @@ impl PostgresStore {
         }
     }
 
-    /// The serial number of the last transaction, and whose it was.
+    /// The serial number of the last transaction, and whose it was; both are then as safe as an
+    /// acknowledged commit. To see them is not enough: a session that is ended while it waits for a
+    /// replica shows what that replica has not.
     fn seen(&mut self, until: Instant) -> Result<(u64, i64), Fault> {
         let pair = self.names.pair.clone();
         let (session, statements) = self.connected(until)?;
         let writing = Writing::begin(&mut session.client, statements, &pair)?;
-        Ok((writing.counters.serial, writing.writer))
+        let seen = (writing.counters.serial, writing.writer);
+        writing.touch()?.commit()?;
+        Ok(seen)
+    }
+
+    fn last_writer(&mut self) -> Result<i64, StoreError> {
+        self.look(|client, names| {
+            let sql = format!("SELECT writer FROM {} WHERE pair = $1", names.meta);
+            Ok(client.query_one(&sql, &[&names.pair])?.try_get(0)?)
+        })
     }
 
     /// Reads something small.
     fn look<T>(
         &mut self,
-        mut read: impl FnMut(&mut Client, &Names) -> Result<T, Fault>,
+        mut read: impl FnMut(&mut Line, &Names) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         let names = self.names.clone();
         let until = Instant::now() + self.config.call_timeout;
@@ -316,8 +351,10 @@ impl SpoolStore for PostgresStore {
 
     fn totals(&mut self) -> Result<Totals, StoreError> {
         self.look(|client, names| {
-            let mut tx = client.transaction()?;
-            read::totals(&mut tx, names)
+            let mut tx = client.snapshot()?;
+            let totals = read::totals(&mut tx, names)?;
+            tx.rollback()?;
+            Ok(totals)
         })
     }
 

@@ -1,11 +1,12 @@
 //! What a reader finds.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use postgres::{Client, IsolationLevel, Row as SqlRow, Transaction};
+use tokio_postgres::Row as SqlRow;
 
 use super::PostgresConfig;
+use super::line::{Line, Transaction};
 use super::schema::Names;
 use super::session::{self, Fault};
 use super::write::{counters_of, end_of};
@@ -21,6 +22,10 @@ const COLUMNS: &str =
     "lsn, id, kind, key, payload, epoch, accepted_ms, crc, sent, held, lane, code, note";
 /// Records that a check has in memory at once.
 const STEP: usize = 256;
+/// How long one statement may take that counts all there is.
+const COUNTING: Duration = Duration::from_secs(3600);
+/// How often the newest record may end while it is read.
+const TRIES: usize = 8;
 
 /// Reads the spool of a pair in PostgreSQL, beside a front that holds it or without one.
 ///
@@ -29,7 +34,7 @@ const STEP: usize = 256;
 pub struct PostgresReader {
     config: PostgresConfig,
     names: Names,
-    client: Option<Client>,
+    client: Option<Line>,
 }
 
 impl fmt::Debug for PostgresReader {
@@ -96,8 +101,9 @@ impl PostgresReader {
         let client = match self.client.take() {
             Some(client) => client,
             None => {
-                let mut client =
-                    session::patiently(until, || session::connect(&self.config, &self.names.pair))?;
+                let mut client = session::patiently(until, || {
+                    session::connect(&self.config, &session::reader_name(&self.names.pair), until)
+                })?;
                 if !self.names.judge(&mut client)? {
                     let cause = format!("there is no pair {} in it", self.names.pair);
                     return Err(Fault::Foreign(cause));
@@ -106,11 +112,8 @@ impl PostgresReader {
             }
         };
         let client = self.client.insert(client);
-        let mut tx = client
-            .build_transaction()
-            .isolation_level(IsolationLevel::RepeatableRead)
-            .read_only(true)
-            .start()?;
+        client.bound(until);
+        let mut tx = client.snapshot()?;
         let result = job(&mut tx, &self.names)?;
         tx.commit()?;
         Ok(result)
@@ -183,21 +186,28 @@ impl SpoolReader for PostgresReader {
     }
 
     fn newest(&mut self, lane: Lane) -> Result<Option<Found>, StoreError> {
-        let found = self.at_once(|tx, names| {
-            let sql = format!(
-                "SELECT lsn FROM {} WHERE state = 0 AND lane = $1 ORDER BY lsn DESC LIMIT 1",
-                names.record
-            );
-            let Some(row) = tx.query_opt(&sql, &[&lane.0.cast_signed()])? else {
-                return Ok(None);
-            };
-            Ok(Some((row.try_get::<_, i64>(0)?, lane)))
-        });
-        let found = found.and_then(|place| match place {
-            Some(place) => Ok(self.pending_singly(vec![place])?.pop()),
-            None => Ok(None),
-        });
-        found.map_err(|fault| self.error(fault))
+        for _ in 0..TRIES {
+            let place = self.at_once(|tx, names| {
+                let sql = format!(
+                    "SELECT lsn FROM {} WHERE state = 0 AND lane = $1 ORDER BY lsn DESC LIMIT 1",
+                    names.record
+                );
+                let found = tx.query_opt(&sql, &[&lane.0.cast_signed()])?;
+                Ok(found.map(|row| row.try_get::<_, i64>(0)).transpose()?)
+            });
+            let found = place.and_then(|place| match place {
+                Some(place) => Ok(Some(self.pending_singly(vec![(place, lane)])?.pop())),
+                None => Ok(None),
+            });
+            match found.map_err(|fault| self.error(fault))? {
+                // It has ended between the two looks, and another may be the newest now.
+                Some(None) => {}
+                Some(found) => return Ok(found),
+                None => return Ok(None),
+            }
+        }
+        let cause = "records end faster than they can be read".to_owned();
+        Err(self.error(Fault::Failed(cause)))
     }
 
     fn find(&mut self, id: RequestId) -> Result<Option<Known>, StoreError> {
@@ -241,6 +251,7 @@ impl SpoolReader for PostgresReader {
 
     fn ages(&mut self, now_ms: u64, edges_ms: &[u64]) -> Result<Vec<u64>, StoreError> {
         let ages = self.at_once(|tx, names| {
+            at_leisure(tx)?;
             let sql = tx.prepare(&format!(
                 "SELECT count(*) FROM {}
                  WHERE state = 0 AND accepted_ms >= $1 AND accepted_ms < $2",
@@ -377,8 +388,17 @@ fn listed(row: &SqlRow) -> Result<Listed, Fault> {
     })
 }
 
+/// Lets the rest of a transaction take as long as it has to look at everything, and in the order in
+/// which it lies.
+fn at_leisure(tx: &mut Transaction<'_>) -> Result<(), Fault> {
+    tx.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on")?;
+    tx.bound(Instant::now() + COUNTING);
+    Ok(())
+}
+
 /// How many records there are, and what the counters have wrong.
 fn count(tx: &mut Transaction<'_>, names: &Names) -> Result<(u64, Vec<String>), Fault> {
+    at_leisure(tx)?;
     let row = tx.query_one(
         &format!(
             "SELECT coalesce(max(lsn), 0)::int8,

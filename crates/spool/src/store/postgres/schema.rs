@@ -1,8 +1,8 @@
 //! The tables, and how they are named.
 
-use postgres::Client;
 use ring::digest::{SHA256, digest};
 
+use super::line::Line;
 use super::session::Fault;
 
 /// Of the tables below. A higher one is of a newer version.
@@ -61,8 +61,8 @@ impl Names {
     }
 
     /// Whether the layout is ours and the pair is known.
-    pub(super) fn judge(&self, client: &mut Client) -> Result<bool, Fault> {
-        let there = |client: &mut Client, table: &str| -> Result<bool, Fault> {
+    pub(super) fn judge(&self, client: &mut Line) -> Result<bool, Fault> {
+        let there = |client: &mut Line, table: &str| -> Result<bool, Fault> {
             let row = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])?;
             Ok(row.try_get(0)?)
         };
@@ -85,7 +85,7 @@ impl Names {
     }
 
     /// Makes what is not there yet.
-    pub(super) fn create(&self, client: &mut Client) -> Result<(), Fault> {
+    pub(super) fn create(&self, client: &mut Line) -> Result<(), Fault> {
         let mut tx = client.transaction()?;
         // Fronts of several pairs may begin at once.
         tx.execute("SELECT pg_advisory_xact_lock($1)", &[&number("eversock spool layout")])?;
@@ -136,7 +136,8 @@ impl Names {
              CREATE INDEX {pending} ON {record} (lsn) INCLUDE (lane, weight) WHERE state = 0;
              CREATE INDEX {lane} ON {record} (lane, lsn) WHERE state = 0;
              CREATE INDEX {age} ON {record} (accepted_ms) WHERE state = 0;
-             CREATE INDEX {ended} ON {record} (ended_ms) WHERE ended_ms IS NOT NULL;
+             CREATE INDEX {ended} ON {record} (ended_ms)
+                 WHERE ended_ms IS NOT NULL AND NOT aside;
              CREATE INDEX {aside} ON {record} (lsn) WHERE aside;",
             pending = self.index("pending"),
             lane = self.index("lane"),

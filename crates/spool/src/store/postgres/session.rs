@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::error::SqlState;
-use postgres::{Client, NoTls};
+use tokio_postgres::error::SqlState;
 
 use super::PostgresConfig;
+use super::line::Line;
 use super::schema::Names;
 use crate::store::StoreError;
 
@@ -33,14 +33,19 @@ pub(super) enum Fault {
     Lost(String),
     /// The server refuses it.
     Failed(String),
+    /// The client could not make or understand a message, on a connection that still stands.
+    Broken(String),
     /// The connection went in the commit, and nobody can be asked.
     Unknown(String),
 }
 
-impl From<postgres::Error> for Fault {
-    fn from(error: postgres::Error) -> Self {
+impl From<tokio_postgres::Error> for Fault {
+    fn from(error: tokio_postgres::Error) -> Self {
         let Some(said) = error.as_db_error() else {
-            return Self::Lost(chain(&error));
+            let io = |cause: &(dyn std::error::Error + 'static)| cause.is::<std::io::Error>();
+            let lost = error.is_closed() || std::error::Error::source(&error).is_some_and(io);
+            let cause = chain(&error);
+            return if lost { Self::Lost(cause) } else { Self::Broken(cause) };
         };
         let cause = format!("{} ({})", said.message(), said.code().code());
         match said.code() {
@@ -77,27 +82,28 @@ pub(super) fn error(what: &str, fault: Fault) -> StoreError {
         Fault::Held => StoreError::Held { what },
         Fault::Foreign(cause) => StoreError::Foreign { what, cause },
         Fault::Unknown(cause) => StoreError::Unknown { what, cause },
-        Fault::Damaged(cause) | Fault::Lost(cause) | Fault::Failed(cause) => {
-            StoreError::Failed { what, cause }
-        }
+        Fault::Damaged(cause)
+        | Fault::Lost(cause)
+        | Fault::Failed(cause)
+        | Fault::Broken(cause) => StoreError::Failed { what, cause },
     }
 }
 
-/// One connection, in which nothing waits for longer than `config.call_timeout`.
-pub(super) fn connect(config: &PostgresConfig, pair: &str) -> Result<Client, Fault> {
-    let mut params: postgres::Config =
+/// One connection, on which nothing is waited for beyond `until`. The server knows it by `name`.
+pub(super) fn connect(config: &PostgresConfig, name: &str, until: Instant) -> Result<Line, Fault> {
+    let mut params: tokio_postgres::Config =
         config.params.parse().map_err(|e| Fault::Failed(chain(&e)))?;
     if params.get_connect_timeout().is_none() {
         params.connect_timeout(config.call_timeout);
     }
     params
-        .application_name(&format!("evs spool {pair}"))
+        .application_name(name)
         .keepalives(true)
         .keepalives_idle(Duration::from_secs(5))
         .keepalives_interval(Duration::from_secs(2))
         .keepalives_retries(3)
         .tcp_user_timeout(config.call_timeout);
-    let mut client = params.connect(NoTls)?;
+    let mut client = Line::connect(&params, until)?;
     let limit = config.call_timeout.as_millis();
     // The server has to notice as well: the lock of a pair goes with the session.
     client.batch_execute(&format!(
@@ -125,7 +131,7 @@ pub(super) fn connect(config: &PostgresConfig, pair: &str) -> Result<Client, Fau
         client.batch_execute("SET synchronous_commit = on")?;
     }
     if row.try_get::<_, &str>(2)? == "off" {
-        log::warn!("the PostgreSQL of the pair {pair} runs with fsync = off: a power cut loses it");
+        log::warn!("the PostgreSQL of {name} runs with fsync = off: a power cut loses it");
     }
     Ok(client)
 }
@@ -133,20 +139,29 @@ pub(super) fn connect(config: &PostgresConfig, pair: &str) -> Result<Client, Fau
 /// The session that writes a pair. It has the pair's lock for as long as it lives, so that a front
 /// that has lost the lock has lost what it writes with as well.
 pub(super) struct Session {
-    pub(super) client: Client,
-    /// The server's process: ended by the next session if it outlives its connection.
-    pub(super) process: i32,
+    pub(super) client: Line,
 }
 
-/// Connects and takes the lock, trying again until then. `old`: our own session before, in which
-/// the server may not have noticed yet that nobody is there.
+/// What the server calls the sessions of a store with this token. Names are cut at 63 bytes, so the
+/// pair comes last.
+fn writer_name(writer: i64, pair: &str) -> String {
+    format!("evs spool {:016x} {pair}", writer.cast_unsigned())
+}
+
+/// What the server calls the session of a reader.
+pub(super) fn reader_name(pair: &str) -> String {
+    format!("evs spool reader {pair}")
+}
+
+/// Connects and takes the lock, trying again until then. Ends the store's own sessions before, in
+/// which the server may not have noticed yet that nobody is there.
 pub(super) fn take(
     config: &PostgresConfig,
     names: &Names,
-    old: Option<i32>,
+    writer: i64,
     until: Instant,
 ) -> Result<Session, Fault> {
-    patiently(until, || try_take(config, names, old, until))
+    patiently(until, || try_take(config, names, writer, until))
 }
 
 /// Tries until then, as long as the server cannot be reached.
@@ -173,26 +188,29 @@ pub(super) fn patiently<T>(
 fn try_take(
     config: &PostgresConfig,
     names: &Names,
-    old: Option<i32>,
+    writer: i64,
     until: Instant,
 ) -> Result<Session, Fault> {
-    let mut client = connect(config, &names.pair)?;
+    let mut client = connect(config, &writer_name(writer, &names.pair), until)?;
     let patience = until.min(Instant::now() + LOCK_PATIENCE);
-    if let Some(old) = old {
-        // Only if it is still ours: numbers of processes come again.
-        client.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks
-             WHERE pid = $1 AND pid <> pg_backend_pid() AND locktype = 'advisory'
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-             AND classid = $2::int8::oid AND objid = $3::int8::oid AND objsubid = 1",
-            &[&old, &(names.lock.cast_unsigned() >> 32).cast_signed(), &(names.lock & 0xffff_ffff)],
-        )?;
-    }
+    // Known by the token of the store: numbers of processes come again, and then are another's.
+    client.execute(
+        "SELECT pg_terminate_backend(l.pid)
+         FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+         WHERE starts_with(a.application_name, $1) AND l.pid <> pg_backend_pid()
+         AND l.locktype = 'advisory'
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+         AND l.classid = $2::int8::oid AND l.objid = $3::int8::oid AND l.objsubid = 1",
+        &[
+            &writer_name(writer, ""),
+            &(names.lock.cast_unsigned() >> 32).cast_signed(),
+            &(names.lock & 0xffff_ffff),
+        ],
+    )?;
     loop {
-        let row = client
-            .query_one("SELECT pg_try_advisory_lock($1), pg_backend_pid()", &[&names.lock])?;
+        let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&names.lock])?;
         if row.try_get(0)? {
-            return Ok(Session { client, process: row.try_get(1)? });
+            return Ok(Session { client });
         }
         if Instant::now() >= patience {
             return Err(Fault::Held);

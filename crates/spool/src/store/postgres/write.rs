@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use postgres::{Client, Row, Statement, Transaction};
+use tokio_postgres::{Row, Statement};
 
+use super::line::{Line, Transaction};
 use super::schema::Names;
 use super::session::Fault;
 use crate::request::RequestId;
@@ -21,6 +22,7 @@ const ROWS: usize = 1024;
 pub(super) struct Statements {
     counters: Statement,
     end: Statement,
+    touch: Statement,
     state: Statement,
     known: Statement,
     insert: Statement,
@@ -33,7 +35,7 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    pub(super) fn prepare(client: &mut Client, names: &Names) -> Result<Self, Fault> {
+    pub(super) fn prepare(client: &mut Line, names: &Names) -> Result<Self, Fault> {
         let Names { meta, record, .. } = names;
         let mut ask = |sql: String| client.prepare(&sql);
         Ok(Self {
@@ -45,6 +47,7 @@ impl Statements {
                 "UPDATE {meta} SET last_lsn = $2, pending = $3, bytes = $4, held = $5,
                  in_doubt = $6, quarantined = $7, serial = $8, writer = $9 WHERE pair = $1"
             ))?,
+            touch: ask(format!("UPDATE {meta} SET serial = serial WHERE pair = $1"))?,
             state: ask(format!(
                 "UPDATE {meta} SET epoch = $2, holder = $3, on_hold = $4 WHERE pair = $1"
             ))?,
@@ -71,7 +74,7 @@ impl Statements {
             ))?,
             purge: ask(format!(
                 "UPDATE {record} SET aside = false, key = NULL, payload = NULL,
-                 ended_ms = coalesce(ended_ms, $2),
+                 ended_ms = $2,
                  state = CASE state WHEN 5 THEN 4 ELSE state END
                  WHERE lsn = ANY($1) AND aside"
             ))?,
@@ -87,9 +90,9 @@ impl Statements {
             ))?,
             forget: ask(format!(
                 "DELETE FROM {record} WHERE lsn IN (
-                     SELECT lsn FROM {record} WHERE ended_ms IS NOT NULL AND ended_ms < $1
+                     SELECT lsn FROM {record} WHERE ended_ms IS NOT NULL AND NOT aside AND ended_ms < $1
                      ORDER BY ended_ms LIMIT $2
-                 ) RETURNING aside"
+                 )"
             ))?,
         })
     }
@@ -109,7 +112,7 @@ pub(super) struct Writing<'a> {
 impl<'a> Writing<'a> {
     /// Begins, and takes the row of the pair: whatever another session has under way comes before.
     pub(super) fn begin(
-        client: &'a mut Client,
+        client: &'a mut Line,
         statements: &'a Statements,
         pair: &'a str,
     ) -> Result<Self, Fault> {
@@ -117,6 +120,13 @@ impl<'a> Writing<'a> {
         let row = tx.query_one(&statements.counters, &[&pair])?;
         let (counters, writer) = (counters_of(&row)?, row.try_get(7)?);
         Ok(Self { tx, statements, pair, counters, writer, now_ms: row::now_ms() })
+    }
+
+    /// Writes the row of the pair as it is, and gives the transaction to be committed: what was
+    /// written before is then where this is.
+    pub(super) fn touch(mut self) -> Result<Transaction<'a>, Fault> {
+        self.tx.execute(&self.statements.touch, &[&self.pair])?;
+        Ok(self.tx)
     }
 
     /// Writes the counters, and gives the transaction to be committed.
@@ -286,7 +296,7 @@ impl<'a> Writing<'a> {
             return Ok(0);
         }
         let places: Vec<i64> = places.iter().map(|lsn| lsn.cast_signed()).collect();
-        Ok(self.tx.execute(mark, &[&places, &on])?)
+        self.tx.execute(mark, &[&places, &on])
     }
 
     pub(super) fn quarantine(&mut self, lsn: u64, what: &str) -> Result<(), Fault> {
@@ -303,12 +313,7 @@ impl<'a> Writing<'a> {
     pub(super) fn forget(&mut self, before_ms: u64, limit: usize) -> Result<u64, Fault> {
         let before = i64::try_from(before_ms).unwrap_or(i64::MAX);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let gone = self.tx.query(&self.statements.forget, &[&before, &limit])?;
-        for row in &gone {
-            let aside = u64::from(row.try_get::<_, bool>(0)?);
-            self.counters.quarantined = self.counters.quarantined.saturating_sub(aside);
-        }
-        Ok(gone.len() as u64)
+        self.tx.execute(&self.statements.forget, &[&before, &limit])
     }
 }
 

@@ -4,9 +4,8 @@ use rusqlite::Connection;
 
 use super::fault::Fault;
 use super::read;
-use super::write::{counters, uint};
+use super::write::{counted, counters, uint};
 use crate::limits::BATCH_BYTES_MAX;
-use crate::store::counters::Counters;
 use crate::store::row::{DAMAGED_MAX, FAULTS_MAX};
 use crate::store::{Checked, Found};
 
@@ -46,30 +45,9 @@ fn records(conn: &Connection, checked: &mut Checked) -> Result<(), Fault> {
 
 /// Counts what the counters say.
 fn count(conn: &Connection, checked: &mut Checked) -> Result<(), Fault> {
-    const ALIVE: &str = "NOT EXISTS (SELECT 1 FROM broken WHERE broken.lsn = record.lsn)";
-    let mut counted = conn.query_row(
-        &format!(
-            "SELECT count(*), coalesce(sum(weight), 0), coalesce(sum(held), 0), \
-             coalesce(sum(sent), 0) FROM record INDEXED BY record_pending \
-             WHERE state = 0 AND {ALIVE}"
-        ),
-        [],
-        |row| {
-            Ok(Counters {
-                pending: uint(row.get(0)?),
-                bytes: uint(row.get(1)?),
-                held: uint(row.get(2)?),
-                in_doubt: uint(row.get(3)?),
-                ..Counters::default()
-            })
-        },
-    )?;
-    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0).map(uint));
-    counted.quarantined = number(&format!(
-        "SELECT count(*) FROM record INDEXED BY record_aside WHERE aside = 1 AND {ALIVE}"
-    ))? + number("SELECT count(*) FROM broken WHERE purged = 0")?;
-    counted.last_lsn = number("SELECT coalesce(max(lsn), 0) FROM record")?;
-    checked.records = number("SELECT count(*) FROM record")?;
+    let counted = counted(conn)?;
+    checked.records =
+        conn.query_row("SELECT count(*) FROM record", [], |row| row.get(0).map(uint))?;
     checked.faults.extend(counters(conn)?.faults(&counted));
     Ok(())
 }

@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use self::fault::Fault;
 use self::reserve::Reserve;
-use self::write::{Met, Stop, Writing, counters};
+use self::write::{Met, Stop, Writing, adds_up, counters};
 use super::{Appended, Batch, PairState, Quota, SpoolReader, SpoolStore, StoreError, Totals};
 use crate::failpoint;
 use crate::limits::PAIR_NAME_MAX;
@@ -83,6 +83,7 @@ impl SqliteStore {
             }
             store.connected().map_err(fail)?;
         }
+        store.mend_counters().map_err(fail)?;
         // Without room for it the store opens all the same: what waits can be drained.
         if let Err(e) = store.reserve.restore() {
             log::warn!("spool {what}: no room for its reserve, so nothing is accepted: {e}");
@@ -103,7 +104,13 @@ impl SqliteStore {
     /// The open file. After an error: opened anew, and all that is in the log brought into it.
     fn connected(&mut self) -> Result<&Connection, Fault> {
         let conn = match self.conn.take() {
-            Some(conn) => conn,
+            Some(conn) if conn.is_autocommit() => conn,
+            // A call that panicked has left its transaction open.
+            Some(conn) => {
+                drop(conn);
+                self.doubtful = true;
+                schema::open_writer(&self.path, &self.pair, self.reserve.log_pages())?
+            }
             None => schema::open_writer(&self.path, &self.pair, self.reserve.log_pages())?,
         };
         if self.doubtful {
@@ -112,6 +119,22 @@ impl SqliteStore {
             self.doubtful = false;
         }
         Ok(self.conn.insert(conn))
+    }
+
+    /// Counts anew where the counters cannot be right: by them a front decides whether anything has
+    /// to come before a new request.
+    fn mend_counters(&mut self) -> Result<(), Fault> {
+        let conn = self.connected()?;
+        match adds_up(conn) {
+            Ok(true) => return Ok(()),
+            Ok(false) => log::error!("spool {}: its counters are wrong, mended", self.pair),
+            Err(e) => return Err(e.into()),
+        }
+        let mended = self.transact(&mut |writing| writing.recount(), &|_| ());
+        if matches!(mended, Err(Fault::Full)) && self.reserve.spend() {
+            return self.transact(&mut |writing| writing.recount(), &|_| ());
+        }
+        mended
     }
 
     /// One transaction. `reach` is told before and after the commit.

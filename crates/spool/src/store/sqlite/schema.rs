@@ -54,7 +54,7 @@ CREATE INDEX record_pending ON record (lsn, lane, weight, sent, held, state)
     WHERE state = 0;
 CREATE INDEX record_lane ON record (lane, lsn, state) WHERE state = 0;
 CREATE INDEX record_age ON record (accepted_ms, state) WHERE state = 0;
-CREATE INDEX record_ended ON record (ended_ms) WHERE ended_ms IS NOT NULL;
+CREATE INDEX record_ended ON record (ended_ms, aside) WHERE ended_ms IS NOT NULL AND aside = 0;
 CREATE INDEX record_aside ON record (lsn, aside) WHERE aside = 1;
 CREATE TABLE broken (
     lsn INTEGER PRIMARY KEY,

@@ -89,6 +89,17 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
+    /// Changes the row of one record, which is there by an index. That no row is changed is damage as
+    /// well: without it the counters and the index would part.
+    fn change(&self, lsn: u64, sql: &str, params: impl rusqlite::Params) -> Result<(), Stop> {
+        match self.run(sql, params).map_err(at(lsn))? {
+            0 => {
+                Err(Stop::Row { lsn, cause: "an index knows it, its row is not there".to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn run(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, rusqlite::Error> {
         self.conn.prepare_cached(sql)?.execute(params)
     }
@@ -220,12 +231,12 @@ impl<'a> Writing<'a> {
         let End { state, answer, code, note } = End::of(finish);
         // What the backend refuses waits for an operator, who wants to see it.
         let aside = state == state::REFUSED;
-        self.run(
+        self.change(
+            lsn,
             "UPDATE record SET state = ?2, answer = ?3, code = ?4, note = ?5, ended_ms = ?6, \
              aside = ?7 WHERE lsn = ?1",
             params![int(lsn), state, answer, code, note, int(self.now_ms), aside],
-        )
-        .map_err(at(lsn))?;
+        )?;
         if !aside {
             self.drop_body(lsn)?;
         }
@@ -259,7 +270,7 @@ impl<'a> Writing<'a> {
             None => {
                 let gone = self
                     .run(
-                        "UPDATE record SET aside = 0, ended_ms = coalesce(ended_ms, ?2), \
+                        "UPDATE record SET aside = 0, ended_ms = ?2, \
                          state = CASE state WHEN 5 THEN 4 ELSE state END \
                          WHERE lsn = ?1 AND aside = 1",
                         params![int(lsn), int(self.now_ms)],
@@ -277,8 +288,11 @@ impl<'a> Writing<'a> {
 
     fn mark_sent(&mut self, lsn: u64, sent: bool) -> Result<(), Stop> {
         if self.pending(lsn)?.is_some_and(|share| share.sent != sent) {
-            self.run("UPDATE record SET sent = ?2 WHERE lsn = ?1", params![int(lsn), sent])
-                .map_err(at(lsn))?;
+            self.change(
+                lsn,
+                "UPDATE record SET sent = ?2 WHERE lsn = ?1",
+                params![int(lsn), sent],
+            )?;
             let count = &mut self.counters.in_doubt;
             *count = if sent { *count + 1 } else { count.saturating_sub(1) };
         }
@@ -287,8 +301,11 @@ impl<'a> Writing<'a> {
 
     fn mark_held(&mut self, lsn: u64, held: bool) -> Result<(), Stop> {
         if self.pending(lsn)?.is_some_and(|share| share.held != held) {
-            self.run("UPDATE record SET held = ?2 WHERE lsn = ?1", params![int(lsn), held])
-                .map_err(at(lsn))?;
+            self.change(
+                lsn,
+                "UPDATE record SET held = ?2 WHERE lsn = ?1",
+                params![int(lsn), held],
+            )?;
             let count = &mut self.counters.held;
             *count = if held { *count + 1 } else { count.saturating_sub(1) };
         }
@@ -298,13 +315,21 @@ impl<'a> Writing<'a> {
     /// Sets a pending record aside.
     pub(super) fn quarantine(&mut self, lsn: u64, what: &str) -> Result<(), Stop> {
         let Some(share) = self.pending(lsn)? else { return Ok(()) };
-        self.run(
+        self.change(
+            lsn,
             "UPDATE record SET state = 5, aside = 1, note = ?2 WHERE lsn = ?1",
             params![int(lsn), what],
-        )
-        .map_err(at(lsn))?;
+        )?;
         self.counters.leave(share);
         self.counters.quarantined += 1;
+        Ok(())
+    }
+
+    /// Writes the counters anew from what is there.
+    pub(super) fn recount(&mut self) -> Result<(), Stop> {
+        let counted = counted(self.conn)?;
+        let Counters { last_lsn, serial, .. } = self.counters;
+        self.counters = Counters { last_lsn: last_lsn.max(counted.last_lsn), serial, ..counted };
         Ok(())
     }
 
@@ -346,30 +371,20 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Forgets what ended long ago.
+    /// Forgets what ended long ago. What was set aside has ended for nobody until it is purged.
     pub(super) fn forget(&mut self, before_ms: u64, limit: usize) -> Result<u64, Stop> {
         let ended: Vec<u64> = self
             .conn
             .prepare_cached(
                 "SELECT lsn FROM record INDEXED BY record_ended \
-                 WHERE ended_ms IS NOT NULL AND ended_ms < ?1 \
+                 WHERE ended_ms IS NOT NULL AND ended_ms < ?1 AND aside = 0 \
                  AND NOT EXISTS (SELECT 1 FROM broken WHERE broken.lsn = record.lsn) \
                  ORDER BY ended_ms LIMIT ?2",
             )?
             .query_map(params![bound(before_ms), size(limit)], |row| row.get(0).map(uint))?
             .collect::<Result<_, _>>()?;
         for &lsn in &ended {
-            let aside = self
-                .conn
-                .prepare_cached(
-                    "SELECT 1 FROM record INDEXED BY record_aside WHERE aside = 1 AND lsn = ?1",
-                )?
-                .exists(params![int(lsn)])?;
-            self.run("DELETE FROM record WHERE lsn = ?1", params![int(lsn)]).map_err(at(lsn))?;
-            if aside {
-                self.drop_body(lsn)?;
-            }
-            self.counters.quarantined = self.counters.quarantined.saturating_sub(u64::from(aside));
+            self.change(lsn, "DELETE FROM record WHERE lsn = ?1", params![int(lsn)])?;
         }
         Ok(ended.len() as u64)
     }
@@ -391,6 +406,45 @@ pub(super) fn counters(conn: &Connection) -> Result<Counters, rusqlite::Error> {
             serial: uint(row.get(6)?),
         })
     })
+}
+
+/// What the counters should be, but for the serial number. Takes as long as what waits is long.
+pub(super) fn counted(conn: &Connection) -> Result<Counters, rusqlite::Error> {
+    const ALIVE: &str = "NOT EXISTS (SELECT 1 FROM broken WHERE broken.lsn = record.lsn)";
+    let mut counted = conn.query_row(
+        &format!(
+            "SELECT count(*), coalesce(sum(weight), 0), coalesce(sum(held), 0), \
+             coalesce(sum(sent), 0) FROM record INDEXED BY record_pending \
+             WHERE state = 0 AND {ALIVE}"
+        ),
+        [],
+        |row| {
+            Ok(Counters {
+                pending: uint(row.get(0)?),
+                bytes: uint(row.get(1)?),
+                held: uint(row.get(2)?),
+                in_doubt: uint(row.get(3)?),
+                ..Counters::default()
+            })
+        },
+    )?;
+    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0).map(uint));
+    counted.quarantined = number(&format!(
+        "SELECT count(*) FROM record INDEXED BY record_aside WHERE aside = 1 AND {ALIVE}"
+    ))? + number("SELECT count(*) FROM broken WHERE purged = 0")?;
+    counted.last_lsn = number("SELECT coalesce(max(lsn), 0) FROM record")?;
+    Ok(counted)
+}
+
+/// Whether the counters and the index agree on whether anything waits.
+pub(super) fn adds_up(conn: &Connection) -> Result<bool, rusqlite::Error> {
+    let waits = conn
+        .prepare(
+            "SELECT 1 FROM record INDEXED BY record_pending WHERE state = 0 \
+             AND NOT EXISTS (SELECT 1 FROM broken WHERE broken.lsn = record.lsn) LIMIT 1",
+        )?
+        .exists([])?;
+    Ok(waits == (counters(conn)?.pending > 0))
 }
 
 /// State, answer, code and note, from this column on.
