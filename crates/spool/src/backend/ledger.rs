@@ -126,8 +126,11 @@ impl Ledger {
     /// It cannot be opened, is not a ledger, or was made by a newer version.
     pub fn open(path: &Path, config: LedgerConfig) -> Result<Self, LedgerError> {
         let failed = |cause: String| LedgerError { path: path.to_owned(), cause };
-        let connection =
+        let mut connection =
             schema::open(path, config.busy_timeout).map_err(|error| failed(error.to_string()))?;
+        if config.log_bytes.is_some() {
+            log::complete(&mut connection).map_err(|error| failed(error.to_string()))?;
+        }
         let before_ms = schema::number(&connection, schema::CLOCK_MS)
             .map_err(|error| failed(error.to_string()))?;
         let clock = RunningTime { before_ms, since: Instant::now() };
@@ -329,8 +332,9 @@ fn transact(
         let result = one(&savepoint, place, item, apply)?;
         if results.take(item, result.clone()) {
             schema::keep(&savepoint, item, &result, now_ms)?;
-            if config.log_bytes.is_some() {
-                log::append(&savepoint, epoch, item)?;
+            match config.log_bytes {
+                Some(_) => log::append(&savepoint, epoch, item)?,
+                None => schema::advance(&savepoint, schema::UNLOGGED, 1).map(|_| ())?,
             }
             savepoint.commit()?;
         }

@@ -299,3 +299,40 @@ fn a_log_follows_another() {
 fn standby_head(ledger: &mut Ledger) -> super::Head {
     ledger.head().unwrap()
 }
+
+#[test]
+fn a_log_with_gaps_begins_anew() {
+    let dir = Directory::new();
+    let without = LedgerConfig::default();
+    let with = LedgerConfig { log_bytes: Some(1 << 20), ..LedgerConfig::default() };
+    // An empty one has nothing that a standby could lack.
+    assert_eq!(open(&dir.file(), with.clone()).head().unwrap(), super::Head::default());
+    run(&mut open(&dir.file(), without.clone()), 1, &[write(1, "a", "x")]).unwrap();
+    let mut ledger = open(&dir.file(), with.clone());
+    let base = ledger.head().unwrap();
+    assert_eq!(base.seq, 2);
+    assert_ne!(base.chain, [0; 16]);
+    assert!(ledger.entries(0, 10, u64::MAX).unwrap().is_empty(), "it is never sent");
+    run(&mut ledger, 1, &[write(2, "b", "y")]).unwrap();
+    let head = ledger.head().unwrap();
+    assert_eq!((head.seq, ledger.entries(0, 10, u64::MAX).unwrap()[0].lsn), (3, 3));
+    drop(ledger);
+    // What is whole stays as it is, also after a run in which nothing was done.
+    drop(open(&dir.file(), without.clone()));
+    assert_eq!(open(&dir.file(), with.clone()).head().unwrap(), head);
+    let mut ledger = open(&dir.file(), without);
+    run(&mut ledger, 1, &[write(2, "b", "y"), record(3, Kind::Read, "b", "")]).unwrap();
+    assert_eq!(open(&dir.file(), with.clone()).head().unwrap(), head);
+    run(&mut ledger, 1, &[write(4, "a", "z")]).unwrap();
+    let mut ledger = open(&dir.file(), with.clone());
+    let anew = ledger.head().unwrap();
+    assert_eq!((anew.seq, ledger.head_at(3).unwrap()), (5, None));
+    // Ledgers of versions that did not mark what they left out of the log.
+    ledger
+        .maintain(|tx| {
+            tx.execute("DELETE FROM evs_log", [])?;
+            super::schema::set(tx, super::schema::UNLOGGED, 0)
+        })
+        .unwrap();
+    assert_eq!(open(&dir.file(), with).head().unwrap().seq, 2);
+}

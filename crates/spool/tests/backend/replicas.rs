@@ -341,6 +341,45 @@ fn a_tail_is_reported_and_never_merged() {
     assert_eq!(a.subjects(3).len(), 4);
 }
 
+#[test]
+fn a_standby_is_not_in_sync_with_what_was_done_without_it() {
+    let dirs = [Directory::new(), Directory::new()];
+    let clock = Arc::new(Hands(AtomicU64::new(1_000_000_000)));
+    {
+        let config = LedgerConfig::default();
+        let alone = mail::open(dirs[0].path(), config, Duration::ZERO).unwrap();
+        let backend = Guarded::new(Arc::new(alone)).unwrap();
+        let stamp = backend.report().stamp;
+        backend.grant(&Grant { epoch: 1, lease: LEASE, stamp }).unwrap();
+        let call = IncomingCall { epoch: 1, job: None, items: [subject(1)].into() };
+        done(&backend.execute(&call).unwrap()[0]);
+    }
+    let a = Server::open(&dirs[0], &clock, Alone::Allowed);
+    let b = Server::open(&dirs[1], &clock, Alone::Allowed);
+    connect(&a, &b);
+    a.grant(2);
+    // What an earlier run may have promised is over.
+    clock.turn(2 * IN_SYNC);
+    a.grant(2);
+    wait_for(
+        "the standby is known to lack something",
+        || matches!(a.status(), ReplicaStatus::Alone { why: Some(why) } if why.contains("copy")),
+    );
+    assert!(!b.ready());
+    assert!(matches!(b.try_grant(3), Err(GrantRefused::NotAble { .. })));
+    drop(b);
+    let copy = Directory::new();
+    copy_of(&dirs[0], &copy);
+    begin_as_copy(&copy.path().join("index.db")).unwrap();
+    let b = Server::open(&copy, &clock, Alone::Allowed);
+    connect(&a, &b);
+    wait_for("the copy follows", || b.status() == ReplicaStatus::InSync);
+    done(&a.one(2, &subject(2)));
+    assert!(a.guarded.release(2, LEASE));
+    b.grant(3);
+    assert_eq!(b.subjects(3), ["1", "2"]);
+}
+
 fn copy_of(from: &Directory, to: &Directory) {
     for entry in walk(from.path()) {
         let target = to.path().join(entry.strip_prefix(from.path()).unwrap());

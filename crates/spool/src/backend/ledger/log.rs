@@ -12,6 +12,13 @@ use crate::record::Record;
 use crate::request::{Kind, RequestId};
 use crate::target::ItemResult;
 
+/// The kind of what a log begins anew with: it stands for all that was done before, and is no
+/// request.
+const BASE: Kind = Kind::Custom(0xff01);
+
+/// What an entry weighs besides its key and payload: see [`Record::weight`].
+const ENTRY_BYTES: u64 = 64;
+
 /// Where a log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Head {
@@ -74,7 +81,7 @@ impl Ledger {
     }
 
     /// Entries behind `after`: at most `limit`, and no more after their weights have reached
-    /// `weight_max`. Their `lsn` is the number in the log.
+    /// `weight_max`. Their `lsn` is the number in the log. What a log began anew with is none.
     ///
     /// # Errors
     ///
@@ -88,10 +95,10 @@ impl Ledger {
         self.reading(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT seq, id, kind, key, payload, epoch, accepted_ms FROM evs_log
-                 WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                 WHERE seq > ?1 AND kind <> ?3 ORDER BY seq LIMIT ?2",
             )?;
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![signed(after), limit])?;
+            let mut rows = statement.query(params![signed(after), limit, BASE.code()])?;
             let (mut found, mut weight) = (Vec::new(), 0);
             while weight < weight_max
                 && let Some(row) = rows.next()?
@@ -194,7 +201,7 @@ impl Ledger {
                     break;
                 }
                 tx.prepare_cached("DELETE FROM evs_log WHERE seq = ?1")?.execute([seq])?;
-                bytes = bytes.saturating_sub(size as u64 + 64);
+                bytes = bytes.saturating_sub(size as u64 + ENTRY_BYTES);
                 gone += 1;
             }
             schema::set(tx, schema::LOG_BYTES, bytes)?;
@@ -280,6 +287,44 @@ fn head(connection: &Connection) -> rusqlite::Result<Head> {
         .query_row([], read_head)
         .optional()?;
     Ok(last.unwrap_or_default())
+}
+
+/// Begins the log anew if something was done that is not in it: two logs that look the same would
+/// else hide that one server has more than the other. What was in it is forgotten, and no other
+/// log has what it begins with, so that a standby needs a copy.
+pub(super) fn complete(connection: &mut Connection) -> rusqlite::Result<()> {
+    if !has_gaps(connection)? {
+        return Ok(());
+    }
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if has_gaps(&tx)? {
+        let chain = RequestId::random()
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        // One number is left out: nobody else's log can be next to this one.
+        let seq = head(&tx)?.seq + 2;
+        let epoch = schema::number(&tx, schema::EPOCH)?;
+        tx.execute("DELETE FROM evs_log", [])?;
+        tx.execute(
+            "INSERT INTO evs_log (seq, epoch, id, kind, key, payload, accepted_ms, chain)
+             VALUES (?1, ?2, zeroblob(16), ?3, x'', x'', 0, ?4)",
+            params![signed(seq), signed(epoch), BASE.code(), chain.0.to_be_bytes()],
+        )?;
+        schema::set(&tx, schema::LOG_BYTES, ENTRY_BYTES)?;
+        schema::set(&tx, schema::UNLOGGED, 0)?;
+    }
+    tx.commit()
+}
+
+/// Whether something was done without the log; versions before this mark have only left it empty.
+fn has_gaps(connection: &Connection) -> rusqlite::Result<bool> {
+    if schema::number(connection, schema::UNLOGGED)? > 0 {
+        return Ok(true);
+    }
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM evs_ledger) AND NOT EXISTS (SELECT 1 FROM evs_log)",
+        [],
+        |row| row.get(0),
+    )
 }
 
 fn read_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
