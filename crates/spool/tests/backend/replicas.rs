@@ -44,6 +44,8 @@ impl Hands {
 /// The other server, as long as the line is up.
 #[derive(Debug, Default)]
 struct Line {
+    /// What to do before the answer to a push with entries is given.
+    before_answer: Mutex<Option<Arc<Hands>>>,
     other: Mutex<Option<Arc<ReplicaHandler<Mailboxes>>>>,
     cut: AtomicBool,
     /// Calls arrive and answers do not.
@@ -61,10 +63,14 @@ impl Target for Line {
             return reply(Err(CallFailed::Unreachable("the line is cut".to_owned())));
         };
         let Call { epoch, items, job, .. } = call;
+        let has_entries = items.len() > 1;
         let told = match other.execute(IncomingCall { epoch, job, items }) {
             CallReplyMessage::Results(results) => Ok(results),
             CallReplyMessage::Fenced { seen } => Err(CallFailed::Fenced { asked: epoch, seen }),
         };
+        if has_entries && let Some(clock) = self.before_answer.lock().unwrap().take() {
+            clock.turn(LEASE);
+        }
         if self.deaf.load(Ordering::SeqCst) {
             return reply(Err(CallFailed::TimedOut));
         }
@@ -282,6 +288,50 @@ fn an_answer_that_the_standby_did_not_confirm_is_not_given() {
     b.grant(2);
     assert!(done(&b.one(2, &subject(2))).1);
     assert_eq!(b.subjects(2), ["1", "2"]);
+}
+
+#[test]
+fn a_confirmation_that_comes_after_the_lease_is_no_answer() {
+    let pair = Pair::new(Alone::Allowed);
+    let (a, b) = (&pair.a, &pair.b);
+    a.grant(1);
+    done(&a.one(1, &subject(1)));
+    wait_for("the standby follows", || a.status() == ReplicaStatus::Leading);
+    *a.line.before_answer.lock().unwrap() = Some(Arc::clone(&pair.clock));
+    // By then the standby may be main, and may have overtaken what it confirmed.
+    let lost = a.try_one(1, subject(2));
+    assert!(matches!(lost, Err(CallFailed::Lost(_))), "{lost:?}");
+    assert!(pair.a.line.before_answer.lock().unwrap().is_none());
+    assert!(b.replicated.inner().ledger().knows(&subject(2)).unwrap(), "and yet it has it");
+}
+
+#[test]
+fn a_main_whose_lease_is_over_does_not_go_on_alone() {
+    let pair = Pair::new(Alone::Allowed);
+    let a = &pair.a;
+    a.grant(1);
+    done(&a.one(1, &subject(1)));
+    wait_for("the standby follows", || a.status() == ReplicaStatus::Leading);
+    // Its call is under way, and waits for the standby, when lease and promise end.
+    let (lost, entered) = std::thread::scope(|scope| {
+        pair.cut(true);
+        // The pusher may have noticed first: then nothing is under way.
+        let call = scope.spawn(|| a.try_one(1, subject(2)));
+        let mut entered = false;
+        wait_for("the call is under way, or was refused", || {
+            entered = a.replicated.inner().ledger().knows(&subject(2)).unwrap();
+            entered || call.is_finished()
+        });
+        pair.clock.turn(LEASE);
+        (call.join().unwrap(), entered)
+    });
+    match lost {
+        Err(CallFailed::Lost(_)) => {}
+        Ok(ItemResult::Later { .. }) if !entered => {}
+        other => panic!("{other:?}"),
+    }
+    wait_for("it is main no more", || !matches!(a.status(), ReplicaStatus::Leading));
+    assert!(!matches!(a.status(), ReplicaStatus::Alone { .. }));
 }
 
 /// Lets `a` keep an entry that its standby never had.

@@ -172,7 +172,8 @@ impl Shared {
         state.tail_from.is_none() && self.clock.now_us() < state.in_sync_until_us
     }
 
-    /// Waits until the standby has this entry, or needs not have it.
+    /// Waits until the standby has this entry, or needs not have it. Says nothing about the lease,
+    /// which may have ended meanwhile.
     fn confirm(&self, seq: u64, epoch: u64) -> Result<(), CallFailed> {
         let begun = Instant::now();
         let mut state = self.state();
@@ -403,6 +404,10 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
             let head = self.notes().head();
             let head = head.map_err(|error| CallFailed::Lost(error.to_string()))?;
             self.shared.confirm(head.seq, epoch)?;
+            // The other server may be main by now, and what is confirmed may be a tail there.
+            permit.still().map_err(|fenced| {
+                CallFailed::Lost(format!("the lease ended before the standby confirmed: {fenced}"))
+            })?;
         }
         Ok(results)
     }
