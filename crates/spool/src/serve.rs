@@ -385,10 +385,12 @@ fn message_of(
     }
 }
 
-/// As much of the results as goes into one message.
+/// As much of the results as goes into one message. Answers make room: the text of a refusal is
+/// short, and a refusal stays what it is.
 fn fitted(mut results: Vec<ItemResult>, items: &[Record], class: Class) -> Vec<ItemResult> {
-    let mut left = RESULTS_BYTES_MAX;
-    for (result, item) in results.iter_mut().zip(items) {
+    let texts: usize = results.iter().filter(|result| !is_done(result)).map(bytes_of).sum();
+    let mut left = RESULTS_BYTES_MAX.saturating_sub(texts);
+    for (result, item) in results.iter_mut().zip(items).filter(|(result, _)| is_done(result)) {
         let bytes = bytes_of(result);
         if bytes <= left {
             left -= bytes;
@@ -400,6 +402,10 @@ fn fitted(mut results: Vec<ItemResult>, items: &[Record], class: Class) -> Vec<I
         }
     }
     results
+}
+
+fn is_done(result: &ItemResult) -> bool {
+    matches!(result, ItemResult::Done { .. })
 }
 
 fn bytes_of(result: &ItemResult) -> usize {
@@ -415,5 +421,42 @@ fn weight_of(message: &ServerMessage) -> usize {
     match message {
         ServerMessage::Results { results, .. } => results.iter().map(bytes_of).sum(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{BATCH_MAX, TEXT_MAX};
+    use crate::request::{Kind, RequestId};
+
+    #[test]
+    fn a_refusal_stays_one_beside_long_answers() {
+        let item = |id: u128| Record {
+            lsn: 0,
+            id: RequestId(id),
+            kind: Kind::Write,
+            key: Vec::new(),
+            payload: Vec::new(),
+            epoch: 1,
+            accepted_ms: 1,
+        };
+        let items: Vec<_> = (0..BATCH_MAX as u128).map(item).collect();
+        let no = ItemResult::Refused { code: 9, text: "n".repeat(TEXT_MAX) };
+        let mut results = vec![no.clone(); BATCH_MAX];
+        let texts = TEXT_MAX * (BATCH_MAX - 2);
+        let rest = RESULTS_BYTES_MAX - texts;
+        results[0] = ItemResult::Done { answer: vec![7; rest], again: false };
+        results[1] = ItemResult::Done { answer: vec![7; 1], again: false };
+        let given = fitted(results.clone(), &items, Class::Opaque);
+        assert_eq!(given[0], results[0]);
+        assert_eq!(given[1], ItemResult::Done { answer: Vec::new(), again: false });
+        assert!(given[2..].iter().all(|result| *result == no));
+        let given = fitted(results, &items, Class::Ledger);
+        assert_eq!(given[1], ItemResult::Later { after: Duration::ZERO });
+        assert!(given[2..].iter().all(|result| *result == no));
+        // Refusals alone are never more than what one message takes.
+        let all = vec![no.clone(); BATCH_MAX];
+        assert_eq!(fitted(all.clone(), &items, Class::Opaque), all);
     }
 }
