@@ -53,7 +53,8 @@ pub struct LedgerConfig {
     /// What senders are told to wait when there is no room or the database is busy.
     pub retry_after: Duration,
     /// Keep what was done in a log too, for a standby with storage of its own: at most so many
-    /// bytes of what the standby has not confirmed. `None`: no log.
+    /// bytes of what the standby has not confirmed, and what one call adds; a standby that is
+    /// further behind needs a copy. `None`: no log.
     pub log_bytes: Option<u64>,
 }
 
@@ -313,6 +314,7 @@ fn transact(
     fenced(&tx, epoch)?;
     gate().map_err(Trouble::Fenced)?;
     let now_ms = schema::advance(&tx, schema::CLOCK_MS, now_ms)?;
+    let before = if config.log_bytes.is_some() { log::head(&tx)?.seq } else { 0 };
     reach("backend.before_apply");
     let mut results = Results::new(config);
     for (place, item) in items.iter().enumerate() {
@@ -340,6 +342,10 @@ fn transact(
         }
     }
     schema::prune(&tx, now_ms, config)?;
+    if let Some(bytes_max) = config.log_bytes {
+        // Here, and not when the standby has confirmed: it may be away for good.
+        log::forget(&tx, before, bytes_max, schema::PRUNE_MAX)?;
+    }
     reach("backend.before_commit");
     gate().map_err(Trouble::Fenced)?;
     tx.commit().map_err(|error| match error.sqlite_error_code() {

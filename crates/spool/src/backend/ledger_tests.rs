@@ -336,3 +336,27 @@ fn a_log_with_gaps_begins_anew() {
         .unwrap();
     assert_eq!(open(&dir.file(), with).head().unwrap().seq, 2);
 }
+
+#[test]
+fn a_log_that_nobody_confirms_stays_within_its_bytes() {
+    let dir = Directory::new();
+    let config = LedgerConfig { log_bytes: Some(10_000), ..LedgerConfig::default() };
+    let mut ledger = open(&dir.file(), config);
+    let payload = "x".repeat(1000);
+    let weight = write(1, "key", &payload).weight();
+    for id in 1..=40 {
+        run(&mut ledger, 1, &[write(id, &format!("k{id:02}"), &payload)]).unwrap();
+        let kept = ledger.entries(0, 100, u64::MAX).unwrap();
+        let bytes: u64 = kept.iter().map(Record::weight).sum();
+        assert!(bytes <= 10_000 && kept.last().unwrap().lsn == id as u64, "{bytes}");
+        assert_eq!(kept.len() as u64, (id as u64).min(10_000 / weight));
+    }
+    // A standby that comes back has confirmed what it has: the rest stays for it.
+    let kept = ledger.entries(0, 100, u64::MAX).unwrap();
+    assert_eq!(ledger.prune_log(kept[1].lsn, 100).unwrap(), 2);
+    assert_eq!(ledger.entries(0, 100, u64::MAX).unwrap(), kept[2..]);
+    // What one call adds stays, however much it is.
+    let many: Vec<_> = (100..120).map(|id| write(id, &id.to_string(), &payload)).collect();
+    run(&mut ledger, 1, &many).unwrap();
+    assert_eq!(ledger.entries(0, 100, u64::MAX).unwrap().len(), 20);
+}

@@ -175,38 +175,23 @@ impl Ledger {
         }
     }
 
-    /// Forgets entries up to `confirmed`, and the oldest ones beyond the bytes that are kept. The
-    /// last entry stays. At most `limit` entries go.
+    /// Forgets entries up to `confirmed`; the last entry stays. At most `limit` entries go.
     ///
     /// # Errors
     ///
     /// The database cannot be written.
     pub fn prune_log(&mut self, confirmed: u64, limit: usize) -> Result<u64, LedgerError> {
-        let bytes_max = self.config.log_bytes.unwrap_or(0);
-        self.writing(|tx| {
-            let last = head(tx)?.seq;
-            let mut bytes = schema::number(tx, schema::LOG_BYTES)?;
-            let mut gone = 0;
-            let oldest: Vec<(i64, i64)> = tx
-                .prepare_cached(
-                    "SELECT seq, length(key) + length(payload) FROM evs_log
-                     ORDER BY seq LIMIT ?1",
-                )?
-                .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?
-                .collect::<rusqlite::Result<_>>()?;
-            for (seq, size) in oldest {
-                if seq as u64 == last || (seq as u64 > confirmed && bytes <= bytes_max) {
-                    break;
-                }
-                tx.prepare_cached("DELETE FROM evs_log WHERE seq = ?1")?.execute([seq])?;
-                bytes = bytes.saturating_sub(size as u64 + ENTRY_BYTES);
-                gone += 1;
-            }
-            schema::set(tx, schema::LOG_BYTES, bytes)?;
-            Ok(gone)
-        })
+        // Most often there is nothing to do, for which nobody who writes is to wait.
+        let has = |connection: &Connection| {
+            connection
+                .prepare_cached("SELECT 1 FROM evs_log WHERE seq <= ?1")?
+                .exists([signed(confirmed)])
+        };
+        if !self.reading(has)? {
+            return Ok(0);
+        }
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.writing(|tx| forget(tx, confirmed, 0, limit))
     }
 
     /// The highest epoch that was stored.
@@ -281,7 +266,7 @@ fn read_head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
     Ok(Head { seq: seq as u64, chain: row.get(1)?, epoch: epoch as u64 })
 }
 
-fn head(connection: &Connection) -> rusqlite::Result<Head> {
+pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
     let last = connection
         .prepare_cached("SELECT seq, chain, epoch FROM evs_log ORDER BY seq DESC LIMIT 1")?
         .query_row([], read_head)
@@ -341,6 +326,43 @@ fn read_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
         epoch: row.get::<_, i64>(5)? as u64,
         accepted_ms: row.get::<_, i64>(6)? as u64,
     })
+}
+
+/// Forgets the oldest entries up to `upto`, as long as the log has more than `bytes_max`. The last
+/// one stays: what comes next is chained to it. At most `limit` go.
+pub(super) fn forget(
+    tx: &Connection,
+    upto: u64,
+    bytes_max: u64,
+    limit: i64,
+) -> rusqlite::Result<u64> {
+    let mut bytes = schema::number(tx, schema::LOG_BYTES)?;
+    if bytes <= bytes_max {
+        return Ok(0);
+    }
+    let last = head(tx)?.seq;
+    let oldest: Vec<(i64, i64)> = tx
+        .prepare_cached(
+            "SELECT seq, length(key) + length(payload) FROM evs_log
+             WHERE seq <= ?1 AND seq < ?2 ORDER BY seq LIMIT ?3",
+        )?
+        .query_map(params![signed(upto), signed(last), limit], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut gone = 0;
+    for (seq, size) in oldest {
+        if bytes <= bytes_max {
+            break;
+        }
+        tx.prepare_cached("DELETE FROM evs_log WHERE seq = ?1")?.execute([seq])?;
+        bytes = bytes.saturating_sub(size as u64 + ENTRY_BYTES);
+        gone += 1;
+    }
+    if gone > 0 {
+        schema::set(tx, schema::LOG_BYTES, bytes)?;
+    }
+    Ok(gone)
 }
 
 /// Appends an entry; the epoch is that of the main server that did it first.

@@ -288,11 +288,13 @@ impl<F: Effects + 'static> Pushing<F> {
                 state.linked = true;
             }
         }
+        // Only what the standby has, and only while it is near: one that has just come back needs
+        // the rest.
+        let below = if state.linked { there.saturating_sub(KEPT) } else { 0 };
         self.shared().changed.notify_all();
         let more = there < head || state.news;
         state.news = false;
         drop(state);
-        let below = there.saturating_sub(KEPT);
         if let Err(error) = self.replicated.notes().prune_log(below, PRUNE_MAX) {
             log::warn!("the log cannot be pruned: {error}");
         }
