@@ -20,7 +20,7 @@ use eversock_socket::VirtualListener;
 
 use crate::conn::accept::Acceptor;
 use crate::conn::{Closing, Ended, Line, LineReader, Outbox, greeted, lock};
-use crate::limits::{DEADLINE_MAX, MESSAGE_MAX};
+use crate::limits::MESSAGE_MAX;
 use crate::record::Record;
 use crate::target::{Class, Grant, ItemResult, Report};
 use crate::wire::{Message, Role, ServerMessage};
@@ -37,6 +37,8 @@ const UNREAD_MAX: usize = 256;
 const UNREAD_BYTES_MAX: usize = 64 << 20;
 /// Releases that may wait for the one that is under way.
 const RELEASES_MAX: usize = 16;
+/// The longest that one of them may take: others wait behind it.
+const RELEASE_MAX: Duration = Duration::from_secs(60);
 /// How long what waits may be written to a front that has ended its side.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,7 +87,8 @@ pub trait Handler: Send + Sync {
     /// on the thread of a connection.
     fn grant(&self, grant: Grant) -> bool;
 
-    /// Finishes what is under way and gives the lock with this epoch back, within `timeout`. `true`
+    /// Finishes what is under way and gives the lock with this epoch back, within `timeout`, which is
+    /// at most a minute. `true`
     /// if nothing will be done under it any more. May block; releases run one after the other.
     fn release(&self, epoch: u64, timeout: Duration) -> bool;
 }
@@ -290,7 +293,7 @@ impl Shared {
                     outbox.push(ServerMessage::Granted { n, done }, 0);
                 }
                 ServerMessage::Release { n, epoch, timeout_ms } => {
-                    let timeout = Duration::from_millis(timeout_ms).min(DEADLINE_MAX);
+                    let timeout = Duration::from_millis(timeout_ms).min(RELEASE_MAX);
                     self.take_release(Release { to: Arc::clone(outbox), n, epoch, timeout });
                 }
                 ServerMessage::Bye(bye) => return Err(Ended::Bye(bye)),

@@ -1,6 +1,7 @@
 //! The main's side: one thread that sends the log to the standby.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -93,10 +94,16 @@ impl<F: Effects + 'static> Pushing<F> {
 
     fn run(&mut self) {
         while !self.shared().state().closing {
-            let next = match self.lock.holds() {
+            // A thread that is gone would let every call wait in vain.
+            let stepped = catch_unwind(AssertUnwindSafe(|| match self.lock.holds() {
                 Some(epoch) => self.lead(epoch),
                 None => self.rest(),
-            };
+            }));
+            let next = stepped.unwrap_or_else(|_| {
+                log::error!("pushing to the standby has panicked: it begins anew");
+                self.peer = None;
+                Next::Rest
+            });
             match next {
                 Next::AtOnce => {}
                 Next::Wait => self.wait(true),
