@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
@@ -359,4 +359,52 @@ fn a_log_that_nobody_confirms_stays_within_its_bytes() {
     let many: Vec<_> = (100..120).map(|id| write(id, &id.to_string(), &payload)).collect();
     run(&mut ledger, 1, &many).unwrap();
     assert_eq!(ledger.entries(0, 100, u64::MAX).unwrap().len(), 20);
+}
+
+#[test]
+fn a_database_that_another_process_holds_is_noticed() {
+    let dir = Directory::new();
+    let busy_timeout = Duration::from_millis(300);
+    let config = LedgerConfig { busy_timeout, ..LedgerConfig::default() };
+    let mut ledger = open(&dir.file(), config.clone());
+    let mut notes = ledger.another().unwrap();
+    let epochs = ledger.epochs().unwrap();
+    assert!(notes.is_writable());
+    let mut other = Connection::open(dir.file()).unwrap();
+    // As one that was stopped in the middle.
+    let held = other.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+    let later = [ItemResult::Later { after: config.retry_after }];
+    let since = Instant::now();
+    assert_eq!(run(&mut ledger, 1, &[write(1, "a", "x")]).unwrap(), later);
+    let first = since.elapsed();
+    assert!(first >= busy_timeout);
+    assert!(notes.is_writable(), "it may be a short while");
+    let mut quick = Duration::MAX;
+    while since.elapsed() < first + 3 * busy_timeout {
+        let begun = Instant::now();
+        assert_eq!(run(&mut ledger, 1, &[write(1, "a", "x")]).unwrap(), later);
+        quick = quick.min(begun.elapsed());
+    }
+    assert!(quick < busy_timeout, "those behind the first do not wait as long: {quick:?}");
+    assert!(!notes.is_writable());
+    assert!(epochs.raise(2).is_err());
+    held.rollback().unwrap();
+    // It finds that out by itself: one who is not ready is not asked for anything.
+    assert!(notes.is_writable());
+    assert_eq!(run(&mut ledger, 1, &[write(1, "a", "x")]).unwrap(), [done(b"x")]);
+}
+
+#[test]
+fn a_standby_forgets_ids_too() {
+    let (one, two) = (Directory::new(), Directory::new());
+    let config = LedgerConfig { log_bytes: Some(1 << 20), keep_rows: 3, ..LedgerConfig::default() };
+    let mut main = open(&one.file(), config.clone());
+    let mut standby = open(&two.file(), config);
+    let items: Vec<_> = (1..=9).map(|id| write(id, &id.to_string(), "x")).collect();
+    run(&mut main, 1, &items).unwrap();
+    let entries = main.entries(0, 100, u64::MAX).unwrap();
+    standby.follow(1, &super::Head::default(), &entries, &mut apply).unwrap();
+    for item in &items {
+        assert_eq!(standby.knows(item).unwrap(), item.id.0 > 6, "{}", item.id);
+    }
 }

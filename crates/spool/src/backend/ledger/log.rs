@@ -138,7 +138,7 @@ impl Ledger {
         entries: &[Record],
         apply: &mut Apply<'_>,
     ) -> Result<Head, LogError> {
-        let now_ms = self.clock.now_ms();
+        let (now_ms, config) = (self.clock.now_ms(), self.config.clone());
         let mut why = None;
         let followed = self.writing(|tx| {
             let stop = |why: &mut Option<LogError>, reason: LogError| {
@@ -165,6 +165,7 @@ impl Ledger {
                 append(&savepoint, entry.epoch, entry)?;
                 savepoint.commit()?;
             }
+            schema::prune(tx, now_ms, &config)?;
             let now = head(tx)?;
             reach("backend.replica.before_commit");
             Ok(now)
@@ -242,12 +243,13 @@ impl Ledger {
         &mut self,
         work: impl FnOnce(&mut rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
-        let result = self.connection().and_then(|connection| {
+        let result = self.writing_connection().and_then(|connection| {
             let mut tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = work(&mut tx)?;
             tx.commit()?;
             Ok(value)
         });
+        self.note(result.as_ref().err());
         result.map_err(|error| self.broke(&error))
     }
 

@@ -245,7 +245,7 @@ impl<F: Effects + 'static> Replicated<F> {
         }
         let mut notes = {
             let ledger = inner.ledger();
-            Ledger::open(ledger.path(), ledger.config().clone()).map_err(io::Error::other)?
+            ledger.another().map_err(io::Error::other)?
         };
         let head = notes.head().map_err(io::Error::other)?;
         let main_epoch = notes.main_epoch().map_err(io::Error::other)?;
@@ -353,9 +353,9 @@ impl<F: Effects + 'static> Replicated<F> {
     }
 
     /// This server has the lock under another epoch than before: what it knew as a standby, and of
-    /// its own standby, counts no more. `false`: it has led under it already.
+    /// its own standby, counts no more. `false`: it has led under it already, or a higher one.
     fn lead(&self, state: &mut State, epoch: u64) -> bool {
-        if state.leading == Some(epoch) {
+        if state.leading.is_some_and(|leading| leading >= epoch) {
             return false;
         }
         state.leading = Some(epoch);
@@ -389,6 +389,9 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
             return self.inner.run(epoch, items, permit);
         }
         let mut state = self.shared.state();
+        if let Some(seen) = state.leading.filter(|leading| *leading > epoch) {
+            return Err(CallFailed::Fenced { asked: epoch, seen });
+        }
         self.lead(&mut state, epoch);
         let may = state.leading == Some(epoch) && (state.linked || state.mode == Mode::Alone);
         drop(state);
@@ -413,6 +416,9 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
     }
 
     fn ready(&self) -> bool {
+        if !self.inner.is_writable() {
+            return false;
+        }
         let state = self.shared.state();
         if self.shared.in_sync(&state) {
             return true;
