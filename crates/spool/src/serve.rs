@@ -20,7 +20,7 @@ use eversock_socket::VirtualListener;
 
 use crate::conn::accept::Acceptor;
 use crate::conn::{Closing, Ended, Line, LineReader, Outbox, greeted, lock};
-use crate::limits::{DEADLINE_MAX, MESSAGE_MAX};
+use crate::limits::MESSAGE_MAX;
 use crate::record::Record;
 use crate::target::{Class, Grant, ItemResult, Report};
 use crate::wire::{Message, Role, ServerMessage};
@@ -37,6 +37,8 @@ const UNREAD_MAX: usize = 256;
 const UNREAD_BYTES_MAX: usize = 64 << 20;
 /// Releases that may wait for the one that is under way.
 const RELEASES_MAX: usize = 16;
+/// The longest that one of them may take: others wait behind it.
+const RELEASE_MAX: Duration = Duration::from_secs(60);
 /// How long what waits may be written to a front that has ended its side.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,7 +87,8 @@ pub trait Handler: Send + Sync {
     /// on the thread of a connection.
     fn grant(&self, grant: Grant) -> bool;
 
-    /// Finishes what is under way and gives the lock with this epoch back, within `timeout`. `true`
+    /// Finishes what is under way and gives the lock with this epoch back, within `timeout`, which is
+    /// at most a minute. `true`
     /// if nothing will be done under it any more. May block; releases run one after the other.
     fn release(&self, epoch: u64, timeout: Duration) -> bool;
 }
@@ -290,7 +293,7 @@ impl Shared {
                     outbox.push(ServerMessage::Granted { n, done }, 0);
                 }
                 ServerMessage::Release { n, epoch, timeout_ms } => {
-                    let timeout = Duration::from_millis(timeout_ms).min(DEADLINE_MAX);
+                    let timeout = Duration::from_millis(timeout_ms).min(RELEASE_MAX);
                     self.take_release(Release { to: Arc::clone(outbox), n, epoch, timeout });
                 }
                 ServerMessage::Bye(bye) => return Err(Ended::Bye(bye)),
@@ -385,10 +388,12 @@ fn message_of(
     }
 }
 
-/// As much of the results as goes into one message.
+/// As much of the results as goes into one message. Answers make room: the text of a refusal is
+/// short, and a refusal stays what it is.
 fn fitted(mut results: Vec<ItemResult>, items: &[Record], class: Class) -> Vec<ItemResult> {
-    let mut left = RESULTS_BYTES_MAX;
-    for (result, item) in results.iter_mut().zip(items) {
+    let texts: usize = results.iter().filter(|result| !is_done(result)).map(bytes_of).sum();
+    let mut left = RESULTS_BYTES_MAX.saturating_sub(texts);
+    for (result, item) in results.iter_mut().zip(items).filter(|(result, _)| is_done(result)) {
         let bytes = bytes_of(result);
         if bytes <= left {
             left -= bytes;
@@ -400,6 +405,10 @@ fn fitted(mut results: Vec<ItemResult>, items: &[Record], class: Class) -> Vec<I
         }
     }
     results
+}
+
+fn is_done(result: &ItemResult) -> bool {
+    matches!(result, ItemResult::Done { .. })
 }
 
 fn bytes_of(result: &ItemResult) -> usize {
@@ -415,5 +424,42 @@ fn weight_of(message: &ServerMessage) -> usize {
     match message {
         ServerMessage::Results { results, .. } => results.iter().map(bytes_of).sum(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{BATCH_MAX, TEXT_MAX};
+    use crate::request::{Kind, RequestId};
+
+    #[test]
+    fn a_refusal_stays_one_beside_long_answers() {
+        let item = |id: u128| Record {
+            lsn: 0,
+            id: RequestId(id),
+            kind: Kind::Write,
+            key: Vec::new(),
+            payload: Vec::new(),
+            epoch: 1,
+            accepted_ms: 1,
+        };
+        let items: Vec<_> = (0..BATCH_MAX as u128).map(item).collect();
+        let no = ItemResult::Refused { code: 9, text: "n".repeat(TEXT_MAX) };
+        let mut results = vec![no.clone(); BATCH_MAX];
+        let texts = TEXT_MAX * (BATCH_MAX - 2);
+        let rest = RESULTS_BYTES_MAX - texts;
+        results[0] = ItemResult::Done { answer: vec![7; rest], again: false };
+        results[1] = ItemResult::Done { answer: vec![7; 1], again: false };
+        let given = fitted(results.clone(), &items, Class::Opaque);
+        assert_eq!(given[0], results[0]);
+        assert_eq!(given[1], ItemResult::Done { answer: Vec::new(), again: false });
+        assert!(given[2..].iter().all(|result| *result == no));
+        let given = fitted(results, &items, Class::Ledger);
+        assert_eq!(given[1], ItemResult::Later { after: Duration::ZERO });
+        assert!(given[2..].iter().all(|result| *result == no));
+        // Refusals alone are never more than what one message takes.
+        let all = vec![no.clone(); BATCH_MAX];
+        assert_eq!(fitted(all.clone(), &items, Class::Opaque), all);
     }
 }

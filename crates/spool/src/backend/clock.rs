@@ -10,6 +10,10 @@ pub trait Clock: Send + Sync + fmt::Debug {
 
 /// The system's time since it was started. It goes on while the machine is suspended: a server that
 /// wakes up finds that its lease is over.
+///
+/// The pause of a virtual machine as a whole is not seen: its clock stands still too, and its lease
+/// seems to hold. Then only a ledger that both servers share, or a standby that has to confirm,
+/// keeps two from working at once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BootClock;
 

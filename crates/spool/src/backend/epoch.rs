@@ -4,8 +4,10 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// Keeps the highest epoch. Two servers with shared storage share one: what one of them raises ends
 /// the work of the other.
@@ -38,6 +40,9 @@ pub trait EpochStore: Send + Sync + fmt::Debug {
 }
 
 /// In a file of a directory, for backends that keep no ledger.
+///
+/// Waits at most a second for another process that writes: one that was stopped holds its file for
+/// as long as it is stopped.
 #[derive(Debug)]
 pub struct FileEpochs {
     directory: PathBuf,
@@ -47,12 +52,17 @@ const NAME: &str = "epoch";
 const NAME_NEW: &str = "epoch.new";
 const NAME_LOCK: &str = "epoch.lock";
 
+/// The longest wait for another process.
+const LOCKED_MAX: Duration = Duration::from_secs(1);
+/// Between two tries: the system has no wait with an end.
+const TRY_EVERY: Duration = Duration::from_millis(5);
+
 impl FileEpochs {
     /// In this directory, which must exist.
     ///
     /// # Errors
     ///
-    /// There is no such directory, or it cannot be written.
+    /// There is no such directory, it cannot be written, or another process holds its lock.
     pub fn open(directory: &Path) -> io::Result<Self> {
         let store = Self { directory: directory.to_owned() };
         store.locked()?;
@@ -61,13 +71,27 @@ impl FileEpochs {
     }
 
     fn locked(&self) -> io::Result<File> {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.directory.join(NAME_LOCK))?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        Ok(file)
+        let path = self.directory.join(NAME_LOCK);
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        let begun = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCKED_MAX => {
+                    std::thread::sleep(TRY_EVERY);
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    let what = format!(
+                        "{} is locked by another process for too long: end that one if it is \
+                         stopped",
+                        path.display()
+                    );
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, what));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -91,6 +115,11 @@ impl EpochStore for FileEpochs {
     }
 
     fn raise(&self, epoch: u64) -> io::Result<u64> {
+        // Renewals come often, and change nothing. The file is replaced as a whole, and only grows.
+        let there = self.load()?;
+        if there >= epoch {
+            return Ok(there);
+        }
         let _locked = self.locked()?;
         let there = self.load()?;
         if there >= epoch {
@@ -125,6 +154,24 @@ mod tests {
         std::fs::write(directory.join("epoch"), "six").unwrap();
         let error = one.raise(9).unwrap_err();
         assert!(error.to_string().contains("highest one"), "{error}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn one_who_keeps_the_lock_is_not_waited_for_without_end() {
+        let name = crate::RequestId::random().unwrap();
+        let directory = std::env::temp_dir().join(format!("spool-epoch-{name}"));
+        std::fs::create_dir(&directory).unwrap();
+        let store = FileEpochs::open(&directory).unwrap();
+        assert_eq!(store.raise(5).unwrap(), 5);
+        // As a process would that was stopped in the middle.
+        let stopped = FileEpochs::open(&directory).unwrap().locked().unwrap();
+        assert_eq!(store.raise(5).unwrap(), 5, "a renewal only reads");
+        let error = store.raise(6).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        assert!(error.to_string().contains("epoch.lock"), "{error}");
+        drop(stopped);
+        assert_eq!(store.raise(6).unwrap(), 6);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

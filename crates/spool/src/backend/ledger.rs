@@ -11,6 +11,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
@@ -22,8 +23,11 @@ use crate::limits::{BATCH_BYTES_MAX, PAYLOAD_MAX};
 use crate::record::Record;
 use crate::target::{CallFailed, CallResult, ItemResult};
 
+mod held;
 pub(crate) mod log;
 mod schema;
+
+use held::Held;
 
 pub use log::{Head, LogError};
 
@@ -53,7 +57,8 @@ pub struct LedgerConfig {
     /// What senders are told to wait when there is no room or the database is busy.
     pub retry_after: Duration,
     /// Keep what was done in a log too, for a standby with storage of its own: at most so many
-    /// bytes of what the standby has not confirmed. `None`: no log.
+    /// bytes of what the standby has not confirmed, and what one call adds; a standby that is
+    /// further behind needs a copy. `None`: no log.
     pub log_bytes: Option<u64>,
 }
 
@@ -94,6 +99,8 @@ pub struct Ledger {
     config: LedgerConfig,
     connection: Option<Connection>,
     clock: RunningTime,
+    /// Of all connections of this server to the database.
+    held: Arc<Held>,
 }
 
 /// Milliseconds in which servers ran, all together at most as many as went by.
@@ -126,12 +133,53 @@ impl Ledger {
     /// It cannot be opened, is not a ledger, or was made by a newer version.
     pub fn open(path: &Path, config: LedgerConfig) -> Result<Self, LedgerError> {
         let failed = |cause: String| LedgerError { path: path.to_owned(), cause };
-        let connection =
+        let mut connection =
             schema::open(path, config.busy_timeout).map_err(|error| failed(error.to_string()))?;
+        if config.log_bytes.is_some() {
+            log::complete(&mut connection).map_err(|error| failed(error.to_string()))?;
+        }
         let before_ms = schema::number(&connection, schema::CLOCK_MS)
             .map_err(|error| failed(error.to_string()))?;
         let clock = RunningTime { before_ms, since: Instant::now() };
-        Ok(Self { path: path.to_owned(), config, connection: Some(connection), clock })
+        let (path, held) = (path.to_owned(), Arc::default());
+        Ok(Self { path, config, connection: Some(connection), clock, held })
+    }
+
+    /// The same database once more, with a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn another(&self) -> Result<Self, LedgerError> {
+        let ledger = Self::open(&self.path, self.config.clone())?;
+        Ok(Self { held: Arc::clone(&self.held), ..ledger })
+    }
+
+    /// Whether changes go through: `false` if another process has held the database for more than
+    /// twice the busy timeout, and holds it still. One that is stopped in the middle of a
+    /// transaction does so. Does not wait for it.
+    pub fn is_writable(&mut self) -> bool {
+        let since = self.held.since();
+        if since.is_none_or(|since| since.elapsed() <= 2 * self.config.busy_timeout) {
+            return true;
+        }
+        let tried = self.connection().and_then(|connection| {
+            connection.busy_timeout(Duration::ZERO)?;
+            connection.transaction_with_behavior(TransactionBehavior::Immediate)?.rollback()
+        });
+        self.note(tried.as_ref().err());
+        tried.is_ok()
+    }
+
+    /// Keeps how an attempt to write has ended.
+    fn note(&self, failed: Option<&rusqlite::Error>) {
+        match failed {
+            None => self.held.is_free(&self.path),
+            Some(error) if is_held(error) => {
+                self.held.is_busy(&self.path, 2 * self.config.busy_timeout);
+            }
+            Some(_) => {}
+        }
     }
 
     /// Its file.
@@ -152,9 +200,9 @@ impl Ledger {
     ///
     /// The database cannot be opened.
     pub fn epochs(&self) -> Result<LedgerEpochs, LedgerError> {
-        let busy_timeout = self.config.busy_timeout.min(EPOCH_BUSY_MAX);
-        let config = LedgerConfig { busy_timeout, ..self.config.clone() };
-        Ok(LedgerEpochs(std::sync::Mutex::new(Self::open(&self.path, config)?)))
+        let mut ledger = self.another()?;
+        ledger.config.busy_timeout = self.config.busy_timeout.min(EPOCH_BUSY_MAX);
+        Ok(LedgerEpochs(std::sync::Mutex::new(ledger)))
     }
 
     /// Lets the backend do something in the database that is no request: make its tables, tidy up.
@@ -175,7 +223,16 @@ impl Ledger {
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
-        let connection = self.connection()?;
+        let written = self.try_write(work);
+        self.note(written.as_ref().err());
+        written
+    }
+
+    fn try_write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let connection = self.writing_connection()?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&tx)?;
         tx.commit()?;
@@ -187,6 +244,18 @@ impl Ledger {
             self.connection = Some(schema::open(&self.path, self.config.busy_timeout)?);
         }
         self.connection.as_mut().ok_or(rusqlite::Error::InvalidQuery)
+    }
+
+    /// While another process holds the database, whoever comes next does not wait as long as the
+    /// first one did: a queue of them would stand still for as long as it is.
+    fn writing_connection(&mut self) -> rusqlite::Result<&mut Connection> {
+        let mut wait = self.config.busy_timeout;
+        if self.held.since().is_some() {
+            wait = wait.min(held::WAIT);
+        }
+        let connection = self.connection()?;
+        connection.busy_timeout(wait)?;
+        Ok(connection)
     }
 
     /// Whether this id is in the ledger: a hint that saves preparations, since another process may
@@ -220,12 +289,21 @@ impl Ledger {
         apply: &mut Apply<'_>,
     ) -> CallResult {
         let (now_ms, config) = (self.clock.now_ms(), self.config.clone());
-        let outcome = self.connection().map_err(Trouble::Undone).and_then(|connection| {
-            if items.iter().all(|item| item.kind.only_looks()) {
-                return look(connection, epoch, items, gate, apply, &config);
-            }
+        if items.iter().all(|item| item.kind.only_looks()) {
+            let connection = self.connection().map_err(Trouble::Undone);
+            let outcome = connection
+                .and_then(|connection| look(connection, epoch, items, gate, apply, &config));
+            return self.told(outcome, items.len());
+        }
+        let connection = self.writing_connection().map_err(Trouble::Undone);
+        let outcome = connection.and_then(|connection| {
             transact(connection, epoch, items, gate, apply, &config, now_ms)
         });
+        match &outcome {
+            Ok(_) => self.note(None),
+            Err(Trouble::Undone(error) | Trouble::Unknown(error)) => self.note(Some(error)),
+            Err(Trouble::Fenced(_)) => {}
+        }
         self.told(outcome, items.len())
     }
 
@@ -250,11 +328,12 @@ impl Ledger {
     }
 }
 
+fn is_held(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 fn busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
-    )
+    is_held(error) || error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// Whether the same effect will be refused by the database for ever.
@@ -310,6 +389,7 @@ fn transact(
     fenced(&tx, epoch)?;
     gate().map_err(Trouble::Fenced)?;
     let now_ms = schema::advance(&tx, schema::CLOCK_MS, now_ms)?;
+    let before = if config.log_bytes.is_some() { log::head(&tx)?.seq } else { 0 };
     reach("backend.before_apply");
     let mut results = Results::new(config);
     for (place, item) in items.iter().enumerate() {
@@ -329,13 +409,18 @@ fn transact(
         let result = one(&savepoint, place, item, apply)?;
         if results.take(item, result.clone()) {
             schema::keep(&savepoint, item, &result, now_ms)?;
-            if config.log_bytes.is_some() {
-                log::append(&savepoint, epoch, item)?;
+            match config.log_bytes {
+                Some(_) => log::append(&savepoint, epoch, item)?,
+                None => schema::advance(&savepoint, schema::UNLOGGED, 1).map(|_| ())?,
             }
             savepoint.commit()?;
         }
     }
     schema::prune(&tx, now_ms, config)?;
+    if let Some(bytes_max) = config.log_bytes {
+        // Here, and not when the standby has confirmed: it may be away for good.
+        log::forget(&tx, before, bytes_max, schema::PRUNE_MAX)?;
+    }
     reach("backend.before_commit");
     gate().map_err(Trouble::Fenced)?;
     tx.commit().map_err(|error| match error.sqlite_error_code() {

@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
@@ -298,4 +298,113 @@ fn a_log_follows_another() {
 
 fn standby_head(ledger: &mut Ledger) -> super::Head {
     ledger.head().unwrap()
+}
+
+#[test]
+fn a_log_with_gaps_begins_anew() {
+    let dir = Directory::new();
+    let without = LedgerConfig::default();
+    let with = LedgerConfig { log_bytes: Some(1 << 20), ..LedgerConfig::default() };
+    // An empty one has nothing that a standby could lack.
+    assert_eq!(open(&dir.file(), with.clone()).head().unwrap(), super::Head::default());
+    run(&mut open(&dir.file(), without.clone()), 1, &[write(1, "a", "x")]).unwrap();
+    let mut ledger = open(&dir.file(), with.clone());
+    let base = ledger.head().unwrap();
+    assert_eq!(base.seq, 2);
+    assert_ne!(base.chain, [0; 16]);
+    assert!(ledger.entries(0, 10, u64::MAX).unwrap().is_empty(), "it is never sent");
+    run(&mut ledger, 1, &[write(2, "b", "y")]).unwrap();
+    let head = ledger.head().unwrap();
+    assert_eq!((head.seq, ledger.entries(0, 10, u64::MAX).unwrap()[0].lsn), (3, 3));
+    drop(ledger);
+    // What is whole stays as it is, also after a run in which nothing was done.
+    drop(open(&dir.file(), without.clone()));
+    assert_eq!(open(&dir.file(), with.clone()).head().unwrap(), head);
+    let mut ledger = open(&dir.file(), without);
+    run(&mut ledger, 1, &[write(2, "b", "y"), record(3, Kind::Read, "b", "")]).unwrap();
+    assert_eq!(open(&dir.file(), with.clone()).head().unwrap(), head);
+    run(&mut ledger, 1, &[write(4, "a", "z")]).unwrap();
+    let mut ledger = open(&dir.file(), with.clone());
+    let anew = ledger.head().unwrap();
+    assert_eq!((anew.seq, ledger.head_at(3).unwrap()), (5, None));
+    // Ledgers of versions that did not mark what they left out of the log.
+    ledger
+        .maintain(|tx| {
+            tx.execute("DELETE FROM evs_log", [])?;
+            super::schema::set(tx, super::schema::UNLOGGED, 0)
+        })
+        .unwrap();
+    assert_eq!(open(&dir.file(), with).head().unwrap().seq, 2);
+}
+
+#[test]
+fn a_log_that_nobody_confirms_stays_within_its_bytes() {
+    let dir = Directory::new();
+    let config = LedgerConfig { log_bytes: Some(10_000), ..LedgerConfig::default() };
+    let mut ledger = open(&dir.file(), config);
+    let payload = "x".repeat(1000);
+    let weight = write(1, "key", &payload).weight();
+    for id in 1..=40 {
+        run(&mut ledger, 1, &[write(id, &format!("k{id:02}"), &payload)]).unwrap();
+        let kept = ledger.entries(0, 100, u64::MAX).unwrap();
+        let bytes: u64 = kept.iter().map(Record::weight).sum();
+        assert!(bytes <= 10_000 && kept.last().unwrap().lsn == id as u64, "{bytes}");
+        assert_eq!(kept.len() as u64, (id as u64).min(10_000 / weight));
+    }
+    // A standby that comes back has confirmed what it has: the rest stays for it.
+    let kept = ledger.entries(0, 100, u64::MAX).unwrap();
+    assert_eq!(ledger.prune_log(kept[1].lsn, 100).unwrap(), 2);
+    assert_eq!(ledger.entries(0, 100, u64::MAX).unwrap(), kept[2..]);
+    // What one call adds stays, however much it is.
+    let many: Vec<_> = (100..120).map(|id| write(id, &id.to_string(), &payload)).collect();
+    run(&mut ledger, 1, &many).unwrap();
+    assert_eq!(ledger.entries(0, 100, u64::MAX).unwrap().len(), 20);
+}
+
+#[test]
+fn a_database_that_another_process_holds_is_noticed() {
+    let dir = Directory::new();
+    let busy_timeout = Duration::from_millis(300);
+    let config = LedgerConfig { busy_timeout, ..LedgerConfig::default() };
+    let mut ledger = open(&dir.file(), config.clone());
+    let mut notes = ledger.another().unwrap();
+    let epochs = ledger.epochs().unwrap();
+    assert!(notes.is_writable());
+    let mut other = Connection::open(dir.file()).unwrap();
+    // As one that was stopped in the middle.
+    let held = other.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+    let later = [ItemResult::Later { after: config.retry_after }];
+    let since = Instant::now();
+    assert_eq!(run(&mut ledger, 1, &[write(1, "a", "x")]).unwrap(), later);
+    let first = since.elapsed();
+    assert!(first >= busy_timeout);
+    assert!(notes.is_writable(), "it may be a short while");
+    let mut quick = Duration::MAX;
+    while since.elapsed() < first + 3 * busy_timeout {
+        let begun = Instant::now();
+        assert_eq!(run(&mut ledger, 1, &[write(1, "a", "x")]).unwrap(), later);
+        quick = quick.min(begun.elapsed());
+    }
+    assert!(quick < busy_timeout, "those behind the first do not wait as long: {quick:?}");
+    assert!(!notes.is_writable());
+    assert!(epochs.raise(2).is_err());
+    held.rollback().unwrap();
+    // It finds that out by itself: one who is not ready is not asked for anything.
+    assert!(notes.is_writable());
+    assert_eq!(run(&mut ledger, 1, &[write(1, "a", "x")]).unwrap(), [done(b"x")]);
+}
+
+#[test]
+fn a_standby_forgets_ids_too() {
+    let (one, two) = (Directory::new(), Directory::new());
+    let config = LedgerConfig { log_bytes: Some(1 << 20), keep_rows: 3, ..LedgerConfig::default() };
+    let mut main = open(&one.file(), config.clone());
+    let mut standby = open(&two.file(), config);
+    let items: Vec<_> = (1..=9).map(|id| write(id, &id.to_string(), "x")).collect();
+    run(&mut main, 1, &items).unwrap();
+    let entries = main.entries(0, 100, u64::MAX).unwrap();
+    standby.follow(1, &super::Head::default(), &entries, &mut apply).unwrap();
+    for item in &items {
+        assert_eq!(standby.knows(item).unwrap(), item.id.0 > 6, "{}", item.id);
+    }
 }

@@ -86,6 +86,8 @@ pub struct LedgerBackend<F> {
     writes: Mutex<Ledger>,
     /// Reads go on while another call writes.
     reads: Mutex<Ledger>,
+    /// For short looks: a search may keep `reads` for long.
+    notes: Mutex<Ledger>,
 }
 
 impl<F> fmt::Debug for LedgerBackend<F> {
@@ -107,8 +109,8 @@ impl<F: Effects> LedgerBackend<F> {
     pub fn open(path: &Path, config: LedgerConfig, effects: F) -> Result<Self, LedgerError> {
         let mut writes = Ledger::open(path, config.clone())?;
         writes.maintain(|tx| effects.set_up(tx))?;
-        let reads = Mutex::new(Ledger::open(path, config)?);
-        Ok(Self { effects, writes: Mutex::new(writes), reads })
+        let (reads, notes) = (Mutex::new(writes.another()?), Mutex::new(writes.another()?));
+        Ok(Self { effects, writes: Mutex::new(writes), reads, notes })
     }
 
     /// What it was made of.
@@ -125,7 +127,7 @@ impl<F: Effects> LedgerBackend<F> {
     /// Prepares what is not known to be done already.
     fn prepare(&self, items: &[Record]) -> Vec<Option<Result<F::Prepared, ItemResult>>> {
         let prepare = |item: &Record| {
-            if item.kind.only_looks() || guard(&self.reads).knows(item).unwrap_or(false) {
+            if item.kind.only_looks() || guard(&self.notes).knows(item).unwrap_or(false) {
                 return None;
             }
             Some(self.effects.prepare(item))
@@ -200,6 +202,11 @@ impl<F: Effects> LedgerBackend<F> {
         result
     }
 
+    /// Whether changes go through; see [`Ledger::is_writable`].
+    pub(super) fn is_writable(&self) -> bool {
+        guard(&self.notes).is_writable()
+    }
+
     pub(super) fn store(&self) -> io::Result<Box<dyn EpochStore>> {
         let epochs = self.ledger().epochs().map_err(io::Error::other)?;
         Ok(Box::new(epochs))
@@ -217,5 +224,8 @@ impl<F: Effects> Backend for LedgerBackend<F> {
 
     fn execute(&self, epoch: u64, items: &[Record], permit: &Permit) -> CallResult {
         self.run(epoch, items, permit)
+    }
+    fn ready(&self) -> bool {
+        self.is_writable()
     }
 }

@@ -289,13 +289,22 @@ impl Lock {
         self.core().stamp(now)
     }
 
+    /// Whether a grant could be taken now; nothing has changed.
+    ///
+    /// # Errors
+    ///
+    /// Why it would be refused.
+    pub fn examine(&self, grant: &Grant) -> Result<(), GrantRefused> {
+        self.core().examine(grant, self.clock.now_us())
+    }
+
     /// Takes a grant. Blocks while the store writes; the epoch is stored before it is acted upon.
     ///
     /// # Errors
     ///
     /// Why it was refused.
     pub fn grant(&self, grant: &Grant) -> Result<(), GrantRefused> {
-        self.core().examine(grant, self.clock.now_us())?;
+        self.examine(grant)?;
         // Without the guard: checks of calls under way must not wait for a disk.
         let highest = self
             .epochs

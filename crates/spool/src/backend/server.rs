@@ -123,6 +123,8 @@ impl Guarded {
     /// Why it was refused.
     pub fn grant(&self, grant: &Grant) -> Result<(), GrantRefused> {
         let is_new = grant.epoch > self.lock.seen() || self.lock.holds() != Some(grant.epoch);
+        // A grant that cannot be taken anyway must not make the backend prepare for its epoch.
+        self.lock.examine(grant)?;
         self.backend.admit(grant.epoch).map_err(|why| GrantRefused::NotAble { why })?;
         self.lock.grant(grant)?;
         if is_new {

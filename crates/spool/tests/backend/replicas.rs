@@ -44,6 +44,8 @@ impl Hands {
 /// The other server, as long as the line is up.
 #[derive(Debug, Default)]
 struct Line {
+    /// What to do before the answer to a push with entries is given.
+    before_answer: Mutex<Option<Arc<Hands>>>,
     other: Mutex<Option<Arc<ReplicaHandler<Mailboxes>>>>,
     cut: AtomicBool,
     /// Calls arrive and answers do not.
@@ -61,10 +63,14 @@ impl Target for Line {
             return reply(Err(CallFailed::Unreachable("the line is cut".to_owned())));
         };
         let Call { epoch, items, job, .. } = call;
+        let has_entries = items.len() > 1;
         let told = match other.execute(IncomingCall { epoch, job, items }) {
             CallReplyMessage::Results(results) => Ok(results),
             CallReplyMessage::Fenced { seen } => Err(CallFailed::Fenced { asked: epoch, seen }),
         };
+        if has_entries && let Some(clock) = self.before_answer.lock().unwrap().take() {
+            clock.turn(LEASE);
+        }
         if self.deaf.load(Ordering::SeqCst) {
             return reply(Err(CallFailed::TimedOut));
         }
@@ -284,6 +290,50 @@ fn an_answer_that_the_standby_did_not_confirm_is_not_given() {
     assert_eq!(b.subjects(2), ["1", "2"]);
 }
 
+#[test]
+fn a_confirmation_that_comes_after_the_lease_is_no_answer() {
+    let pair = Pair::new(Alone::Allowed);
+    let (a, b) = (&pair.a, &pair.b);
+    a.grant(1);
+    done(&a.one(1, &subject(1)));
+    wait_for("the standby follows", || a.status() == ReplicaStatus::Leading);
+    *a.line.before_answer.lock().unwrap() = Some(Arc::clone(&pair.clock));
+    // By then the standby may be main, and may have overtaken what it confirmed.
+    let lost = a.try_one(1, subject(2));
+    assert!(matches!(lost, Err(CallFailed::Lost(_))), "{lost:?}");
+    assert!(pair.a.line.before_answer.lock().unwrap().is_none());
+    assert!(b.replicated.inner().ledger().knows(&subject(2)).unwrap(), "and yet it has it");
+}
+
+#[test]
+fn a_main_whose_lease_is_over_does_not_go_on_alone() {
+    let pair = Pair::new(Alone::Allowed);
+    let a = &pair.a;
+    a.grant(1);
+    done(&a.one(1, &subject(1)));
+    wait_for("the standby follows", || a.status() == ReplicaStatus::Leading);
+    // Its call is under way, and waits for the standby, when lease and promise end.
+    let (lost, entered) = std::thread::scope(|scope| {
+        pair.cut(true);
+        // The pusher may have noticed first: then nothing is under way.
+        let call = scope.spawn(|| a.try_one(1, subject(2)));
+        let mut entered = false;
+        wait_for("the call is under way, or was refused", || {
+            entered = a.replicated.inner().ledger().knows(&subject(2)).unwrap();
+            entered || call.is_finished()
+        });
+        pair.clock.turn(LEASE);
+        (call.join().unwrap(), entered)
+    });
+    match lost {
+        Err(CallFailed::Lost(_)) => {}
+        Ok(ItemResult::Later { .. }) if !entered => {}
+        other => panic!("{other:?}"),
+    }
+    wait_for("it is main no more", || !matches!(a.status(), ReplicaStatus::Leading));
+    assert!(!matches!(a.status(), ReplicaStatus::Alone { .. }));
+}
+
 /// Lets `a` keep an entry that its standby never had.
 fn with_tail(pair: &Pair) {
     let (a, b) = (&pair.a, &pair.b);
@@ -339,6 +389,45 @@ fn a_tail_is_reported_and_never_merged() {
     assert!(b.guarded.release(2, LEASE));
     a.grant(3);
     assert_eq!(a.subjects(3).len(), 4);
+}
+
+#[test]
+fn a_standby_is_not_in_sync_with_what_was_done_without_it() {
+    let dirs = [Directory::new(), Directory::new()];
+    let clock = Arc::new(Hands(AtomicU64::new(1_000_000_000)));
+    {
+        let config = LedgerConfig::default();
+        let alone = mail::open(dirs[0].path(), config, Duration::ZERO).unwrap();
+        let backend = Guarded::new(Arc::new(alone)).unwrap();
+        let stamp = backend.report().stamp;
+        backend.grant(&Grant { epoch: 1, lease: LEASE, stamp }).unwrap();
+        let call = IncomingCall { epoch: 1, job: None, items: [subject(1)].into() };
+        done(&backend.execute(&call).unwrap()[0]);
+    }
+    let a = Server::open(&dirs[0], &clock, Alone::Allowed);
+    let b = Server::open(&dirs[1], &clock, Alone::Allowed);
+    connect(&a, &b);
+    a.grant(2);
+    // What an earlier run may have promised is over.
+    clock.turn(2 * IN_SYNC);
+    a.grant(2);
+    wait_for(
+        "the standby is known to lack something",
+        || matches!(a.status(), ReplicaStatus::Alone { why: Some(why) } if why.contains("copy")),
+    );
+    assert!(!b.ready());
+    assert!(matches!(b.try_grant(3), Err(GrantRefused::NotAble { .. })));
+    drop(b);
+    let copy = Directory::new();
+    copy_of(&dirs[0], &copy);
+    begin_as_copy(&copy.path().join("index.db")).unwrap();
+    let b = Server::open(&copy, &clock, Alone::Allowed);
+    connect(&a, &b);
+    wait_for("the copy follows", || b.status() == ReplicaStatus::InSync);
+    done(&a.one(2, &subject(2)));
+    assert!(a.guarded.release(2, LEASE));
+    b.grant(3);
+    assert_eq!(b.subjects(3), ["1", "2"]);
 }
 
 fn copy_of(from: &Directory, to: &Directory) {

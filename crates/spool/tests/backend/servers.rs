@@ -153,6 +153,9 @@ fn backends_of_all_sorts_are_guarded() {
     let grant = Grant { epoch: 5, lease: LEASE, stamp: guarded.report().stamp };
     let why = "not able".to_owned();
     assert_eq!(guarded.grant(&grant), Err(GrantRefused::NotAble { why }));
+    // One that is no good anyway does not get as far as the backend.
+    let of_other_run = Grant { stamp: Stamp::default(), ..grant };
+    assert_eq!(guarded.grant(&of_other_run), Err(GrantRefused::OtherRun));
     plain.able.store(true, Ordering::SeqCst);
     guarded.grant(&grant).unwrap();
     let call = |job, payload: &str| {

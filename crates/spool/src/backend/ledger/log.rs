@@ -12,6 +12,13 @@ use crate::record::Record;
 use crate::request::{Kind, RequestId};
 use crate::target::ItemResult;
 
+/// The kind of what a log begins anew with: it stands for all that was done before, and is no
+/// request.
+const BASE: Kind = Kind::Custom(0xff01);
+
+/// What an entry weighs besides its key and payload: see [`Record::weight`].
+const ENTRY_BYTES: u64 = 64;
+
 /// Where a log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Head {
@@ -74,7 +81,7 @@ impl Ledger {
     }
 
     /// Entries behind `after`: at most `limit`, and no more after their weights have reached
-    /// `weight_max`. Their `lsn` is the number in the log.
+    /// `weight_max`. Their `lsn` is the number in the log. What a log began anew with is none.
     ///
     /// # Errors
     ///
@@ -88,10 +95,10 @@ impl Ledger {
         self.reading(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT seq, id, kind, key, payload, epoch, accepted_ms FROM evs_log
-                 WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                 WHERE seq > ?1 AND kind <> ?3 ORDER BY seq LIMIT ?2",
             )?;
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![signed(after), limit])?;
+            let mut rows = statement.query(params![signed(after), limit, BASE.code()])?;
             let (mut found, mut weight) = (Vec::new(), 0);
             while weight < weight_max
                 && let Some(row) = rows.next()?
@@ -131,7 +138,7 @@ impl Ledger {
         entries: &[Record],
         apply: &mut Apply<'_>,
     ) -> Result<Head, LogError> {
-        let now_ms = self.clock.now_ms();
+        let (now_ms, config) = (self.clock.now_ms(), self.config.clone());
         let mut why = None;
         let followed = self.writing(|tx| {
             let stop = |why: &mut Option<LogError>, reason: LogError| {
@@ -158,6 +165,7 @@ impl Ledger {
                 append(&savepoint, entry.epoch, entry)?;
                 savepoint.commit()?;
             }
+            schema::prune(tx, now_ms, &config)?;
             let now = head(tx)?;
             reach("backend.replica.before_commit");
             Ok(now)
@@ -168,38 +176,23 @@ impl Ledger {
         }
     }
 
-    /// Forgets entries up to `confirmed`, and the oldest ones beyond the bytes that are kept. The
-    /// last entry stays. At most `limit` entries go.
+    /// Forgets entries up to `confirmed`; the last entry stays. At most `limit` entries go.
     ///
     /// # Errors
     ///
     /// The database cannot be written.
     pub fn prune_log(&mut self, confirmed: u64, limit: usize) -> Result<u64, LedgerError> {
-        let bytes_max = self.config.log_bytes.unwrap_or(0);
-        self.writing(|tx| {
-            let last = head(tx)?.seq;
-            let mut bytes = schema::number(tx, schema::LOG_BYTES)?;
-            let mut gone = 0;
-            let oldest: Vec<(i64, i64)> = tx
-                .prepare_cached(
-                    "SELECT seq, length(key) + length(payload) FROM evs_log
-                     ORDER BY seq LIMIT ?1",
-                )?
-                .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?
-                .collect::<rusqlite::Result<_>>()?;
-            for (seq, size) in oldest {
-                if seq as u64 == last || (seq as u64 > confirmed && bytes <= bytes_max) {
-                    break;
-                }
-                tx.prepare_cached("DELETE FROM evs_log WHERE seq = ?1")?.execute([seq])?;
-                bytes = bytes.saturating_sub(size as u64 + 64);
-                gone += 1;
-            }
-            schema::set(tx, schema::LOG_BYTES, bytes)?;
-            Ok(gone)
-        })
+        // Most often there is nothing to do, for which nobody who writes is to wait.
+        let has = |connection: &Connection| {
+            connection
+                .prepare_cached("SELECT 1 FROM evs_log WHERE seq <= ?1")?
+                .exists([signed(confirmed)])
+        };
+        if !self.reading(has)? {
+            return Ok(0);
+        }
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.writing(|tx| forget(tx, confirmed, 0, limit))
     }
 
     /// The highest epoch that was stored.
@@ -250,12 +243,13 @@ impl Ledger {
         &mut self,
         work: impl FnOnce(&mut rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
-        let result = self.connection().and_then(|connection| {
+        let result = self.writing_connection().and_then(|connection| {
             let mut tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = work(&mut tx)?;
             tx.commit()?;
             Ok(value)
         });
+        self.note(result.as_ref().err());
         result.map_err(|error| self.broke(&error))
     }
 
@@ -274,12 +268,50 @@ fn read_head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
     Ok(Head { seq: seq as u64, chain: row.get(1)?, epoch: epoch as u64 })
 }
 
-fn head(connection: &Connection) -> rusqlite::Result<Head> {
+pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
     let last = connection
         .prepare_cached("SELECT seq, chain, epoch FROM evs_log ORDER BY seq DESC LIMIT 1")?
         .query_row([], read_head)
         .optional()?;
     Ok(last.unwrap_or_default())
+}
+
+/// Begins the log anew if something was done that is not in it: two logs that look the same would
+/// else hide that one server has more than the other. What was in it is forgotten, and no other
+/// log has what it begins with, so that a standby needs a copy.
+pub(super) fn complete(connection: &mut Connection) -> rusqlite::Result<()> {
+    if !has_gaps(connection)? {
+        return Ok(());
+    }
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if has_gaps(&tx)? {
+        let chain = RequestId::random()
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        // One number is left out: nobody else's log can be next to this one.
+        let seq = head(&tx)?.seq + 2;
+        let epoch = schema::number(&tx, schema::EPOCH)?;
+        tx.execute("DELETE FROM evs_log", [])?;
+        tx.execute(
+            "INSERT INTO evs_log (seq, epoch, id, kind, key, payload, accepted_ms, chain)
+             VALUES (?1, ?2, zeroblob(16), ?3, x'', x'', 0, ?4)",
+            params![signed(seq), signed(epoch), BASE.code(), chain.0.to_be_bytes()],
+        )?;
+        schema::set(&tx, schema::LOG_BYTES, ENTRY_BYTES)?;
+        schema::set(&tx, schema::UNLOGGED, 0)?;
+    }
+    tx.commit()
+}
+
+/// Whether something was done without the log; versions before this mark have only left it empty.
+fn has_gaps(connection: &Connection) -> rusqlite::Result<bool> {
+    if schema::number(connection, schema::UNLOGGED)? > 0 {
+        return Ok(true);
+    }
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM evs_ledger) AND NOT EXISTS (SELECT 1 FROM evs_log)",
+        [],
+        |row| row.get(0),
+    )
 }
 
 fn read_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
@@ -296,6 +328,43 @@ fn read_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
         epoch: row.get::<_, i64>(5)? as u64,
         accepted_ms: row.get::<_, i64>(6)? as u64,
     })
+}
+
+/// Forgets the oldest entries up to `upto`, as long as the log has more than `bytes_max`. The last
+/// one stays: what comes next is chained to it. At most `limit` go.
+pub(super) fn forget(
+    tx: &Connection,
+    upto: u64,
+    bytes_max: u64,
+    limit: i64,
+) -> rusqlite::Result<u64> {
+    let mut bytes = schema::number(tx, schema::LOG_BYTES)?;
+    if bytes <= bytes_max {
+        return Ok(0);
+    }
+    let last = head(tx)?.seq;
+    let oldest: Vec<(i64, i64)> = tx
+        .prepare_cached(
+            "SELECT seq, length(key) + length(payload) FROM evs_log
+             WHERE seq <= ?1 AND seq < ?2 ORDER BY seq LIMIT ?3",
+        )?
+        .query_map(params![signed(upto), signed(last), limit], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut gone = 0;
+    for (seq, size) in oldest {
+        if bytes <= bytes_max {
+            break;
+        }
+        tx.prepare_cached("DELETE FROM evs_log WHERE seq = ?1")?.execute([seq])?;
+        bytes = bytes.saturating_sub(size as u64 + ENTRY_BYTES);
+        gone += 1;
+    }
+    if gone > 0 {
+        schema::set(tx, schema::LOG_BYTES, bytes)?;
+    }
+    Ok(gone)
 }
 
 /// Appends an entry; the epoch is that of the main server that did it first.

@@ -21,6 +21,8 @@ pub(super) const EPOCH: &str = "epoch";
 pub(super) const CLOCK_MS: &str = "clock_ms";
 /// Bytes of the log.
 pub(super) const LOG_BYTES: &str = "log_bytes";
+/// 1: something was done that is not in the log.
+pub(super) const UNLOGGED: &str = "unlogged";
 /// The last epoch under which this storage was that of the main server.
 pub(super) const MAIN_EPOCH: &str = "main_epoch";
 
@@ -46,8 +48,8 @@ const TABLES: &str = "
     );
 ";
 
-/// Rows of the ledger that one call may forget: more than it may add.
-const PRUNE_MAX: i64 = 512;
+/// Rows that one call may forget: at least twice what it may add.
+pub(super) const PRUNE_MAX: i64 = 2 * crate::limits::BATCH_MAX as i64;
 
 pub(super) fn open(path: &Path, busy: Duration) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;

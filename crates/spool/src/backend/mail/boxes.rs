@@ -196,21 +196,32 @@ impl Mailboxes {
         };
         let looked_at = index::list(tx, mailbox, wanted.after, LOOKED_AT_MAX + 1)?;
         let mut left = SEARCHED_BYTES_MAX;
-        let (mut found, mut last, mut next) = (Vec::new(), wanted.after, None);
+        let (mut found, mut unread) = (Vec::new(), Vec::new());
+        let (mut last, mut next) = (wanted.after, None);
         for (place, entry) in looked_at.into_iter().enumerate() {
             if place == LOOKED_AT_MAX || found.len() == FOUND_MAX || left == 0 {
                 next = Some(last);
                 break;
             }
             last = entry.uid;
-            if self.fits(&entry, &wanted, &mut left) {
-                found.push(entry);
+            match self.fits(&entry, &wanted, &mut left) {
+                Ok(true) => found.push(entry),
+                Ok(false) => {}
+                Err(error) => {
+                    log::error!("mail: message {} of {}: {error}", entry.uid, entry.mailbox);
+                    unread.push(entry.uid);
+                }
             }
         }
-        Ok(done(&json!({ "found": found, "next": next })))
+        let mut answer = json!({ "found": found, "next": next });
+        if !unread.is_empty() {
+            // Whether they have the text, nobody can say.
+            answer["unread"] = json!(unread);
+        }
+        Ok(done(&answer))
     }
 
-    fn fits(&self, entry: &Entry, wanted: &Searching, left: &mut usize) -> bool {
+    fn fits(&self, entry: &Entry, wanted: &Searching, left: &mut usize) -> io::Result<bool> {
         let has = |text: &str| text.to_ascii_lowercase().contains(&wanted.text);
         let in_headers = match wanted.field {
             Field::Any => has(&entry.subject) || has(&entry.from),
@@ -219,14 +230,14 @@ impl Mailboxes {
             Field::Body => false,
         };
         if in_headers || !matches!(wanted.field, Field::Any | Field::Body) {
-            return in_headers;
+            return Ok(in_headers);
         }
         // The message that goes over the bound is still searched whole.
-        let read = self.files.read(&entry.mailbox, &entry.name, &entry.flags, PAYLOAD_MAX);
-        let Ok(mut message) = read else { return false };
+        let mut message =
+            self.files.read(&entry.mailbox, &entry.name, &entry.flags, PAYLOAD_MAX)?;
         *left = left.saturating_sub(message.len());
         message.make_ascii_lowercase();
-        String::from_utf8_lossy(headers::body(&message)).contains(&wanted.text)
+        Ok(String::from_utf8_lossy(headers::body(&message)).contains(&wanted.text))
     }
 }
 

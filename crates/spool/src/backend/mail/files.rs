@@ -13,6 +13,9 @@ use crate::failpoint::reach;
 use crate::limits::PAYLOAD_MAX;
 use crate::request::RequestId;
 
+/// How often a message is looked for that moves while it is.
+const FIND_TRIES: usize = 3;
+
 #[derive(Debug)]
 pub(super) struct Files {
     root: PathBuf,
@@ -112,10 +115,24 @@ impl Files {
         flags: &str,
         most: usize,
     ) -> io::Result<Vec<u8>> {
-        let path = self.find(mailbox, name, flags).ok_or(io::ErrorKind::NotFound)?;
         let mut message = Vec::new();
-        File::open(path)?.take(most.min(PAYLOAD_MAX) as u64).read_to_end(&mut message)?;
+        let file = self.open_file(mailbox, name, flags)?;
+        file.take(most.min(PAYLOAD_MAX) as u64).read_to_end(&mut message)?;
         Ok(message)
+    }
+
+    /// Opens a message. A change of its flags may move it away between a look and the next step.
+    fn open_file(&self, mailbox: &str, name: &str, flags: &str) -> io::Result<File> {
+        let mut tries = FIND_TRIES;
+        loop {
+            let found = self.find(mailbox, name, flags);
+            let opened = found.map_or(Err(io::ErrorKind::NotFound.into()), File::open);
+            tries -= 1;
+            match opened {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => {}
+                opened => return opened,
+            }
+        }
     }
 
     /// Moves a message to where its flags say.
@@ -191,4 +208,38 @@ fn host() -> String {
     let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let name: String = name.trim().chars().filter(plain).take(64).collect();
     if name.is_empty() { "localhost".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::{Files, fs};
+    use crate::request::RequestId;
+
+    #[test]
+    fn a_message_is_read_while_it_moves() {
+        let root =
+            std::env::temp_dir().join(format!("spool-files-{}", RequestId::random().unwrap()));
+        let files = Files::open(&root).unwrap();
+        let name = files.write("inbox", b"text").unwrap();
+        let moved = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for flags in ["S", "FS"].iter().cycle().take(400) {
+                    files.flag("inbox", &name, flags).unwrap();
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                moved.store(true, Ordering::SeqCst);
+            });
+            while !moved.load(Ordering::SeqCst) {
+                assert_eq!(files.read("inbox", &name, "", 100).unwrap(), b"text");
+            }
+        });
+        files.remove("inbox", &name, "S");
+        let gone = files.read("inbox", &name, "", 100).unwrap_err();
+        assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
+        fs::remove_dir_all(&root).unwrap();
+    }
 }

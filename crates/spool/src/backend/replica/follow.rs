@@ -55,18 +55,25 @@ impl<F: Effects + 'static> ReplicaHandler<F> {
         if epoch < lock.seen() || lock.holds().is_some() { Err(lock.seen()) } else { Ok(()) }
     }
 
-    fn follow(&self, epoch: u64, push: &Push, entries: &[Record]) -> Result<How, u64> {
+    /// The head is that of the transaction, if there was one: an entry of this server's own that
+    /// comes right behind it is nothing that the main has.
+    fn follow(
+        &self,
+        epoch: u64,
+        push: &Push,
+        entries: &[Record],
+    ) -> Result<(How, Option<Head>), u64> {
         if push.tail_from > 0 {
             self.has_tail(push.tail_from);
-            return Ok(How::NotNext);
+            return Ok((How::NotNext, None));
         }
         let head = match self.replicated.inner.follow(epoch, &push.before, entries) {
             Ok(head) => head,
-            Err(LogError::NotNext { .. }) => return Ok(How::NotNext),
+            Err(LogError::NotNext { here }) => return Ok((How::NotNext, Some(here))),
             Err(LogError::Fenced(fenced)) => return Err(fenced.seen),
             Err(error @ (LogError::Later { .. } | LogError::Ledger(_))) => {
                 log::warn!("what the main has done cannot be done here now: {error}");
-                return Ok(How::Later);
+                return Ok((How::Later, None));
             }
         };
         self.now_at(epoch, push, &head);
@@ -75,7 +82,7 @@ impl<F: Effects + 'static> ReplicaHandler<F> {
         {
             log::warn!("the log cannot be pruned: {error}");
         }
-        Ok(How::Applied)
+        Ok((How::Applied, Some(head)))
     }
 
     /// Answers whether the other server, which was main under `claimed` and was granted `epoch`
@@ -162,14 +169,14 @@ impl<F: Effects + 'static> Handler for ReplicaHandler<F> {
         // Before anything: a lease that counts from it must not begin after what it is about.
         let stamp = self.guarded.lock().stamp();
         let how = match push.claim {
-            Some(claimed) => self.yields(call.epoch, claimed),
+            Some(claimed) => self.yields(call.epoch, claimed).map(|how| (how, None)),
             None => self.learn(call.epoch).and_then(|()| self.follow(call.epoch, &push, entries)),
         };
-        let how = match how {
+        let (how, head) = match how {
             Ok(how) => how,
             Err(seen) => return CallReplyMessage::Fenced { seen },
         };
-        let head = match self.replicated.notes().head() {
+        let head = match head.map_or_else(|| self.replicated.notes().head(), Ok) {
             Ok(head) => head,
             Err(error) => {
                 log::error!("the head of the log cannot be read: {error}");

@@ -172,7 +172,8 @@ impl Shared {
         state.tail_from.is_none() && self.clock.now_us() < state.in_sync_until_us
     }
 
-    /// Waits until the standby has this entry, or needs not have it.
+    /// Waits until the standby has this entry, or needs not have it. Says nothing about the lease,
+    /// which may have ended meanwhile.
     fn confirm(&self, seq: u64, epoch: u64) -> Result<(), CallFailed> {
         let begun = Instant::now();
         let mut state = self.state();
@@ -244,7 +245,7 @@ impl<F: Effects + 'static> Replicated<F> {
         }
         let mut notes = {
             let ledger = inner.ledger();
-            Ledger::open(ledger.path(), ledger.config().clone()).map_err(io::Error::other)?
+            ledger.another().map_err(io::Error::other)?
         };
         let head = notes.head().map_err(io::Error::other)?;
         let main_epoch = notes.main_epoch().map_err(io::Error::other)?;
@@ -352,9 +353,9 @@ impl<F: Effects + 'static> Replicated<F> {
     }
 
     /// This server has the lock under another epoch than before: what it knew as a standby, and of
-    /// its own standby, counts no more. `false`: it has led under it already.
+    /// its own standby, counts no more. `false`: it has led under it already, or a higher one.
     fn lead(&self, state: &mut State, epoch: u64) -> bool {
-        if state.leading == Some(epoch) {
+        if state.leading.is_some_and(|leading| leading >= epoch) {
             return false;
         }
         state.leading = Some(epoch);
@@ -388,6 +389,9 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
             return self.inner.run(epoch, items, permit);
         }
         let mut state = self.shared.state();
+        if let Some(seen) = state.leading.filter(|leading| *leading > epoch) {
+            return Err(CallFailed::Fenced { asked: epoch, seen });
+        }
         self.lead(&mut state, epoch);
         let may = state.leading == Some(epoch) && (state.linked || state.mode == Mode::Alone);
         drop(state);
@@ -403,11 +407,18 @@ impl<F: Effects + 'static> Backend for Replicated<F> {
             let head = self.notes().head();
             let head = head.map_err(|error| CallFailed::Lost(error.to_string()))?;
             self.shared.confirm(head.seq, epoch)?;
+            // The other server may be main by now, and what is confirmed may be a tail there.
+            permit.still().map_err(|fenced| {
+                CallFailed::Lost(format!("the lease ended before the standby confirmed: {fenced}"))
+            })?;
         }
         Ok(results)
     }
 
     fn ready(&self) -> bool {
+        if !self.inner.is_writable() {
+            return false;
+        }
         let state = self.shared.state();
         if self.shared.in_sync(&state) {
             return true;

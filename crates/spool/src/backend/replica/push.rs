@@ -1,6 +1,7 @@
 //! The main's side: one thread that sends the log to the standby.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -93,10 +94,16 @@ impl<F: Effects + 'static> Pushing<F> {
 
     fn run(&mut self) {
         while !self.shared().state().closing {
-            let next = match self.lock.holds() {
+            // A thread that is gone would let every call wait in vain.
+            let stepped = catch_unwind(AssertUnwindSafe(|| match self.lock.holds() {
                 Some(epoch) => self.lead(epoch),
                 None => self.rest(),
-            };
+            }));
+            let next = stepped.unwrap_or_else(|_| {
+                log::error!("pushing to the standby has panicked: it begins anew");
+                self.peer = None;
+                Next::Rest
+            });
             match next {
                 Next::AtOnce => {}
                 Next::Wait => self.wait(true),
@@ -179,14 +186,14 @@ impl<F: Effects + 'static> Pushing<F> {
             Ok(next) => next,
             Err(trouble) => {
                 self.peer = None;
-                self.apart(&trouble);
+                self.apart(epoch, &trouble);
                 Next::Rest
             }
         }
     }
 
     /// The standby does not follow: go on alone if it cannot think any more that it does.
-    fn apart(&self, trouble: &str) {
+    fn apart(&self, epoch: u64, trouble: &str) {
         let shared = self.shared();
         let mut state = shared.state();
         if state.linked || state.trouble.as_deref() != Some(trouble) {
@@ -195,7 +202,13 @@ impl<F: Effects + 'static> Pushing<F> {
         state.linked = false;
         state.trouble = Some(trouble.to_owned());
         let over = shared.clock.now_us() >= state.promised_until_us;
-        if over && state.mode == Mode::Together && shared.config.alone == Alone::Allowed {
+        // Asked after that: a lease that still holds then says that the standby has not become
+        // main while it could.
+        let alone = over
+            && state.mode == Mode::Together
+            && shared.config.alone == Alone::Allowed
+            && self.lock.check(epoch).is_ok();
+        if alone {
             log::warn!("this server goes on alone until the standby has caught up");
             state.mode = Mode::Alone;
         }
@@ -237,6 +250,8 @@ impl<F: Effects + 'static> Pushing<F> {
         let in_sync = self.shared().config.in_sync;
         let lease_us = if near && together { micros(in_sync) } else { 0 };
         let confirmed = peer.seq;
+        // More than was sent it cannot have of this server.
+        let sent = peer.seq + entries.len() as u64;
         let push =
             Push { before: peer, head, lease_us, stamp: self.stamp, confirmed, ..Push::default() };
         if lease_us > 0 {
@@ -248,10 +263,10 @@ impl<F: Effects + 'static> Pushing<F> {
         let told = self.ask(epoch, push, entries)?;
         self.peer = Some(told.head);
         match told.how {
-            How::Applied => Ok(self.applied(epoch, told.head, head, lease_us > 0)),
+            How::Applied => Ok(self.applied(epoch, told.head.seq.min(sent), head, lease_us > 0)),
             // It says where it stands; that is looked at in the next step.
             How::NotNext => {
-                self.apart("it stands elsewhere than it said");
+                self.apart(epoch, "it stands elsewhere than it said");
                 Ok(Next::Rest)
             }
             How::Later => Err("it cannot apply entries now: see its log".to_owned()),
@@ -270,20 +285,23 @@ impl<F: Effects + 'static> Pushing<F> {
         state.mode == Mode::Together
     }
 
-    fn applied(&self, epoch: u64, there: Head, head: u64, promised: bool) -> Next {
+    /// The standby has all up to `there`.
+    fn applied(&self, epoch: u64, there: u64, head: u64, promised: bool) -> Next {
         let mut state = self.shared().state();
         if state.leading == Some(epoch) {
-            state.confirmed = state.confirmed.max(there.seq);
+            state.confirmed = state.confirmed.max(there);
             state.trouble = None;
-            if promised && there.seq >= head {
+            if promised && there >= head {
                 state.linked = true;
             }
         }
+        // Only what the standby has, and only while it is near: one that has just come back needs
+        // the rest.
+        let below = if state.linked { there.saturating_sub(KEPT) } else { 0 };
         self.shared().changed.notify_all();
-        let more = there.seq < head || state.news;
+        let more = there < head || state.news;
         state.news = false;
         drop(state);
-        let below = there.seq.saturating_sub(KEPT);
         if let Err(error) = self.replicated.notes().prune_log(below, PRUNE_MAX) {
             log::warn!("the log cannot be pruned: {error}");
         }
