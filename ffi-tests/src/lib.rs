@@ -105,7 +105,7 @@ fn build() -> Library {
 
 /// A cargo that is not told what cargo has told this test of its package: crates whose build
 /// scripts ask for that (ring) would be built anew, and again by the next cargo that is not told.
-fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"];
     for (name, _) in env::vars_os() {
@@ -175,12 +175,34 @@ pub struct Program<'a> {
     pub name: &'a str,
 }
 
+/// A program that was made; it goes with this, since a hundred of them would fill a disk.
+#[derive(Debug)]
+pub struct Built(PathBuf);
+
+impl Built {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What runs it, as long as this is there.
+    pub fn command(&self) -> Command {
+        Command::new(&self.0)
+    }
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        let _gone = fs::remove_file(&self.0);
+    }
+}
+
 impl Program<'_> {
-    /// Compiles and links it; gives its path.
+    /// Compiles and links it.
     ///
     /// # Panics
     /// If there is a warning or an error.
-    pub fn make(&self) -> PathBuf {
+    pub fn make(&self) -> Built {
         let out = out_dir().join(self.name);
         let is_cpp = Path::new(self.source).extension().is_some_and(|ext| ext == "cc");
         let mut command = Command::new(if is_cpp { "c++" } else { "cc" });
@@ -204,7 +226,7 @@ impl Program<'_> {
         let output = command.output().expect("the compiler can be run");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{self:?} does not compile:\n{text}");
-        out
+        Built(out)
     }
 }
 

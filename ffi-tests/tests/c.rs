@@ -29,12 +29,12 @@ fn check_with(topic: &str, valgrind: &[&str]) {
         Program { source, standard: "c11", link, extra, name: &format!("{topic}-{name}") }.make()
     };
     let shared = program(Link::Shared, &[], "shared");
-    run(&mut Command::new(&shared));
+    run(&mut shared.command());
     let linked = program(Link::Static, &[], "static");
-    run(&mut Command::new(&linked));
+    run(&mut linked.command());
 
     let sanitized = program(Link::Static, &["-fsanitize=address,undefined"], "asan");
-    let mut command = Command::new(sanitized);
+    let mut command = sanitized.command();
     // The engine lives as long as the process, and so does what it holds.
     command.env("ASAN_OPTIONS", "detect_leaks=0").env("UBSAN_OPTIONS", "halt_on_error=1");
     run(command.arg(SMALL));
@@ -43,7 +43,7 @@ fn check_with(topic: &str, valgrind: &[&str]) {
         let mut command = Command::new("valgrind");
         command.args(["--quiet", "--error-exitcode=99", "--trace-children=no"]);
         command.arg(format!("--suppressions={}", suppressions().display())).args(valgrind);
-        run(command.arg(linked).arg(SMALL));
+        run(command.arg(linked.path()).arg(SMALL));
     }
 }
 
@@ -135,7 +135,7 @@ fn a_pair_of_servers_in_cpp_is_asked_by_a_sender_in_cpp() {
     {
         let extra = &["-pthread"];
         let source = "ffi-tests/cpp/spool.cc";
-        run(&mut Command::new(Program { source, standard, link, extra, name }.make()));
+        run(&mut Program { source, standard, link, extra, name }.make().command());
     }
 }
 
@@ -153,7 +153,7 @@ fn the_same_source_prints_the_same_over_libc_and_over_eversock() {
     let source = "ffi-tests/c/twin.c";
     let program = |link, extra, name| {
         let program = Program { source, standard: "c11", link, extra, name };
-        run(&mut Command::new(program.make())).out
+        run(&mut program.make().command()).out
     };
     let wanted = program(Link::Plain, &[], "twin-libc");
     assert!(wanted.lines().count() > 100, "the twin says too little:\n{wanted}");

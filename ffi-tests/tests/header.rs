@@ -116,7 +116,7 @@ fn the_header_compiles_in_every_c() {
         let source = "ffi-tests/c/header.c";
         let extra = &["-Wshadow", features[0], features[1]];
         let program = Program { source, standard, link: Link::Static, extra, name: &name };
-        eversock_ffi_tests::run(&mut std::process::Command::new(program.make()));
+        eversock_ffi_tests::run(&mut program.make().command());
     }
 }
 
@@ -132,7 +132,7 @@ fn the_header_compiles_in_every_cpp() {
         let source = "ffi-tests/cpp/header.cc";
         let extra = &["-Wshadow", features[0], features[1]];
         let program = Program { source, standard, link: Link::Shared, extra, name: &name };
-        eversock_ffi_tests::run(&mut std::process::Command::new(program.make()));
+        eversock_ffi_tests::run(&mut program.make().command());
     }
 }
 
@@ -146,7 +146,7 @@ fn the_posix_header_compiles_in_every_c() {
             let name = format!("posix-{standard}-{}", extra.len());
             let source = "ffi-tests/c/posix_names.c";
             let program = Program { source, standard, link: Link::Static, extra, name: &name };
-            eversock_ffi_tests::run(&mut std::process::Command::new(program.make()));
+            eversock_ffi_tests::run(&mut program.make().command());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use eversock_ffi_tests::{
-    Library, compare_or_bless, have, native_libraries, root, run, small_shared_library,
+    Library, cargo, compare_or_bless, have, native_libraries, root, run, small_shared_library,
 };
 
 /// The library without any feature and the one with all: cargo puts both at one place, so the former
@@ -81,8 +81,7 @@ fn pkg_config_tells_the_version_and_the_native_libraries_of_the_build() {
 
     // These arguments make another unit of the crate alone; what it depends on is there already.
     let library = library();
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.args(["rustc", "-p", "eversock", "--lib", "--crate-type", "staticlib"]);
     command.args(["--features", "dedup,spool"]);
     command.args(&library.profile).args(["--", "--print", "native-static-libs"]);
