@@ -215,9 +215,9 @@ fn many_rows_on_a_page_that_is_gone() {
     assert_eq!(store.totals().unwrap().pending, 0);
 }
 
-/// Takes a row away, and leaves the index on what waits as it is.
-fn remove_behind_the_index(file: &Path, lsn: u64) {
-    let hidden = "name = 'record_pending'";
+/// Takes a row away, and leaves one index as it is.
+fn remove_behind_the_index(file: &Path, index: &str, lsn: u64) {
+    let hidden = format!("name = '{index}'");
     let conn = Connection::open(file).unwrap();
     conn.execute_batch(&format!(
         "PRAGMA writable_schema = ON;
@@ -255,7 +255,7 @@ fn a_row_that_only_the_index_knows() {
     for change in changes {
         let maker = SqliteMaker::new();
         filled(&mut *maker.open());
-        remove_behind_the_index(&maker.file(), DAMAGED);
+        remove_behind_the_index(&maker.file(), "record_pending", DAMAGED);
         let mut store = maker.open();
         let mut reader = maker.reader();
         change(&mut *store);
@@ -264,6 +264,24 @@ fn a_row_that_only_the_index_knows() {
         assert_eq!((totals.pending, totals.quarantined), (7, 1));
         assert_eq!((waits.len(), totals.in_doubt, totals.held), (7, 0, 0));
     }
+}
+
+#[test]
+fn a_check_spares_a_front_that_is_at_work() {
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    filled(&mut *store);
+    store.commit(&ends([(DAMAGED, done(b""))])).unwrap();
+    drop(store);
+    // Nothing but SQLite's own look at all pages finds that.
+    remove_behind_the_index(&maker.file(), "record_ended", DAMAGED);
+    assert!(!maker.reader().check().unwrap().faults.is_empty());
+    let mut store = maker.open();
+    let checked = maker.reader().check().unwrap();
+    assert_eq!((checked.records, checked.faults.len()), (7, 0), "{checked:?}");
+    store.commit(&ends([(1, done(b""))])).unwrap();
+    drop(store);
+    assert!(!maker.reader().check().unwrap().faults.is_empty());
 }
 
 #[test]
@@ -397,6 +415,23 @@ fn files_of_others() {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(conn);
     is_foreign(&file, "a newer one");
+}
+
+#[test]
+fn a_log_without_its_file() {
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    filled(&mut *store);
+    let log = format!("{}-wal", maker.file().display());
+    let kept = fs::read(&log).unwrap();
+    assert!(!kept.is_empty());
+    drop(store);
+    fs::remove_file(maker.file()).unwrap();
+    fs::write(&log, kept).unwrap();
+    let refused = maker.open_with(ROOMY).err().unwrap();
+    assert!(refused.to_string().contains(&log), "{refused}");
+    fs::remove_file(&log).unwrap();
+    assert_eq!(maker.open().totals().unwrap().last_lsn, 0);
 }
 
 #[test]

@@ -8,13 +8,17 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use super::fault::{Fault, is_local};
 use super::schema;
 use super::write::{bound, counters, end_of, int, size, uint};
+use super::{Lock, check};
 use crate::limits::{KEY_MAX, PAYLOAD_MAX};
 use crate::record::Lane;
 use crate::request::RequestId;
-use crate::store::row::{self, End, Kept, Row, id_bytes, id_of, state};
+use crate::store::row::{self, End, FAULTS_MAX, Kept, Row, id_bytes, id_of, state};
 use crate::store::{Checked, Found, Known, Listed, PairState, SpoolReader, StoreError, Totals};
 
 /// Reads the spool of a pair in SQLite, beside a front that holds it or without one.
+///
+/// A check looks at SQLite's own pages only while no front has the file: that takes long with a
+/// large one, and the log could not be cut meanwhile.
 ///
 /// Alters nothing. Needs the right to write into the directory all the same: SQLite has its
 /// readers' marks there. A call that lasts keeps the log from being cut meanwhile.
@@ -60,6 +64,29 @@ impl SqliteReader {
             self.conn = None;
         }
         result.map_err(|fault| schema::error(&name, fault))
+    }
+
+    fn part_of_check(
+        &mut self,
+        step: check::Step,
+        checked: &mut Checked,
+    ) -> Result<(), StoreError> {
+        self.at_once(|conn| {
+            let looked = step(conn, checked);
+            check::noted(looked, checked)
+        })
+    }
+
+    /// Whether no front has the file at the moment.
+    fn is_unattended(&mut self) -> Result<bool, StoreError> {
+        let path = self.path.clone();
+        self.at_once(|conn| {
+            let pair: String = match conn.query_row("SELECT pair FROM meta", [], |row| row.get(0)) {
+                Err(e) if is_local(&e) => return Ok(true),
+                pair => pair?,
+            };
+            Lock::is_free(&path.with_file_name(format!("{pair}.lock")))
+        })
     }
 
     fn transact<T>(
@@ -135,7 +162,20 @@ impl SpoolReader for SqliteReader {
     }
 
     fn check(&mut self) -> Result<Checked, StoreError> {
-        self.at_once(super::check::check)
+        let mut checked = Checked::default();
+        let mut next = Some(0);
+        while let Some(after) = next {
+            next = self.at_once(|conn| {
+                let looked = check::records(conn, after, &mut checked);
+                check::noted(looked, &mut checked)
+            })?;
+        }
+        self.part_of_check(check::COUNT, &mut checked)?;
+        if self.is_unattended()? {
+            self.part_of_check(check::PAGES, &mut checked)?;
+        }
+        checked.faults.truncate(FAULTS_MAX);
+        Ok(checked)
     }
 }
 
