@@ -37,14 +37,20 @@ fn only_one_is_damaged(store: &mut dyn SpoolStore, reader: &mut dyn SpoolReader)
     assert_eq!(reader.check().unwrap().damaged, [DAMAGED]);
     // Its sender asks again, and is not told that it is unknown.
     let known = reader.find(large(DAMAGED).id).unwrap();
-    assert_eq!(known, Some(Known::Pending { lsn: DAMAGED }));
+    assert_eq!(
+        known,
+        Some(Known::Pending { lsn: DAMAGED, fingerprint: large(DAMAGED).fingerprint() })
+    );
 
     store.quarantine(DAMAGED, "a test has").unwrap();
     let found = reader.pending(0, 100, u64::MAX).unwrap();
     assert_eq!(found.len(), 7);
     assert!(found.iter().all(|found| matches!(found, Found::Whole { .. })));
     let known = reader.find(large(DAMAGED).id).unwrap();
-    assert_eq!(known, Some(Known::Quarantined { lsn: DAMAGED }));
+    assert_eq!(
+        known,
+        Some(Known::Quarantined { lsn: DAMAGED, fingerprint: large(DAMAGED).fingerprint() })
+    );
     assert_eq!(reader.newest(large(DAMAGED).lane()).unwrap(), None);
     let totals = store.totals().unwrap();
     assert_eq!((totals.pending, totals.quarantined), (7, 1));
@@ -162,7 +168,7 @@ fn a_row_on_a_page_that_is_gone() {
     assert_eq!(gone.len(), 1, "{gone:?}");
     let lost = page_filling(gone[0]);
     let known = reader.find(lost.id).unwrap();
-    assert_eq!(known, Some(Known::Pending { lsn: gone[0] }));
+    assert_eq!(known, Some(Known::Pending { lsn: gone[0], fingerprint: lost.fingerprint() }));
     assert_eq!(reader.list(0, 100).unwrap().len(), 40);
     // Its sender asks again: it was kept once, and the others of the batch are as well.
     let again = store.commit(&appends([page_filling(900), lost.clone()])).unwrap();
@@ -172,7 +178,10 @@ fn a_row_on_a_page_that_is_gone() {
     let totals = store.totals().unwrap();
     assert_eq!((totals.pending, totals.quarantined, totals.oldest_ms), (1, 0, 1900));
     let known = reader.find(lost.id).unwrap();
-    assert_eq!(known, Some(Known::Ended { lsn: gone[0], end: done(b"") }));
+    assert_eq!(
+        known,
+        Some(Known::Ended { lsn: gone[0], end: done(b""), fingerprint: lost.fingerprint() })
+    );
     assert_eq!(reader.list(0, 100).unwrap().len(), 1);
     assert_eq!(store.forget(u64::MAX, 100).unwrap(), 40);
 }
@@ -274,11 +283,11 @@ fn a_check_spares_a_front_that_is_at_work() {
     store.commit(&ends([(DAMAGED, done(b""))])).unwrap();
     drop(store);
     // Nothing but SQLite's own look at all pages finds that.
-    remove_behind_the_index(&maker.file(), "record_ended", DAMAGED);
+    remove_behind_the_index(&maker.file(), "record_id", DAMAGED);
     assert!(!maker.reader().check().unwrap().faults.is_empty());
     let mut store = maker.open();
     let checked = maker.reader().check().unwrap();
-    assert_eq!((checked.records, checked.faults.len()), (7, 0), "{checked:?}");
+    assert!(checked.faults.is_empty(), "{checked:?}");
     store.commit(&ends([(1, done(b""))])).unwrap();
     drop(store);
     assert!(!maker.reader().check().unwrap().faults.is_empty());

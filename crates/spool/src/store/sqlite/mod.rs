@@ -31,7 +31,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use self::fault::Fault;
 use self::reserve::{PAGE, Reserve};
-use self::write::{Met, Stop, Writing, adds_up, counters};
+use self::write::{Met, Stop, Writing, adds_up, counters, has_ended};
 use super::{
     Appended, Batch, Finish, PairState, Quota, SpoolReader, SpoolStore, StoreError, Totals,
 };
@@ -462,7 +462,15 @@ impl SpoolStore for SqliteStore {
 
     fn forget(&mut self, before_ms: u64, limit: usize) -> Result<u64, StoreError> {
         let mut job = |writing: &mut Writing<'_>| writing.forget(before_ms, limit);
-        let forgotten = self.transact(&mut job, &|_| ());
+        // Most of the time there is nothing, and nothing is written.
+        let forgotten = match self.connected().and_then(|conn| Ok(has_ended(conn, before_ms)?)) {
+            Ok(true) => self.transact(&mut job, &|_| ()),
+            Ok(false) => Ok(0),
+            Err(fault) => {
+                self.conn = None;
+                Err(fault)
+            }
+        };
         let forgotten = forgotten.and_then(|count| self.shrink().map(|()| count));
         if self.restore_reserve().is_err() {
             log::debug!("spool {}: still no room for its reserve", self.pair);

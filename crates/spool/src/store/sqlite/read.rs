@@ -35,23 +35,6 @@ impl SqliteReader {
         Ok(reader)
     }
 
-    /// The bytes of a record as they lie there, be they whole or not; `None` if there is no such
-    /// record, if it has ended, or if nothing of it can be read.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`]. Blocks for as long as the disk takes.
-    pub fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError> {
-        self.at_once(|conn| {
-            let found = row_of(conn, lsn);
-            let row = match found {
-                Err(e) if is_local(&e) => None,
-                found => found?,
-            };
-            Ok(row.map(|(row, note)| row.kept(note)))
-        })
-    }
-
     /// One transaction: sees what was committed when it began. A connection that failed is opened
     /// anew the next time.
     fn at_once<T>(
@@ -141,6 +124,17 @@ impl SpoolReader for SqliteReader {
 
     fn list(&mut self, after: u64, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.at_once(|conn| list(conn, after, limit))
+    }
+
+    fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError> {
+        self.at_once(|conn| {
+            let found = row_of(conn, lsn);
+            let row = match found {
+                Err(e) if is_local(&e) => None,
+                found => found?,
+            };
+            Ok(row.map(|(row, note)| row.kept(note)))
+        })
     }
 
     fn ages(&mut self, now_ms: u64, edges_ms: &[u64]) -> Result<Vec<u64>, StoreError> {
@@ -292,21 +286,34 @@ fn find(conn: &Connection, id: RequestId) -> Result<Option<Known>, Fault> {
     if let Some(purged) = broken {
         let state = if purged { state::PURGED } else { state::QUARANTINED };
         let end = End { state, answer: None, code: None, note: None };
-        return Ok(Some(end.known(lsn)));
+        // Its row may be the broken part.
+        let fingerprint = conn
+            .prepare_cached("SELECT fingerprint FROM record WHERE lsn = ?1")?
+            .query_row(params![int(lsn)], |row| row.get(0).map(uint));
+        let fingerprint = match fingerprint {
+            Err(rusqlite::Error::QueryReturnedNoRows) => 0,
+            Err(e) if is_local(&e) => 0,
+            fingerprint => fingerprint?,
+        };
+        return Ok(Some(end.known(lsn, fingerprint)));
     }
     let end = conn
-        .prepare_cached("SELECT state, answer, code, note FROM record WHERE lsn = ?1")?
-        .query_row(params![int(lsn)], |row| end_of(row, 0));
+        .prepare_cached("SELECT fingerprint, state, answer, code, note FROM record WHERE lsn = ?1")?
+        .query_row(params![int(lsn)], |row| Ok((row.get(0).map(uint)?, end_of(row, 1)?)));
     match end {
-        Ok(end) => Ok(Some(end.known(lsn))),
+        Ok((fingerprint, end)) => Ok(Some(end.known(lsn, fingerprint))),
         Err(e) if is_local(&e) => {
             let pending = conn
                 .prepare_cached(
                     "SELECT 1 FROM record INDEXED BY record_pending WHERE state = 0 AND lsn = ?1",
                 )?
                 .exists(params![int(lsn)])?;
-            let known = if pending { Known::Pending { lsn } } else { Known::Quarantined { lsn } };
-            Ok(Some(known))
+            let fingerprint = 0;
+            Ok(Some(if pending {
+                Known::Pending { lsn, fingerprint }
+            } else {
+                Known::Quarantined { lsn, fingerprint }
+            }))
         }
         Err(e) => Err(e.into()),
     }
