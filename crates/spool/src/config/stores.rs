@@ -93,10 +93,6 @@ impl PairReader {
     ///
     /// See [`StoreError`].
     pub fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError> {
-        match &mut self.inner {
-            Inner::Sqlite(reader) => reader.kept(lsn),
-            #[cfg(feature = "postgres")]
-            Inner::Postgres(reader) => reader.kept(lsn),
-        }
+        self.reader().kept(lsn)
     }
 }

@@ -100,8 +100,8 @@ fn answer(reader: &mut dyn SpoolReader, look: Look) -> Option<Event> {
 
 fn outcome(known: Option<Known>) -> Option<Outcome> {
     Some(match known? {
-        Known::Pending { lsn } => Outcome::Held { lsn },
-        Known::Ended { lsn, end } => crate::pair::known_outcome(lsn, Some(end), true),
+        Known::Pending { lsn, .. } => Outcome::Held { lsn },
+        Known::Ended { lsn, end, .. } => crate::pair::known_outcome(lsn, Some(end), true),
         Known::Quarantined { .. } => Outcome::InDoubt,
     })
 }

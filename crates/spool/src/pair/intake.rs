@@ -582,8 +582,8 @@ impl Pair {
                 self.pop(lane);
                 self.counters.repeated += 1;
                 let outcome = match known {
-                    Known::Pending { lsn } => Outcome::Spooled { lsn },
-                    Known::Ended { lsn, end } => known_outcome(lsn, Some(end), false),
+                    Known::Pending { lsn, .. } => Outcome::Spooled { lsn },
+                    Known::Ended { lsn, end, .. } => known_outcome(lsn, Some(end), false),
                     Known::Quarantined { .. } => Outcome::InDoubt,
                 };
                 self.finish(token, outcome);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-use super::{Appended, Batch, NewRecord, SpoolStore, StoreError, row};
+use super::{Appended, Batch, Finish, NewRecord, SpoolStore, StoreError, row};
 use crate::target::Reply;
 
 /// Records that one transaction forgets.
@@ -29,7 +29,7 @@ pub struct CommitterConfig {
     pub window: Duration,
     /// Records appended in one transaction: 1 to 1,024.
     pub records_max: usize,
-    /// Bytes of the keys and payloads in one transaction, unless a single batch has more.
+    /// Bytes of the keys, payloads and answers in one transaction, unless a single batch has more.
     pub bytes_max: u64,
     /// Writers that may wait; more are refused at once.
     pub queue_max: usize,
@@ -145,6 +145,8 @@ impl Committer {
             shared: 1,
             clock: Clock::new(),
             forgot: Instant::now(),
+            behind: true,
+            appended: 0,
         };
         let thread =
             thread::Builder::new().name("spool-commit".to_owned()).spawn(move || worker.run())?;
@@ -287,6 +289,10 @@ struct Worker {
     shared: usize,
     clock: Clock,
     forgot: Instant,
+    /// More has ended long ago than was forgotten the last time.
+    behind: bool,
+    /// Records that the last transaction took in.
+    appended: usize,
 }
 
 /// Writers that share a transaction.
@@ -328,7 +334,13 @@ impl Group {
 }
 
 fn weight(batch: &Batch) -> u64 {
-    batch.append.iter().map(|new| new.record.weight()).fold(0, u64::saturating_add)
+    let answer = |end: &Finish| match end {
+        Finish::Done { answer } => answer.len() as u64,
+        _ => 0,
+    };
+    let records = batch.append.iter().map(|new| new.record.weight());
+    let answers = batch.finish.iter().map(|(_, end)| answer(end));
+    records.chain(answers).fold(0, u64::saturating_add)
 }
 
 impl Worker {
@@ -341,7 +353,7 @@ impl Worker {
                 None => match self.waiting.recv_timeout(IDLE) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
-                        while self.waiting.is_empty() && self.forget() {}
+                        while self.waiting.is_empty() && self.forget(FORGET) {}
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -365,8 +377,12 @@ impl Worker {
                 }
                 Job::Close => return self.close(),
             }
+            // Under load as much goes as comes, and some more.
+            let taken = mem::take(&mut self.appended);
             if self.forgot.elapsed() > FORGET_EVERY {
-                self.forget();
+                self.forget(FORGET);
+            } else if self.behind && taken > 0 {
+                self.forget(2 * taken);
             }
         }
     }
@@ -436,7 +452,7 @@ impl Worker {
         }
     }
 
-    fn count(&self, result: &Result<Vec<Appended>, StoreError>, took: Duration) {
+    fn count(&mut self, result: &Result<Vec<Appended>, StoreError>, took: Duration) {
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = LATENCY_EDGES_US.partition_point(|edge| *edge < us);
@@ -446,19 +462,24 @@ impl Worker {
             Ok(results) => {
                 stats.commits += 1;
                 let new = results.iter().filter(|one| matches!(one, Appended::New { .. }));
-                stats.records += new.count() as u64;
+                let new = new.count();
+                stats.records += new as u64;
+                self.appended += new;
             }
             Err(_) => stats.failed += 1,
         }
     }
 
     /// Forgets some of what ended long ago. Says whether there may be more.
-    fn forget(&mut self) -> bool {
+    fn forget(&mut self, limit: usize) -> bool {
         self.forgot = Instant::now();
         let keep = u64::try_from(self.config.keep.as_millis()).unwrap_or(u64::MAX);
         let before = self.clock.now_ms().saturating_sub(keep);
-        match asked(|| self.store.forget(before, FORGET)) {
-            Ok(count) => count >= FORGET as u64,
+        match asked(|| self.store.forget(before, limit)) {
+            Ok(count) => {
+                self.behind = count >= limit as u64;
+                self.behind
+            }
             Err(e) => {
                 log::warn!("{e}; ended records are kept for longer");
                 false

@@ -162,6 +162,9 @@ pub enum Known {
     Pending {
         /// Its place.
         lsn: u64,
+        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot read
+        /// it.
+        fingerprint: u64,
     },
     /// Has ended.
     Ended {
@@ -169,11 +172,17 @@ pub enum Known {
         lsn: u64,
         /// How.
         end: Finish,
+        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot read
+        /// it.
+        fingerprint: u64,
     },
     /// Set aside as damaged.
     Quarantined {
         /// Its place.
         lsn: u64,
+        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot read
+        /// it.
+        fingerprint: u64,
     },
 }
 
@@ -290,7 +299,8 @@ pub trait SpoolStore: Send {
     fn totals(&mut self) -> Result<Totals, StoreError>;
 
     /// Forgets records that ended before `before_ms` (milliseconds since 1970), at most `limit` of
-    /// them: from then on their ids are new ones. Says how many went.
+    /// them: from then on their ids are new ones. What was set aside stays until it is purged, and
+    /// counts as ended then. Says how many went.
     ///
     /// # Errors
     ///
@@ -349,6 +359,14 @@ pub trait SpoolReader: Send {
     ///
     /// See [`StoreError`].
     fn list(&mut self, after: u64, limit: usize) -> Result<Vec<Listed>, StoreError>;
+
+    /// The bytes of a pending or set-aside record as they lie there, be they whole or not: for an
+    /// export. `None` if there is no such record, if it has ended, or if nothing of it can be read.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError>;
 
     /// How many pending records were accepted in each span of time before `now_ms`: `[0, edge 0)`,
     /// `[edge 0, edge 1)`, ... and beyond the last; edges in milliseconds, ascending.

@@ -144,12 +144,12 @@ impl End {
     }
 
     /// What is known of the id of such a record.
-    pub(super) fn known(self, lsn: u64) -> Known {
+    pub(super) fn known(self, lsn: u64, fingerprint: u64) -> Known {
         let pending = self.state == state::PENDING;
         match self.finish() {
-            Some(end) => Known::Ended { lsn, end },
-            None if pending => Known::Pending { lsn },
-            None => Known::Quarantined { lsn },
+            Some(end) => Known::Ended { lsn, end, fingerprint },
+            None if pending => Known::Pending { lsn, fingerprint },
+            None => Known::Quarantined { lsn, fingerprint },
         }
     }
 }

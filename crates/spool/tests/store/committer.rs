@@ -51,12 +51,18 @@ fn what_it_writes_is_there() {
     assert!(get(&write(&committer, ends([(2, done(b"yes"))]))).unwrap().is_empty());
     let mut reader = maker.reader();
     let known = reader.find(record(2).id).unwrap();
-    assert_eq!(known, Some(Known::Ended { lsn: 2, end: done(b"yes") }));
+    assert_eq!(
+        known,
+        Some(Known::Ended { lsn: 2, end: done(b"yes"), fingerprint: record(2).fingerprint() })
+    );
     let (answer, answered) = channel();
     let reply = Box::new(move |result: Result<_, _>| answer.send(result.is_ok()).unwrap());
     committer.quarantine(3, "worms".to_owned(), reply);
     assert!(get(&answered));
-    assert_eq!(reader.find(record(3).id).unwrap(), Some(Known::Quarantined { lsn: 3 }));
+    assert_eq!(
+        reader.find(record(3).id).unwrap(),
+        Some(Known::Quarantined { lsn: 3, fingerprint: record(3).fingerprint() })
+    );
     let stats = committer.stats();
     assert_eq!((stats.commits, stats.records, stats.failed, stats.refused), (4, 3, 0, 0));
     assert_eq!(stats.latency.iter().sum::<u64>(), 4);
@@ -277,8 +283,53 @@ fn ids_are_forgotten_when_there_is_time() {
     let mut reader = maker.reader();
     wait_for("all ended records forgotten", || reader.check().unwrap().records == 1);
     let known = reader.find(record(many - 1).id).unwrap();
-    assert_eq!(known, Some(Known::Pending { lsn: many }));
+    assert_eq!(
+        known,
+        Some(Known::Pending { lsn: many, fingerprint: record(many - 1).fingerprint() })
+    );
     drop(committer);
+}
+
+#[test]
+fn under_load_as_much_is_forgotten_as_comes() {
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    let many = 4000;
+    store.commit(&appends((0..many).map(record))).unwrap();
+    store.commit(&ends((1..=many).map(|lsn| (lsn, done(b""))))).unwrap();
+    let short = CommitterConfig { keep: Duration::ZERO, ..config() };
+    let committer = Committer::start(store, short).unwrap();
+    let mut reader = maker.reader();
+    // It is never idle: what was there goes, by the time that twice as much could have come.
+    let mut n = many;
+    let mut rest = many;
+    wait_for("a store that does not grow", || {
+        for _ in 0..200 {
+            let Appended::New { lsn } = get(&append(&committer, n)).unwrap() else { panic!() };
+            assert!(get(&write(&committer, ends([(lsn, done(b""))]))).is_ok());
+            n += 1;
+        }
+        rest = reader.check().unwrap().records;
+        rest < many / 2
+    });
+    assert!(committer.stats().commits >= 2 * (n - many), "{n}");
+}
+
+#[test]
+fn large_answers_share_no_transaction() {
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    store.commit(&appends((0..4).map(record))).unwrap();
+    let gate = Gate::new();
+    let small = CommitterConfig { bytes_max: 10_000, ..config() };
+    let committer = Committer::start(gate.guard(store), small).unwrap();
+    let first = write(&committer, Batch::default());
+    gate.wait_for_one_at_it();
+    let all: Vec<_> =
+        (1..=4).map(|lsn| write(&committer, ends([(lsn, done(&[7; 4000]))]))).collect();
+    gate.open();
+    assert!(all.iter().chain([&first]).all(|answer| get(answer).is_ok()));
+    assert_eq!(gate.sizes().len(), 3);
 }
 
 #[test]

@@ -150,9 +150,13 @@ fn ends_are_kept(maker: &dyn Maker) {
     let mut reader = maker.reader();
     for (lsn, end) in all {
         let known = reader.find(record(lsn - 1).id).unwrap();
-        assert_eq!(known, Some(Known::Ended { lsn, end }));
+        let fingerprint = record(lsn - 1).fingerprint();
+        assert_eq!(known, Some(Known::Ended { lsn, end, fingerprint }));
     }
-    assert_eq!(reader.find(record(4).id).unwrap(), Some(Known::Pending { lsn: 5 }));
+    assert_eq!(
+        reader.find(record(4).id).unwrap(),
+        Some(Known::Pending { lsn: 5, fingerprint: record(4).fingerprint() })
+    );
     assert_eq!(reader.find(record(5).id).unwrap(), None);
     let totals = store.totals().unwrap();
     assert_eq!((totals.pending, totals.quarantined, totals.last_lsn), (1, 1, 5));
@@ -174,13 +178,19 @@ fn ends_of_what_does_not_wait(maker: &dyn Maker) {
     store.commit(&again).unwrap();
     let mut reader = maker.reader();
     let known = reader.find(record(0).id).unwrap();
-    assert_eq!(known, Some(Known::Ended { lsn: 1, end: done(b"first") }));
+    assert_eq!(
+        known,
+        Some(Known::Ended { lsn: 1, end: done(b"first"), fingerprint: record(0).fingerprint() })
+    );
     let totals = store.totals().unwrap();
     assert_eq!((totals.pending, totals.held, totals.in_doubt), (1, 0, 0));
     // Twice in one batch: the first counts.
     store.commit(&ends([(2, done(b"a")), (2, done(b"b"))])).unwrap();
     let known = reader.find(record(1).id).unwrap();
-    assert_eq!(known, Some(Known::Ended { lsn: 2, end: done(b"a") }));
+    assert_eq!(
+        known,
+        Some(Known::Ended { lsn: 2, end: done(b"a"), fingerprint: record(1).fingerprint() })
+    );
     assert_sound(&mut *reader);
 }
 
@@ -193,7 +203,10 @@ fn a_purge_of_what_was_set_aside(maker: &dyn Maker) {
     store.quarantine(2, "more worms").unwrap();
     store.quarantine(99, "nobody").unwrap();
     let mut reader = maker.reader();
-    assert_eq!(reader.find(record(1).id).unwrap(), Some(Known::Quarantined { lsn: 2 }));
+    assert_eq!(
+        reader.find(record(1).id).unwrap(),
+        Some(Known::Quarantined { lsn: 2, fingerprint: record(1).fingerprint() })
+    );
     assert_eq!(whole(&mut *reader), [3]);
     let totals = store.totals().unwrap();
     assert_eq!((totals.pending, totals.quarantined), (1, 2));
@@ -212,8 +225,14 @@ fn a_purge_of_what_was_set_aside(maker: &dyn Maker) {
     assert_eq!(reader.list(0, 10).unwrap().len(), 1);
     assert_eq!(store.totals().unwrap().quarantined, 0);
     let known = |n| reader_find(maker, n);
-    assert_eq!(known(0), Some(Known::Ended { lsn: 1, end: refused }));
-    assert_eq!(known(1), Some(Known::Ended { lsn: 2, end: Finish::Purged }));
+    assert_eq!(
+        known(0),
+        Some(Known::Ended { lsn: 1, end: refused, fingerprint: record(0).fingerprint() })
+    );
+    assert_eq!(
+        known(1),
+        Some(Known::Ended { lsn: 2, end: Finish::Purged, fingerprint: record(1).fingerprint() })
+    );
     assert_sound(&mut *reader);
 }
 
@@ -436,5 +455,8 @@ fn any_bytes(maker: &dyn Maker) {
     let record = eversock_spool::record::Record { lsn: 1, ..odd };
     assert_eq!(found, [Found::Whole { record, sent: false, held: false }]);
     let known = reader.find(empty.id).unwrap();
-    assert_eq!(known, Some(Known::Ended { lsn: 2, end: done(&all) }));
+    assert_eq!(
+        known,
+        Some(Known::Ended { lsn: 2, end: done(&all), fingerprint: empty.fingerprint() })
+    );
 }

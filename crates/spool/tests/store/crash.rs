@@ -53,12 +53,17 @@ impl Promised {
     pub(crate) fn verify(&self, reader: &mut dyn SpoolReader, from: u64) {
         for (&n, &lsn) in self.kept.range(from..) {
             let known = reader.find(written(n).id).unwrap();
+            let fingerprint = written(n).fingerprint();
             if self.ended.contains(&lsn) {
-                assert_eq!(known, Some(Known::Ended { lsn, end: end(lsn) }), "number {n}");
+                assert_eq!(
+                    known,
+                    Some(Known::Ended { lsn, end: end(lsn), fingerprint }),
+                    "number {n}"
+                );
             } else {
                 // Ended or not: the writer may have died before it could say so.
-                let ended = Known::Ended { lsn, end: end(lsn) };
-                let pending = Known::Pending { lsn };
+                let ended = Known::Ended { lsn, end: end(lsn), fingerprint };
+                let pending = Known::Pending { lsn, fingerprint };
                 assert!(known.as_ref().is_some_and(|k| *k == ended || *k == pending), "{known:?}");
             }
         }

@@ -37,14 +37,20 @@ fn only_one_is_damaged(store: &mut dyn SpoolStore, reader: &mut dyn SpoolReader)
     assert_eq!(reader.check().unwrap().damaged, [DAMAGED]);
     // Its sender asks again, and is not told that it is unknown.
     let known = reader.find(large(DAMAGED).id).unwrap();
-    assert_eq!(known, Some(Known::Pending { lsn: DAMAGED }));
+    assert_eq!(
+        known,
+        Some(Known::Pending { lsn: DAMAGED, fingerprint: large(DAMAGED).fingerprint() })
+    );
 
     store.quarantine(DAMAGED, "a test has").unwrap();
     let found = reader.pending(0, 100, u64::MAX).unwrap();
     assert_eq!(found.len(), 7);
     assert!(found.iter().all(|found| matches!(found, Found::Whole { .. })));
     let known = reader.find(large(DAMAGED).id).unwrap();
-    assert_eq!(known, Some(Known::Quarantined { lsn: DAMAGED }));
+    assert_eq!(
+        known,
+        Some(Known::Quarantined { lsn: DAMAGED, fingerprint: large(DAMAGED).fingerprint() })
+    );
     assert_eq!(reader.newest(large(DAMAGED).lane()).unwrap(), None);
     let totals = store.totals().unwrap();
     assert_eq!((totals.pending, totals.quarantined), (7, 1));
@@ -162,7 +168,7 @@ fn a_row_on_a_page_that_is_gone() {
     assert_eq!(gone.len(), 1, "{gone:?}");
     let lost = page_filling(gone[0]);
     let known = reader.find(lost.id).unwrap();
-    assert_eq!(known, Some(Known::Pending { lsn: gone[0] }));
+    assert_eq!(known, Some(Known::Pending { lsn: gone[0], fingerprint: lost.fingerprint() }));
     assert_eq!(reader.list(0, 100).unwrap().len(), 40);
     // Its sender asks again: it was kept once, and the others of the batch are as well.
     let again = store.commit(&appends([page_filling(900), lost.clone()])).unwrap();
@@ -172,7 +178,10 @@ fn a_row_on_a_page_that_is_gone() {
     let totals = store.totals().unwrap();
     assert_eq!((totals.pending, totals.quarantined, totals.oldest_ms), (1, 0, 1900));
     let known = reader.find(lost.id).unwrap();
-    assert_eq!(known, Some(Known::Ended { lsn: gone[0], end: done(b"") }));
+    assert_eq!(
+        known,
+        Some(Known::Ended { lsn: gone[0], end: done(b""), fingerprint: lost.fingerprint() })
+    );
     assert_eq!(reader.list(0, 100).unwrap().len(), 1);
     assert_eq!(store.forget(u64::MAX, 100).unwrap(), 40);
 }
@@ -215,9 +224,9 @@ fn many_rows_on_a_page_that_is_gone() {
     assert_eq!(store.totals().unwrap().pending, 0);
 }
 
-/// Takes a row away, and leaves the index on what waits as it is.
-fn remove_behind_the_index(file: &Path, lsn: u64) {
-    let hidden = "name = 'record_pending'";
+/// Takes a row away, and leaves one index as it is.
+fn remove_behind_the_index(file: &Path, index: &str, lsn: u64) {
+    let hidden = format!("name = '{index}'");
     let conn = Connection::open(file).unwrap();
     conn.execute_batch(&format!(
         "PRAGMA writable_schema = ON;
@@ -255,7 +264,7 @@ fn a_row_that_only_the_index_knows() {
     for change in changes {
         let maker = SqliteMaker::new();
         filled(&mut *maker.open());
-        remove_behind_the_index(&maker.file(), DAMAGED);
+        remove_behind_the_index(&maker.file(), "record_pending", DAMAGED);
         let mut store = maker.open();
         let mut reader = maker.reader();
         change(&mut *store);
@@ -264,6 +273,24 @@ fn a_row_that_only_the_index_knows() {
         assert_eq!((totals.pending, totals.quarantined), (7, 1));
         assert_eq!((waits.len(), totals.in_doubt, totals.held), (7, 0, 0));
     }
+}
+
+#[test]
+fn a_check_spares_a_front_that_is_at_work() {
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    filled(&mut *store);
+    store.commit(&ends([(DAMAGED, done(b""))])).unwrap();
+    drop(store);
+    // Nothing but SQLite's own look at all pages finds that.
+    remove_behind_the_index(&maker.file(), "record_id", DAMAGED);
+    assert!(!maker.reader().check().unwrap().faults.is_empty());
+    let mut store = maker.open();
+    let checked = maker.reader().check().unwrap();
+    assert!(checked.faults.is_empty(), "{checked:?}");
+    store.commit(&ends([(1, done(b""))])).unwrap();
+    drop(store);
+    assert!(!maker.reader().check().unwrap().faults.is_empty());
 }
 
 #[test]
@@ -397,6 +424,23 @@ fn files_of_others() {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(conn);
     is_foreign(&file, "a newer one");
+}
+
+#[test]
+fn a_log_without_its_file() {
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    filled(&mut *store);
+    let log = format!("{}-wal", maker.file().display());
+    let kept = fs::read(&log).unwrap();
+    assert!(!kept.is_empty());
+    drop(store);
+    fs::remove_file(maker.file()).unwrap();
+    fs::write(&log, kept).unwrap();
+    let refused = maker.open_with(ROOMY).err().unwrap();
+    assert!(refused.to_string().contains(&log), "{refused}");
+    fs::remove_file(&log).unwrap();
+    assert_eq!(maker.open().totals().unwrap().last_lsn, 0);
 }
 
 #[test]

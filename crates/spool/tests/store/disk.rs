@@ -6,7 +6,7 @@ use std::process::Command;
 
 use eversock_spool::record::Record;
 use eversock_spool::store::sqlite::SqliteStore;
-use eversock_spool::store::{Appended, Batch, Quota, SpoolReader, SpoolStore, StoreError};
+use eversock_spool::store::{Appended, Batch, Known, Quota, SpoolReader, SpoolStore, StoreError};
 
 use crate::common::{
     Maker, PAIR, Scratch, SqliteMaker, appends, assert_sound, done, ends, keyed, payload, skip,
@@ -139,6 +139,65 @@ fn a_full_disk() {
     drop(reader);
     drop(store);
     assert_eq!(disk.names(), ["orders.db", "orders.lock", "orders.reserve"]);
+}
+
+/// A transaction that is larger than the reserve usually is: what it leaves in the log has to find
+/// room in the file as well, and the ends after it.
+#[test]
+fn a_full_disk_after_a_large_record() {
+    let Some(disk) = SmallDisk::new(32) else { return };
+    let large = |n| keyed(n, vec![1], payload(n, 6 << 20));
+    // From a disk with room for none of it, to one with room for all.
+    let mut all = Vec::new();
+    for room in [2, 5, 7, 9, 12, 16] {
+        let mut store = open(&disk.file());
+        let first = store.totals().unwrap().last_lsn;
+        store.commit(&appends((0..300).map(|n| sized(room * 1000 + n)))).unwrap();
+        let filler = disk.fill();
+        fs::File::options()
+            .write(true)
+            .open(&filler)
+            .unwrap()
+            .set_len(fs::metadata(&filler).unwrap().len().saturating_sub(room << 20))
+            .unwrap();
+        let accepted = match store.commit(&appends([large(room * 1000 + 999)])) {
+            Ok(_) => 1,
+            Err(StoreError::Full { .. }) => 0,
+            Err(other) => panic!("{other}"),
+        };
+        let rest = disk.fill();
+        for lsn in first + 1..=first + 300 + accepted {
+            store.commit(&ends([(lsn, done(b"ok"))])).unwrap();
+        }
+        assert_eq!(store.totals().unwrap().pending, 0);
+        all.push(accepted);
+        drop(store);
+        assert_sound(&mut SqliteStore::open_reader(&disk.file()).unwrap());
+        fs::remove_file(filler).unwrap();
+        fs::remove_file(rest).unwrap();
+        for name in ["orders.db", "orders.reserve"] {
+            fs::remove_file(disk.at.join(name)).unwrap();
+        }
+    }
+    assert_eq!((all.first(), all.last()), (Some(&0), Some(&1)), "{all:?}");
+}
+
+#[test]
+fn long_answers_on_a_full_disk() {
+    let Some(disk) = SmallDisk::new(12) else { return };
+    let mut store = open(&disk.file());
+    let kept = until_full(&mut store, 0);
+    let _filler = disk.fill();
+    let long = payload(1, 3 << 20);
+    let all = (1..=kept).map(|lsn| (lsn, done(if lsn % 100 == 0 { &long } else { b"short" })));
+    store.commit(&ends(all)).unwrap();
+    assert_eq!(store.totals().unwrap().pending, 0);
+    let mut reader = SqliteStore::open_reader(&disk.file()).unwrap();
+    let known = |reader: &mut dyn SpoolReader, n| reader.find(sized(n).id).unwrap();
+    let ended =
+        |lsn, end| Some(Known::Ended { lsn, end, fingerprint: sized(lsn - 1).fingerprint() });
+    assert_eq!(known(&mut reader, 0), ended(1, done(b"short")));
+    assert_eq!(known(&mut reader, 99), ended(100, done(b"")));
 }
 
 #[test]

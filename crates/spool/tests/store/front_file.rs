@@ -27,7 +27,7 @@ fn serves(file: &FrontFile) {
     assert!(matches!(second, StoreError::Held { .. }), "{second}");
     let mut reader = file.open_reader(pair).unwrap();
     assert_eq!(reader.reader().list(0, 10).unwrap().len(), 2);
-    let kept = reader.kept(2).unwrap().unwrap();
+    let kept = reader.reader().kept(2).unwrap().unwrap();
     assert_eq!((kept.payload, kept.whole), (record(2).payload, true));
     let refused = file.start().err().unwrap().to_string();
     assert!(

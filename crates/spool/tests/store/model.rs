@@ -173,10 +173,13 @@ impl Model {
         assert_eq!(listed, expected);
         for n in 0..IDS {
             let known = self.entries.iter().find(|(_, e)| e.record.id == id(n));
-            let known = known.map(|(&lsn, entry)| match &entry.end {
-                Some(end) => Known::Ended { lsn, end: end.clone() },
-                None if entry.quarantined => Known::Quarantined { lsn },
-                None => Known::Pending { lsn },
+            let known = known.map(|(&lsn, entry)| {
+                let fingerprint = entry.record.fingerprint();
+                match &entry.end {
+                    Some(end) => Known::Ended { lsn, end: end.clone(), fingerprint },
+                    None if entry.quarantined => Known::Quarantined { lsn, fingerprint },
+                    None => Known::Pending { lsn, fingerprint },
+                }
             });
             assert_eq!(reader.find(id(n)).unwrap(), known);
         }

@@ -255,7 +255,9 @@ fn readers_while_the_server_begins_anew() {
 fn pairs_on_one_server_do_not_meet() {
     let Some(maker) = PostgresMaker::new() else { return };
     let long = ["x".repeat(63), "x".repeat(64)];
-    let names = ["orders", "Orders", "mail-2", &long[0], &long[1]];
+    let names = ["orders", "Orders", "mail-2", &long[0], &long[1], "orders_pkey", "orders_id_key"];
+    let odd = PostgresStore::open_reader(&maker.config, &"ä".repeat(60));
+    assert!(matches!(odd, Err(StoreError::Foreign { .. })), "{odd:?}");
     let mut stores: Vec<PostgresStore> =
         names.iter().map(|name| PostgresStore::open(&maker.config, name, ROOMY).unwrap()).collect();
     for (store, n) in stores.iter_mut().zip(1..) {

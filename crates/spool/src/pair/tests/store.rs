@@ -69,10 +69,10 @@ impl Disk {
 
     pub(super) fn find(&self, id: RequestId) -> Option<Known> {
         let row = &self.rows[*self.ids.get(&id)?];
-        let lsn = row.new.record.lsn;
+        let (lsn, fingerprint) = (row.new.record.lsn, row.new.record.fingerprint());
         Some(match &row.end {
-            None => Known::Pending { lsn },
-            Some(end) => Known::Ended { lsn, end: end.clone() },
+            None => Known::Pending { lsn, fingerprint },
+            Some(end) => Known::Ended { lsn, end: end.clone(), fingerprint },
         })
     }
 

@@ -51,25 +51,6 @@ impl PostgresReader {
         Ok(reader)
     }
 
-    /// The bytes of a record as they lie there, be they whole or not; `None` if there is no such
-    /// record or it has ended.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`].
-    pub fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError> {
-        let kept = self.at_once(|tx, names| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM {} WHERE lsn = $1 AND (state = 0 OR aside)",
-                names.record
-            );
-            let Some(found) = tx.query_opt(&sql, &[&lsn.cast_signed()])? else { return Ok(None) };
-            let (row, _) = row_of(&found)?;
-            Ok(Some(row.kept(note_of(&found, 11)?)))
-        });
-        kept.map_err(|fault| self.error(fault))
-    }
-
     fn error(&self, fault: Fault) -> StoreError {
         session::error(&super::name(&self.names), fault)
     }
@@ -213,12 +194,13 @@ impl SpoolReader for PostgresReader {
     fn find(&mut self, id: RequestId) -> Result<Option<Known>, StoreError> {
         let known = self.at_once(|tx, names| {
             let sql = format!(
-                "SELECT lsn, state, answer, code, note FROM {} WHERE id = $1",
+                "SELECT lsn, fingerprint, state, answer, code, note FROM {} WHERE id = $1",
                 names.record
             );
             let Some(row) = tx.query_opt(&sql, &[&&id_bytes(id)[..]])? else { return Ok(None) };
             let lsn: i64 = row.try_get(0)?;
-            Ok(Some(end_of(&row, 1)?.known(lsn.cast_unsigned())))
+            let fingerprint: i64 = row.try_get(1)?;
+            Ok(Some(end_of(&row, 2)?.known(lsn.cast_unsigned(), fingerprint.cast_unsigned())))
         });
         known.map_err(|fault| self.error(fault))
     }
@@ -247,6 +229,19 @@ impl SpoolReader for PostgresReader {
             rows.iter().map(listed).collect()
         });
         listed.map_err(|fault| self.error(fault))
+    }
+
+    fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError> {
+        let kept = self.at_once(|tx, names| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM {} WHERE lsn = $1 AND (state = 0 OR aside)",
+                names.record
+            );
+            let Some(found) = tx.query_opt(&sql, &[&lsn.cast_signed()])? else { return Ok(None) };
+            let (row, _) = row_of(&found)?;
+            Ok(Some(row.kept(note_of(&found, 11)?)))
+        });
+        kept.map_err(|fault| self.error(fault))
     }
 
     fn ages(&mut self, now_ms: u64, edges_ms: &[u64]) -> Result<Vec<u64>, StoreError> {

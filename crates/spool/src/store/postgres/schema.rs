@@ -41,7 +41,9 @@ impl Names {
         let short = if pair.len() <= PAIR_SHORT {
             pair.to_owned()
         } else {
-            format!("{}_{:016x}", &pair[..30], number(pair))
+            // Names with other letters than ASCII's are refused later.
+            let head: String = pair.chars().take(30).collect();
+            format!("{head}_{:016x}", number(pair))
         };
         let within = quoted(schema);
         Self {
@@ -112,8 +114,8 @@ impl Names {
                  on_hold bool NOT NULL DEFAULT false
              ) WITH (fillfactor = 50);
              CREATE TABLE {record} (
-                 lsn int8 PRIMARY KEY,
-                 id bytea NOT NULL UNIQUE,
+                 lsn int8 CONSTRAINT {places} PRIMARY KEY,
+                 id bytea NOT NULL CONSTRAINT {ids} UNIQUE,
                  lane int8 NOT NULL,
                  kind int8 NOT NULL,
                  epoch int8 NOT NULL,
@@ -139,6 +141,8 @@ impl Names {
              CREATE INDEX {ended} ON {record} (ended_ms)
                  WHERE ended_ms IS NOT NULL AND NOT aside;
              CREATE INDEX {aside} ON {record} (lsn) WHERE aside;",
+            places = self.index("places"),
+            ids = self.index("ids"),
             pending = self.index("pending"),
             lane = self.index("lane"),
             age = self.index("age"),

@@ -12,34 +12,45 @@ use crate::store::{Checked, Found};
 /// Records that are in memory at once.
 const STEP: usize = 256;
 
-/// All that can be said of a file. Time and disk reads grow with it; memory does not.
-pub(super) fn check(conn: &Connection) -> Result<Checked, Fault> {
-    let mut checked = Checked::default();
-    for look in [records, count, pages] {
-        match look(conn, &mut checked) {
-            // A finding, and the other looks may find more.
-            Err(Fault::Damaged(cause)) => checked.faults.push(cause),
-            looked => looked?,
+/// A part of a check: one transaction, so that the log can be cut between two of them.
+pub(super) type Step = fn(&Connection, &mut Checked) -> Result<(), Fault>;
+
+/// What is looked at after the records. The last one takes a long time with a large file, and the
+/// log grows meanwhile: only for a file that no front writes.
+pub(super) const COUNT: Step = count;
+pub(super) const PAGES: Step = pages;
+
+/// Checksums of some of what is pending after this place. Gives the last place; `None` at the end.
+pub(super) fn records(
+    conn: &Connection,
+    after: u64,
+    checked: &mut Checked,
+) -> Result<Option<u64>, Fault> {
+    let step = read::pending(conn, after, STEP, BATCH_BYTES_MAX as u64)?;
+    let last = step.last().map(Found::lsn);
+    for found in step {
+        if let Found::Damaged { lsn, .. } = found
+            && checked.damaged.len() < DAMAGED_MAX
+        {
+            checked.damaged.push(lsn);
         }
     }
-    checked.faults.truncate(FAULTS_MAX);
-    Ok(checked)
+    Ok(last)
 }
 
-/// Checksums of all that is pending.
-fn records(conn: &Connection, checked: &mut Checked) -> Result<(), Fault> {
-    let mut after = 0;
-    loop {
-        let step = read::pending(conn, after, STEP, BATCH_BYTES_MAX as u64)?;
-        let Some(last) = step.last() else { return Ok(()) };
-        after = last.lsn();
-        for found in step {
-            if let Found::Damaged { lsn, .. } = found
-                && checked.damaged.len() < DAMAGED_MAX
-            {
-                checked.damaged.push(lsn);
+/// Takes down what a part of a check has met: damage is a finding, and other parts may find more.
+pub(super) fn noted<T: Default>(
+    looked: Result<T, Fault>,
+    checked: &mut Checked,
+) -> Result<T, Fault> {
+    match looked {
+        Err(Fault::Damaged(cause)) => {
+            if checked.faults.len() < FAULTS_MAX {
+                checked.faults.push(cause);
             }
+            Ok(T::default())
         }
+        looked => looked,
     }
 }
 

@@ -8,6 +8,10 @@
 //! closes the file, opens it again, has SQLite recover it, writes all of the log into the file
 //! (what a failed sync left in doubt is not built upon), makes a commit of its own, and then reads
 //! from the file whether the batch is there.
+//!
+//! Ends make room, so a full disk must not refuse them. If even the reserve does not do for a batch
+//! of ends, they are written in several transactions and answers of more than 1 KiB are not kept:
+//! who asks by id is then told that it took effect, with an empty answer.
 
 mod check;
 mod fault;
@@ -17,15 +21,20 @@ mod schema;
 mod write;
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 
 use self::fault::Fault;
-use self::reserve::Reserve;
-use self::write::{Met, Stop, Writing, adds_up, counters};
-use super::{Appended, Batch, PairState, Quota, SpoolReader, SpoolStore, StoreError, Totals};
+use self::reserve::{PAGE, Reserve};
+use self::write::{Met, Stop, Writing, adds_up, counters, has_ended};
+use super::{
+    Appended, Batch, Finish, PairState, Quota, SpoolReader, SpoolStore, StoreError, Totals,
+};
 use crate::failpoint;
 use crate::limits::PAIR_NAME_MAX;
 
@@ -33,6 +42,17 @@ pub use self::read::SqliteReader;
 
 /// Pages that are given back to the file system at once.
 const VACUUM_PAGES: u64 = 512;
+
+/// Ends in one transaction when the disk is full.
+const SPARING: usize = 64;
+/// Bytes of an answer that is kept even then.
+const SHORT: usize = 1024;
+/// Bytes of the pages that a record takes to itself in the log, besides its own: the indexes are
+/// not in the order of arrival.
+const SCATTERED: u64 = 2 * PAGE + 1024;
+
+/// How long an opener waits for one who only asks whether a front is there.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Writes the spool of a pair in SQLite.
 #[derive(Debug)]
@@ -211,6 +231,42 @@ impl SqliteStore {
         }
     }
 
+    /// Makes sure that whatever the disk does, what an append leaves in the log can be written into
+    /// the file with what is set aside.
+    fn make_room(&mut self, batch: &Batch) -> Result<(), Fault> {
+        let bytes = room_for(batch, self.quota);
+        self.restore_reserve()?;
+        self.reserve.cover(bytes)?;
+        let limit = self.reserve.log_pages() * PAGE;
+        let conn = self.connected()?;
+        let log = schema::log_bytes(conn)?;
+        if log == 0 || log.saturating_add(bytes) <= limit || schema::try_cut_log(conn)? {
+            return Ok(());
+        }
+        // A reader holds it. It may grow a little more until that one has ended.
+        let log = schema::log_bytes(conn)?;
+        if log == 0 || log.saturating_add(bytes) <= 2 * limit {
+            return Ok(());
+        }
+        log::warn!("spool {}: a reader holds its log, so nothing is accepted", self.pair);
+        Err(Fault::Full)
+    }
+
+    /// Writes ends on a disk that has no room for all of them at once: a few in one transaction, and
+    /// without long answers. What is left after an error ends when it is told again.
+    fn end_sparingly(&mut self, batch: &Batch) -> Result<Vec<Appended>, Fault> {
+        log::warn!("spool {}: the disk is full, long answers are not kept", self.pair);
+        let quota = self.quota;
+        let finish: Vec<_> = batch.finish.iter().map(|(lsn, end)| (*lsn, short(end))).collect();
+        for part in finish.chunks(SPARING) {
+            let part = Batch { finish: part.to_vec(), ..Batch::default() };
+            let _cut = self.connected().and_then(schema::try_cut_log);
+            self.transact(&mut |writing: &mut Writing<'_>| writing.batch(&part, quota), &|_| ())?;
+        }
+        let rest = Batch { finish: Vec::new(), ..batch.clone() };
+        self.transact(&mut |writing: &mut Writing<'_>| writing.batch(&rest, quota), &|_| ())
+    }
+
     /// Takes the reserve up again after it was spent. Where the disk has no room for it, the empty
     /// pages of a drained file have: they go to the file system.
     fn restore_reserve(&mut self) -> Result<(), Fault> {
@@ -269,6 +325,22 @@ enum Moment {
     AfterCommit,
 }
 
+/// Bytes that an append takes up in the log. What is over the quota is not written.
+fn room_for(batch: &Batch, quota: Quota) -> u64 {
+    let own = batch.append.iter().map(|new| new.record.weight()).fold(0, u64::saturating_add);
+    let own = own.min(quota.bytes);
+    let scattered = (batch.append.len() as u64).saturating_mul(SCATTERED);
+    own.saturating_add(own / 32).saturating_add(scattered).saturating_add(8 * PAGE)
+}
+
+/// An end without an answer that is long.
+fn short(end: &Finish) -> Finish {
+    match end {
+        Finish::Done { answer } if answer.len() > SHORT => Finish::Done { answer: Vec::new() },
+        end => end.clone(),
+    }
+}
+
 /// Everything of a transaction but its commit: what it gives, and its serial number.
 fn prepare<T>(
     conn: &Connection,
@@ -306,11 +378,29 @@ struct Lock(File);
 impl Lock {
     fn take(path: &Path) -> Result<Self, Fault> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let until = Instant::now() + LOCK_PATIENCE;
+        let locked = loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                locked => break locked,
+            }
+        };
+        match locked {
             Ok(()) => Ok(Self(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Fault::Held),
             Err(e) => Err(Fault::Failed(format!("{} cannot be locked: {e}", path.display()))),
         }
+    }
+
+    /// Whether nobody has it. Has it for a moment itself; whoever opens the store waits that long.
+    fn is_free(path: &Path) -> Result<bool, Fault> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(true),
+            file => file?,
+        };
+        Ok(flock(&file, FlockOperation::NonBlockingLockShared).is_ok())
     }
 }
 
@@ -326,7 +416,7 @@ impl SpoolStore for SqliteStore {
         failpoint::reach("store.begin");
         let (appends, ends) = (!batch.append.is_empty(), !batch.finish.is_empty());
         if appends {
-            self.restore_reserve().map_err(|fault| self.error(fault))?;
+            self.make_room(batch).map_err(|fault| self.error(fault))?;
         }
         let quota = self.quota;
         let mut job = |writing: &mut Writing<'_>| writing.batch(batch, quota);
@@ -351,6 +441,9 @@ impl SpoolStore for SqliteStore {
             let _cut = self.connected().and_then(schema::cut_log);
             result = self.transact(&mut job, &reach);
         }
+        if !appends && ends && matches!(result, Err(Fault::Full)) {
+            result = self.end_sparingly(batch);
+        }
         result.map_err(|fault| self.error(fault))
     }
 
@@ -369,7 +462,15 @@ impl SpoolStore for SqliteStore {
 
     fn forget(&mut self, before_ms: u64, limit: usize) -> Result<u64, StoreError> {
         let mut job = |writing: &mut Writing<'_>| writing.forget(before_ms, limit);
-        let forgotten = self.transact(&mut job, &|_| ());
+        // Most of the time there is nothing, and nothing is written.
+        let forgotten = match self.connected().and_then(|conn| Ok(has_ended(conn, before_ms)?)) {
+            Ok(true) => self.transact(&mut job, &|_| ()),
+            Ok(false) => Ok(0),
+            Err(fault) => {
+                self.conn = None;
+                Err(fault)
+            }
+        };
         let forgotten = forgotten.and_then(|count| self.shrink().map(|()| count));
         if self.restore_reserve().is_err() {
             log::debug!("spool {}: still no room for its reserve", self.pair);

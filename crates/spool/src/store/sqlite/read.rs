@@ -8,13 +8,17 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use super::fault::{Fault, is_local};
 use super::schema;
 use super::write::{bound, counters, end_of, int, size, uint};
+use super::{Lock, check};
 use crate::limits::{KEY_MAX, PAYLOAD_MAX};
 use crate::record::Lane;
 use crate::request::RequestId;
-use crate::store::row::{self, End, Kept, Row, id_bytes, id_of, state};
+use crate::store::row::{self, End, FAULTS_MAX, Kept, Row, id_bytes, id_of, state};
 use crate::store::{Checked, Found, Known, Listed, PairState, SpoolReader, StoreError, Totals};
 
 /// Reads the spool of a pair in SQLite, beside a front that holds it or without one.
+///
+/// A check looks at SQLite's own pages only while no front has the file: that takes long with a
+/// large one, and the log could not be cut meanwhile.
 ///
 /// Alters nothing. Needs the right to write into the directory all the same: SQLite has its
 /// readers' marks there. A call that lasts keeps the log from being cut meanwhile.
@@ -31,23 +35,6 @@ impl SqliteReader {
         Ok(reader)
     }
 
-    /// The bytes of a record as they lie there, be they whole or not; `None` if there is no such
-    /// record, if it has ended, or if nothing of it can be read.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`]. Blocks for as long as the disk takes.
-    pub fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError> {
-        self.at_once(|conn| {
-            let found = row_of(conn, lsn);
-            let row = match found {
-                Err(e) if is_local(&e) => None,
-                found => found?,
-            };
-            Ok(row.map(|(row, note)| row.kept(note)))
-        })
-    }
-
     /// One transaction: sees what was committed when it began. A connection that failed is opened
     /// anew the next time.
     fn at_once<T>(
@@ -60,6 +47,29 @@ impl SqliteReader {
             self.conn = None;
         }
         result.map_err(|fault| schema::error(&name, fault))
+    }
+
+    fn part_of_check(
+        &mut self,
+        step: check::Step,
+        checked: &mut Checked,
+    ) -> Result<(), StoreError> {
+        self.at_once(|conn| {
+            let looked = step(conn, checked);
+            check::noted(looked, checked)
+        })
+    }
+
+    /// Whether no front has the file at the moment.
+    fn is_unattended(&mut self) -> Result<bool, StoreError> {
+        let path = self.path.clone();
+        self.at_once(|conn| {
+            let pair: String = match conn.query_row("SELECT pair FROM meta", [], |row| row.get(0)) {
+                Err(e) if is_local(&e) => return Ok(true),
+                pair => pair?,
+            };
+            Lock::is_free(&path.with_file_name(format!("{pair}.lock")))
+        })
     }
 
     fn transact<T>(
@@ -116,6 +126,17 @@ impl SpoolReader for SqliteReader {
         self.at_once(|conn| list(conn, after, limit))
     }
 
+    fn kept(&mut self, lsn: u64) -> Result<Option<Kept>, StoreError> {
+        self.at_once(|conn| {
+            let found = row_of(conn, lsn);
+            let row = match found {
+                Err(e) if is_local(&e) => None,
+                found => found?,
+            };
+            Ok(row.map(|(row, note)| row.kept(note)))
+        })
+    }
+
     fn ages(&mut self, now_ms: u64, edges_ms: &[u64]) -> Result<Vec<u64>, StoreError> {
         self.at_once(|conn| {
             let mut statement = conn.prepare_cached(
@@ -135,7 +156,20 @@ impl SpoolReader for SqliteReader {
     }
 
     fn check(&mut self) -> Result<Checked, StoreError> {
-        self.at_once(super::check::check)
+        let mut checked = Checked::default();
+        let mut next = Some(0);
+        while let Some(after) = next {
+            next = self.at_once(|conn| {
+                let looked = check::records(conn, after, &mut checked);
+                check::noted(looked, &mut checked)
+            })?;
+        }
+        self.part_of_check(check::COUNT, &mut checked)?;
+        if self.is_unattended()? {
+            self.part_of_check(check::PAGES, &mut checked)?;
+        }
+        checked.faults.truncate(FAULTS_MAX);
+        Ok(checked)
     }
 }
 
@@ -252,21 +286,34 @@ fn find(conn: &Connection, id: RequestId) -> Result<Option<Known>, Fault> {
     if let Some(purged) = broken {
         let state = if purged { state::PURGED } else { state::QUARANTINED };
         let end = End { state, answer: None, code: None, note: None };
-        return Ok(Some(end.known(lsn)));
+        // Its row may be the broken part.
+        let fingerprint = conn
+            .prepare_cached("SELECT fingerprint FROM record WHERE lsn = ?1")?
+            .query_row(params![int(lsn)], |row| row.get(0).map(uint));
+        let fingerprint = match fingerprint {
+            Err(rusqlite::Error::QueryReturnedNoRows) => 0,
+            Err(e) if is_local(&e) => 0,
+            fingerprint => fingerprint?,
+        };
+        return Ok(Some(end.known(lsn, fingerprint)));
     }
     let end = conn
-        .prepare_cached("SELECT state, answer, code, note FROM record WHERE lsn = ?1")?
-        .query_row(params![int(lsn)], |row| end_of(row, 0));
+        .prepare_cached("SELECT fingerprint, state, answer, code, note FROM record WHERE lsn = ?1")?
+        .query_row(params![int(lsn)], |row| Ok((row.get(0).map(uint)?, end_of(row, 1)?)));
     match end {
-        Ok(end) => Ok(Some(end.known(lsn))),
+        Ok((fingerprint, end)) => Ok(Some(end.known(lsn, fingerprint))),
         Err(e) if is_local(&e) => {
             let pending = conn
                 .prepare_cached(
                     "SELECT 1 FROM record INDEXED BY record_pending WHERE state = 0 AND lsn = ?1",
                 )?
                 .exists(params![int(lsn)])?;
-            let known = if pending { Known::Pending { lsn } } else { Known::Quarantined { lsn } };
-            Ok(Some(known))
+            let fingerprint = 0;
+            Ok(Some(if pending {
+                Known::Pending { lsn, fingerprint }
+            } else {
+                Known::Quarantined { lsn, fingerprint }
+            }))
         }
         Err(e) => Err(e.into()),
     }

@@ -13,10 +13,12 @@ pub(super) const PAGE: u64 = 4096;
 ///
 /// A full disk refuses appends, and only draining makes room: but an end needs pages in the log,
 /// and the log can be cut only where its pages find room in the file. So the reserve is larger than
-/// the log may grow.
+/// the log may grow: twice its limit, and the largest transaction since it was taken up.
 #[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
+    /// Without what a large transaction needs.
+    base: u64,
     bytes: u64,
     whole: bool,
 }
@@ -25,7 +27,7 @@ impl Reserve {
     /// For a quota of so many bytes. Touches nothing yet.
     pub(super) fn new(path: PathBuf, quota_bytes: u64) -> Self {
         let bytes = (quota_bytes / 20).clamp(1 << 20, 32 << 20);
-        Self { path, bytes, whole: false }
+        Self { path, base: bytes, bytes, whole: false }
     }
 
     /// Its size in pages.
@@ -33,9 +35,26 @@ impl Reserve {
         self.bytes / PAGE
     }
 
-    /// Pages that the log may have before it is written into the file: half of the reserve.
+    /// Pages that the log may have before it is written into the file.
     pub(super) fn log_pages(&self) -> u64 {
-        self.pages() / 2
+        self.base / 2 / PAGE
+    }
+
+    /// Takes up as much more as a transaction of so many bytes needs. Without room for that the
+    /// reserve stays as it is, and the transaction must not be.
+    pub(super) fn cover(&mut self, transaction: u64) -> io::Result<()> {
+        let wanted = self.base.saturating_add(transaction).next_multiple_of(1 << 20);
+        // Most are far smaller than the log may be, and within it already.
+        if transaction <= self.log_pages() * PAGE || wanted <= self.bytes {
+            return Ok(());
+        }
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path)?;
+        if let Err(e) = take_up(&file, wanted) {
+            file.set_len(self.bytes)?;
+            return Err(e);
+        }
+        self.bytes = wanted;
+        Ok(())
     }
 
     /// Takes the room up if it is not. While that fails the disk counts as full: what is left on
@@ -56,6 +75,7 @@ impl Reserve {
     /// Gives the room up. Says whether there was any.
     pub(super) fn spend(&mut self) -> bool {
         self.whole = false;
+        self.bytes = self.base;
         let Ok(file) = OpenOptions::new().write(true).open(&self.path) else { return false };
         file.metadata().is_ok_and(|meta| meta.len() > 0) && file.set_len(0).is_ok()
     }

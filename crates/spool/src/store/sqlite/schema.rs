@@ -17,6 +17,10 @@ const APPLICATION: i64 = 0x6576_7370;
 const VERSION: i64 = 1;
 /// How long a connection waits for another that recovers the file or cuts its log.
 const BUSY: Duration = Duration::from_secs(10);
+/// How long an opener waits for readers that hinder the log from being cut.
+const READER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an append waits for readers that hinder the log from being cut.
+const CUT_PATIENCE: Duration = Duration::from_millis(200);
 /// Pages in memory for each connection, in KiB.
 const CACHE_KIB: i64 = 8192;
 
@@ -85,6 +89,16 @@ CREATE TABLE meta (
 pub(super) fn create(path: &Path, pair: &str) -> Result<(), Fault> {
     if path.exists() {
         return Ok(());
+    }
+    // SQLite would bring the log of a file that is gone into the new one.
+    for log in [beside(path, "-wal"), beside(path, "-journal")] {
+        if fs::metadata(&log).is_ok_and(|meta| meta.len() > 0) {
+            let cause = format!(
+                "its file is not there, and the log of it is: bring the file back, or remove {}",
+                log.display()
+            );
+            return Err(Fault::Failed(cause));
+        }
     }
     let new = beside(path, ".new");
     for leftover in [new.clone(), beside(path, ".new-journal")] {
@@ -195,8 +209,32 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
 
 /// Writes the whole log into the file, brings that to disk, and cuts the log.
 pub(super) fn cut_log(conn: &Connection) -> Result<(), Fault> {
-    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy == 0 { Ok(()) } else { Err(Fault::Failed("a reader holds its log".to_owned())) }
+    conn.busy_timeout(READER_PATIENCE)?;
+    let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    conn.busy_timeout(BUSY)?;
+    if busy? == 0 {
+        return Ok(());
+    }
+    let cause = "a reader holds its log: end whatever reads it (`evs spool verify` or `export`, a \
+                 backup), and it goes on";
+    Err(Fault::Failed(cause.to_owned()))
+}
+
+/// Bytes of the log that are not in the file yet. Looks only.
+pub(super) fn log_bytes(conn: &Connection) -> Result<u64, Fault> {
+    let (all, done): (i64, i64) =
+        conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+    // What is in the file stays in the log, and grows with it, while a reader needs it there.
+    let left = if all == done { 0 } else { all };
+    Ok(left.max(0).cast_unsigned().saturating_mul(PAGE))
+}
+
+/// As [`cut_log`], but waits only a moment for readers. Says whether there was no one.
+pub(super) fn try_cut_log(conn: &Connection) -> Result<bool, Fault> {
+    conn.busy_timeout(CUT_PATIENCE)?;
+    let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    conn.busy_timeout(BUSY)?;
+    Ok(busy? == 0)
 }
 
 /// Gives up to so many empty pages back to the file system, once the log has been cut.

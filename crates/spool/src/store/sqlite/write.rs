@@ -390,6 +390,16 @@ impl<'a> Writing<'a> {
     }
 }
 
+/// Whether there is something to be forgotten.
+pub(super) fn has_ended(conn: &Connection, before_ms: u64) -> Result<bool, rusqlite::Error> {
+    conn.prepare_cached(
+        "SELECT 1 FROM record INDEXED BY record_ended \
+         WHERE ended_ms IS NOT NULL AND ended_ms < ?1 AND aside = 0 \
+         AND NOT EXISTS (SELECT 1 FROM broken WHERE broken.lsn = record.lsn) LIMIT 1",
+    )?
+    .exists(params![bound(before_ms)])
+}
+
 /// The counters as they stand.
 pub(super) fn counters(conn: &Connection) -> Result<Counters, rusqlite::Error> {
     conn.prepare_cached(
