@@ -202,6 +202,14 @@ impl<F: Effects> LedgerBackend<F> {
         result
     }
 
+    /// Looks at the database beside calls. Should be short.
+    pub(super) fn looking<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        guard(&self.notes).reading(work)
+    }
+
     /// Whether changes go through; see [`Ledger::is_writable`].
     pub(super) fn is_writable(&self) -> bool {
         guard(&self.notes).is_writable()

@@ -231,7 +231,7 @@ impl Ledger {
         self.writing(|tx| schema::set(tx, schema::MAIN_EPOCH, 0))
     }
 
-    fn reading<T>(
+    pub(crate) fn reading<T>(
         &mut self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {

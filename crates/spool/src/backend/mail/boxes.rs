@@ -31,9 +31,6 @@ pub const SEARCHED_BYTES_MAX: usize = 64 << 20;
 /// The code of the [`Kind::Custom`] that changes flags.
 pub const FLAGS: u16 = 1;
 
-/// Files that are looked at in one transaction of a sweep.
-const SWEEP_AT_ONCE: usize = 256;
-
 /// Mailboxes under one directory: [`Effects`] for a ledger in the same directory.
 #[derive(Debug)]
 pub struct Mailboxes {
@@ -65,14 +62,33 @@ impl Mailboxes {
         Ok(Self { files: Files::open(directory)?, retry_after })
     }
 
-    /// Files older than the grace, which may belong to no message.
-    pub(super) fn strays(&self, grace: Duration) -> io::Result<Vec<Stray>> {
-        self.files.strays(grace)
+    /// Tells of files older than the grace, which may belong to no message, in portions; see
+    /// [`Files::strays`].
+    pub(super) fn strays(
+        &self,
+        grace: Duration,
+        portion: &mut dyn FnMut(&[Stray]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.files.strays(grace, portion)
+    }
+
+    /// Those of the files that no message has now.
+    pub(super) fn unknown<'a>(
+        connection: &Connection,
+        strays: &'a [Stray],
+    ) -> rusqlite::Result<Vec<&'a Stray>> {
+        let mut unknown = Vec::new();
+        for stray in strays {
+            if !index::has_file(connection, &stray.mailbox, &stray.name)? {
+                unknown.push(stray);
+            }
+        }
+        Ok(unknown)
     }
 
     /// Removes those of the files that no message has. Nobody writes beside this transaction, and
     /// whoever writes after it looks whether its file is still there.
-    pub(super) fn sweep(tx: &Transaction<'_>, strays: &[Stray]) -> rusqlite::Result<u64> {
+    pub(super) fn sweep(tx: &Transaction<'_>, strays: &[&Stray]) -> rusqlite::Result<u64> {
         let mut swept = 0;
         for stray in strays {
             if !index::has_file(tx, &stray.mailbox, &stray.name)? {
@@ -81,11 +97,6 @@ impl Mailboxes {
             }
         }
         Ok(swept)
-    }
-
-    /// Strays in portions that one transaction takes.
-    pub(super) fn portions(strays: &[Stray]) -> impl Iterator<Item = &[Stray]> {
-        strays.chunks(SWEEP_AT_ONCE)
     }
 
     fn later(&self, what: &str, error: &io::Error) -> ItemResult {

@@ -2,11 +2,13 @@
 //!
 //! A file counts for nothing: a message is there when the index says so.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::failpoint::reach;
@@ -15,6 +17,10 @@ use crate::request::RequestId;
 
 /// How often a message is looked for that moves while it is.
 const FIND_TRIES: usize = 3;
+/// Mailboxes that are remembered as made: fronts name them.
+const MADE_MAX: usize = 10_000;
+/// Files that a sweep looks at before it says what it has found.
+const SWEEP_AT_ONCE: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Files {
@@ -22,6 +28,8 @@ pub(super) struct Files {
     /// Of this process: `R`, random digits, and the host's name.
     run: (String, String),
     count: AtomicU64,
+    /// Mailboxes whose directories this process has made to last.
+    made: Mutex<HashSet<String>>,
 }
 
 /// A file that the index may not know.
@@ -37,7 +45,12 @@ impl Files {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         make_directory(root)?;
         let random = format!("{:x}", RequestId::random()?.0 as u64);
-        Ok(Self { root: root.to_owned(), run: (random, host()), count: AtomicU64::new(0) })
+        let (root, run, count) = (root.to_owned(), (random, host()), AtomicU64::new(0));
+        Ok(Self { root, run, count, made: Mutex::default() })
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn directory(&self, mailbox: &str, which: &str) -> PathBuf {
@@ -49,7 +62,7 @@ impl Files {
     pub(super) fn write(&self, mailbox: &str, message: &[u8]) -> io::Result<String> {
         let new = self.directory(mailbox, "new");
         let tmp = self.directory(mailbox, "tmp");
-        if !new.is_dir() || !tmp.is_dir() {
+        if !self.made().contains(mailbox) || !new.is_dir() || !tmp.is_dir() {
             self.make_mailbox(mailbox)?;
         }
         let name = self.fresh_name();
@@ -66,11 +79,19 @@ impl Files {
         Ok(name)
     }
 
+    /// Also for one that is there: who made it may have been killed before it was to last, or
+    /// before it was whole.
     fn make_mailbox(&self, mailbox: &str) -> io::Result<()> {
-        make_directory(&self.root.join(mailbox))?;
+        let path = self.root.join(mailbox);
+        make_directory(&path)?;
         for which in ["tmp", "new", "cur"] {
-            make_directory(&self.directory(mailbox, which))?;
+            make_directory(&path.join(which))?;
         }
+        let mut made = self.made();
+        if made.len() >= MADE_MAX {
+            made.clear();
+        }
+        made.insert(mailbox.to_owned());
         Ok(())
     }
 
@@ -147,35 +168,48 @@ impl Files {
         }
     }
 
-    /// Files older than the grace: those of `tmp` go at once, the others come back for the index
-    /// to be asked.
-    pub(super) fn strays(&self, grace: Duration) -> io::Result<Vec<Stray>> {
-        let mut strays = Vec::new();
+    /// Files older than the grace: those of `tmp` go at once, the others are told in portions, for
+    /// the index to be asked. Ends when `portion` says no; it is asked now and then even if there
+    /// is nothing to tell.
+    pub(super) fn strays(
+        &self,
+        grace: Duration,
+        portion: &mut dyn FnMut(&[Stray]) -> io::Result<()>,
+    ) -> io::Result<()> {
         for mailbox in fs::read_dir(&self.root)? {
             let Ok(mailbox) = mailbox?.file_name().into_string() else { continue };
             for which in ["tmp", "new", "cur"] {
                 let Ok(files) = fs::read_dir(self.directory(&mailbox, which)) else { continue };
-                for file in files {
-                    let file = file?;
-                    let age = file.metadata().and_then(|data| data.modified());
-                    let age = age.ok().and_then(|at| at.elapsed().ok());
-                    if age.is_none_or(|age| age < grace) {
-                        continue;
+                let mut strays = Vec::new();
+                for (count, file) in files.enumerate() {
+                    strays.extend(stray(&mailbox, which, &file?, grace));
+                    if count % SWEEP_AT_ONCE == SWEEP_AT_ONCE - 1 {
+                        portion(&strays)?;
+                        strays.clear();
                     }
-                    let path = file.path();
-                    if which == "tmp" {
-                        // One who still writes it fails to rename it, and says so.
-                        let _gone = fs::remove_file(path);
-                        continue;
-                    }
-                    let Ok(name) = file.file_name().into_string() else { continue };
-                    let name = name.split(":2,").next().unwrap_or_default().to_owned();
-                    strays.push(Stray { mailbox: mailbox.clone(), name, path });
                 }
+                portion(&strays)?;
             }
         }
-        Ok(strays)
+        Ok(())
     }
+}
+
+fn stray(mailbox: &str, which: &str, file: &fs::DirEntry, grace: Duration) -> Option<Stray> {
+    let age = file.metadata().and_then(|data| data.modified());
+    let age = age.ok().and_then(|at| at.elapsed().ok());
+    if age.is_none_or(|age| age < grace) {
+        return None;
+    }
+    let path = file.path();
+    if which == "tmp" {
+        // One who still writes it fails to rename it, and says so.
+        let _gone = fs::remove_file(path);
+        return None;
+    }
+    let name = file.file_name().into_string().ok()?;
+    let name = name.split(":2,").next().unwrap_or_default().to_owned();
+    Some(Stray { mailbox: mailbox.to_owned(), name, path })
 }
 
 impl Stray {
@@ -194,7 +228,7 @@ fn write_whole(path: &Path, message: &[u8]) -> io::Result<()> {
 fn make_directory(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -217,6 +251,52 @@ mod tests {
 
     use super::{Files, fs};
     use crate::request::RequestId;
+
+    #[test]
+    fn a_mailbox_that_was_half_made_is_made_whole() {
+        let root =
+            std::env::temp_dir().join(format!("spool-files-{}", RequestId::random().unwrap()));
+        let files = Files::open(&root).unwrap();
+        for which in ["tmp", "new"] {
+            fs::create_dir_all(root.join("inbox").join(which)).unwrap();
+        }
+        let name = files.write("inbox", b"text").unwrap();
+        files.flag("inbox", &name, "S").unwrap();
+        // And one that somebody has taken away since.
+        fs::remove_dir_all(root.join("inbox")).unwrap();
+        let name = files.write("inbox", b"text").unwrap();
+        assert_eq!(files.read("inbox", &name, "", 100).unwrap(), b"text");
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn strays_come_in_portions() {
+        let root =
+            std::env::temp_dir().join(format!("spool-files-{}", RequestId::random().unwrap()));
+        let files = Files::open(&root).unwrap();
+        let name = files.write("inbox", b"text").unwrap();
+        for n in 0..2 * super::SWEEP_AT_ONCE {
+            fs::write(root.join(format!("inbox/new/{n}")), "").unwrap();
+        }
+        let (mut portions, mut all) = (Vec::new(), std::collections::HashSet::new());
+        files
+            .strays(Duration::ZERO, &mut |portion| {
+                portions.push(portion.len());
+                all.extend(portion.iter().map(|stray| stray.name.clone()));
+                Ok(())
+            })
+            .unwrap();
+        let most = super::SWEEP_AT_ONCE;
+        assert_eq!(portions, [0, most, most, 1, 0]);
+        assert!(all.len() == 2 * most + 1 && all.contains(&name));
+        let mut asked = 0;
+        let stopped = files.strays(Duration::ZERO, &mut |_| {
+            asked += 1;
+            Err(std::io::ErrorKind::Interrupted.into())
+        });
+        assert!(stopped.is_err() && asked == 1);
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     #[test]
     fn a_message_is_read_while_it_moves() {

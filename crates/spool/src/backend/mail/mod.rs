@@ -38,7 +38,8 @@ pub const INDEX: &str = "index.db";
 const MAIL: &str = "mail";
 
 /// Opens mailboxes in a directory, which is made if it is not there, and sweeps files that belong
-/// to no message and are older than the grace.
+/// to no message and are older than the grace. With much mail that takes long: see
+/// [`open_unswept`].
 ///
 /// # Errors
 ///
@@ -48,30 +49,58 @@ pub fn open(
     ledger: LedgerConfig,
     grace: Duration,
 ) -> io::Result<LedgerBackend<Mailboxes>> {
-    std::fs::create_dir_all(directory)?;
-    let mailboxes = Mailboxes::open(&directory.join(MAIL), ledger.retry_after)?;
-    let backend =
-        LedgerBackend::open(&directory.join(INDEX), ledger, mailboxes).map_err(io::Error::other)?;
-    let swept = sweep(&backend, grace)?;
-    if swept > 0 {
-        log::info!("mail: swept {swept} files of {} that no message has", directory.display());
-    }
+    let backend = open_unswept(directory, ledger)?;
+    sweep(&backend, grace, &|| false)?;
     Ok(backend)
 }
 
-/// Removes files that belong to no message and are older than the grace. Says how many.
+/// The same without the sweep.
+///
+/// # Errors
+///
+/// The directory cannot be made, or its index is no ledger.
+pub fn open_unswept(
+    directory: &Path,
+    ledger: LedgerConfig,
+) -> io::Result<LedgerBackend<Mailboxes>> {
+    std::fs::create_dir_all(directory)?;
+    let mailboxes = Mailboxes::open(&directory.join(MAIL), ledger.retry_after)?;
+    LedgerBackend::open(&directory.join(INDEX), ledger, mailboxes).map_err(io::Error::other)
+}
+
+/// Removes files that belong to no message and are older than the grace. Says how many. Can go on
+/// beside calls: only what no message seems to have is looked at in transactions. Ends early when
+/// `stop` says so.
 ///
 /// # Errors
 ///
 /// The directory cannot be read, or the index cannot be asked.
-pub fn sweep(backend: &LedgerBackend<Mailboxes>, grace: Duration) -> io::Result<u64> {
-    let strays = backend.effects().strays(grace)?;
+pub fn sweep(
+    backend: &LedgerBackend<Mailboxes>,
+    grace: Duration,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<u64> {
     let mut swept = 0;
-    for portion in Mailboxes::portions(&strays) {
-        swept += backend
-            .ledger()
-            .maintain(|tx| Mailboxes::sweep(tx, portion))
+    let told = backend.effects().strays(grace, &mut |strays| {
+        if stop() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let unknown = backend
+            .looking(|connection| Mailboxes::unknown(connection, strays))
             .map_err(io::Error::other)?;
+        if !unknown.is_empty() {
+            swept += backend
+                .ledger()
+                .maintain(|tx| Mailboxes::sweep(tx, &unknown))
+                .map_err(io::Error::other)?;
+        }
+        Ok(())
+    });
+    if swept > 0 {
+        log::info!("mail: swept {swept} files that no message has");
     }
-    Ok(swept)
+    match told {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(swept),
+    }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -96,12 +98,72 @@ enum Storage {
 /// A mail server that runs, until it is dropped.
 #[derive(Debug)]
 pub struct MailServer {
+    _sweeper: Sweeper,
     server: BackendServer,
     storage: Storage,
 }
 
+/// Sweeps once, beside calls, until it is done or dropped.
+#[derive(Debug)]
+struct Sweeper {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sweeper {
+    fn start(storage: &Storage, grace: Duration) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let mailboxes = storage.handle();
+        let sweep = move || {
+            let swept = mail::sweep(mailboxes.get(), grace, &|| stopped.load(Ordering::SeqCst));
+            if let Err(error) = swept {
+                log::warn!(
+                    "mail: the sweep ended early, and begins anew at the next start: {error}"
+                );
+            }
+        };
+        let thread =
+            std::thread::Builder::new().name("spool-mail-sweep".to_owned()).spawn(sweep)?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// The mailboxes, wherever they are kept.
+enum Handle {
+    Shared(Arc<LedgerBackend<Mailboxes>>),
+    Own(Arc<Replicated<Mailboxes>>),
+}
+
+impl Handle {
+    fn get(&self) -> &LedgerBackend<Mailboxes> {
+        match self {
+            Self::Shared(backend) => backend,
+            Self::Own(replicated) => replicated.inner(),
+        }
+    }
+}
+
+impl Storage {
+    fn handle(&self) -> Handle {
+        match self {
+            Self::Shared(backend) => Handle::Shared(Arc::clone(backend)),
+            Self::Own { replicated, .. } => Handle::Own(Arc::clone(replicated)),
+        }
+    }
+}
+
 impl MailServer {
-    /// Opens the directory, sweeps it and serves fronts.
+    /// Opens the directory and serves fronts; sweeps the directory meanwhile.
     ///
     /// # Errors
     ///
@@ -111,7 +173,7 @@ impl MailServer {
         if config.replica.is_some() {
             ledger.log_bytes = ledger.log_bytes.or(Some(LOG_BYTES));
         }
-        let backend = mail::open(&config.directory, ledger, config.grace)?;
+        let backend = mail::open_unswept(&config.directory, ledger)?;
         let (guarded, storage) = match config.replica {
             None => {
                 let backend = Arc::new(backend);
@@ -126,7 +188,8 @@ impl MailServer {
         }
         let listener = VirtualListener::bind_with(config.listen, config.socket)?;
         let server = BackendServer::serve(listener, guarded, config.serve)?;
-        Ok(Self { server, storage })
+        let sweeper = Sweeper::start(&storage, config.grace)?;
+        Ok(Self { _sweeper: sweeper, server, storage })
     }
 
     /// The server.
