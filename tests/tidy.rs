@@ -790,12 +790,7 @@ fn sentences(line: &str) -> Vec<String> {
 
 /// What stands between backticks in `(test: ..)` and `(tests: ..)`.
 fn named_tests(item: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    for opening in ["(test: ", "(tests: "] {
-        for list in item.split(opening).skip(1) {
-            let list = list.split(')').next().unwrap_or(list);
-            names.extend(list.split('`').skip(1).step_by(2).map(str::to_string));
-        }
-    }
-    names
+    let lists = ["(test: ", "(tests: "].map(|opening| item.split(opening).skip(1));
+    let lists = lists.into_iter().flatten().map(|list| list.split(')').next().unwrap_or(list));
+    lists.flat_map(|list| list.split('`').skip(1).step_by(2)).map(str::to_string).collect()
 }

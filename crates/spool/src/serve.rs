@@ -87,8 +87,8 @@ pub trait Handler: Send + Sync {
     /// on the thread of a connection.
     fn grant(&self, grant: Grant) -> bool;
 
-    /// Finishes what is under way and gives the lock with this epoch back, within `timeout`, which is
-    /// at most a minute. `true`
+    /// Finishes what is under way and gives the lock with this epoch back, within `timeout`, which
+    /// is at most a minute. `true`
     /// if nothing will be done under it any more. May block; releases run one after the other.
     fn release(&self, epoch: u64, timeout: Duration) -> bool;
 }

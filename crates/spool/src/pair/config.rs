@@ -104,7 +104,8 @@ pub struct PairConfig {
     pub drain_calls_max: usize,
     /// Records that may be drained in a second; 0: as many as the main takes.
     pub drain_rate: u64,
-    /// Before it opens after a drain ([`DrainMode::Before`]), new writes may be kept waiting so long.
+    /// Before it opens after a drain ([`DrainMode::Before`]), new writes may be kept waiting so
+    /// long.
     pub freeze: u64,
     /// What rejected senders are told to wait.
     pub retry_after: u64,

@@ -162,8 +162,8 @@ pub enum Known {
     Pending {
         /// Its place.
         lsn: u64,
-        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot read
-        /// it.
+        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot
+        /// read it.
         fingerprint: u64,
     },
     /// Has ended.
@@ -172,16 +172,16 @@ pub enum Known {
         lsn: u64,
         /// How.
         end: Finish,
-        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot read
-        /// it.
+        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot
+        /// read it.
         fingerprint: u64,
     },
     /// Set aside as damaged.
     Quarantined {
         /// Its place.
         lsn: u64,
-        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot read
-        /// it.
+        /// [`Record::fingerprint`] of the request that came under the id; 0 if the store cannot
+        /// read it.
         fingerprint: u64,
     },
 }

@@ -1,6 +1,6 @@
-//! S4: two servers and a granter in simulated time. Clocks run at rates that differ by 1 %, messages
-//! are late, lost, doubled and overtake each other, everybody stands still at times, servers start
-//! anew, and at no real moment do two servers hold the lock.
+//! S4: two servers and a granter in simulated time. Clocks run at rates that differ by 1 %,
+//! messages are late, lost, doubled and overtake each other, everybody stands still at times,
+//! servers start anew, and at no real moment do two servers hold the lock.
 
 use std::collections::BinaryHeap;
 use std::time::Duration;

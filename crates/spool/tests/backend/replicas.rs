@@ -1,4 +1,5 @@
-//! Servers with storage of their own: what was acknowledged is on both, or the standby is not ready.
+//! Servers with storage of their own: what was acknowledged is on both, or the standby is not
+//! ready.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -120,7 +120,8 @@ impl Effects for Notes {
     fn set_up(&self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
         tx.execute_batch(
             "CREATE TABLE IF NOT EXISTS effect
-             (seq INTEGER PRIMARY KEY, key BLOB NOT NULL, id BLOB NOT NULL, epoch INTEGER NOT NULL)",
+             (seq INTEGER PRIMARY KEY, key BLOB NOT NULL, id BLOB NOT NULL,
+              epoch INTEGER NOT NULL)",
         )
     }
 

@@ -249,7 +249,8 @@ impl<F: Effects + 'static> Replicated<F> {
         };
         let head = notes.head().map_err(io::Error::other)?;
         let main_epoch = notes.main_epoch().map_err(io::Error::other)?;
-        // What an earlier run has promised is not known any more; a new server has promised nothing.
+        // What an earlier run has promised is not known any more; a new server has promised
+        // nothing.
         let is_new = head.seq == 0 && main_epoch == 0;
         let promise = if is_new { 0 } else { clock.now_us() + micros(config.in_sync) };
         let state = State {

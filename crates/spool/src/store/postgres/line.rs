@@ -1,8 +1,8 @@
 //! A connection on which nothing is waited for without end.
 //!
-//! The server bounds statements by itself, but not a commit that waits for a replica, and nothing at
-//! all once its processes are stopped. So each wait is bounded here: after that the connection is
-//! given up, whatever it was doing.
+//! The server bounds statements by itself, but not a commit that waits for a replica, and nothing
+//! at all once its processes are stopped. So each wait is bounded here: after that the connection
+//! is given up, whatever it was doing.
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -90,7 +90,8 @@ impl Statements {
             ))?,
             forget: ask(format!(
                 "DELETE FROM {record} WHERE lsn IN (
-                     SELECT lsn FROM {record} WHERE ended_ms IS NOT NULL AND NOT aside AND ended_ms < $1
+                     SELECT lsn FROM {record}
+                     WHERE ended_ms IS NOT NULL AND NOT aside AND ended_ms < $1
                      ORDER BY ended_ms LIMIT $2
                  )"
             ))?,

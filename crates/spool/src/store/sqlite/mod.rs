@@ -252,8 +252,8 @@ impl SqliteStore {
         Err(Fault::Full)
     }
 
-    /// Writes ends on a disk that has no room for all of them at once: a few in one transaction, and
-    /// without long answers. What is left after an error ends when it is told again.
+    /// Writes ends on a disk that has no room for all of them at once: a few in one transaction,
+    /// and without long answers. What is left after an error ends when it is told again.
     fn end_sparingly(&mut self, batch: &Batch) -> Result<Vec<Appended>, Fault> {
         log::warn!("spool {}: the disk is full, long answers are not kept", self.pair);
         let quota = self.quota;

@@ -89,8 +89,8 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Changes the row of one record, which is there by an index. That no row is changed is damage as
-    /// well: without it the counters and the index would part.
+    /// Changes the row of one record, which is there by an index. That no row is changed is damage
+    /// as well: without it the counters and the index would part.
     fn change(&self, lsn: u64, sql: &str, params: impl rusqlite::Params) -> Result<(), Stop> {
         match self.run(sql, params).map_err(at(lsn))? {
             0 => {
