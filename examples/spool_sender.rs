@@ -5,9 +5,9 @@
 //! ```
 //!
 //! All are in one process here, and would be on machines of their own: two servers that share a
-//! database and do each request once, the front with its spool, and the sender. Whoever writes while
-//! there is no main server gets a number in the spool in place of an answer, and the new main finds
-//! what he wrote.
+//! database and do each request once, the front with its spool, and the sender. Whoever writes
+//! while there is no main server gets a number in the spool in place of an answer, and the new main
+//! finds what he wrote.
 
 use std::io::{self, Error};
 use std::path::{Path, PathBuf};

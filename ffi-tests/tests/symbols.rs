@@ -8,8 +8,8 @@ use eversock_ffi_tests::{
     Library, cargo, compare_or_bless, have, native_libraries, root, run, small_shared_library,
 };
 
-/// The library without any feature and the one with all: cargo puts both at one place, so the former
-/// is built and copied before any test looks at the latter.
+/// The library without any feature and the one with all: cargo puts both at one place, so the
+/// former is built and copied before any test looks at the latter.
 fn libraries() -> (&'static Path, &'static Library) {
     static SMALL: OnceLock<PathBuf> = OnceLock::new();
     (SMALL.get_or_init(small_shared_library), eversock_ffi_tests::library())

@@ -202,9 +202,9 @@ unsafe fn sender<'a>(spool: *const evs_spool) -> io::Result<&'a Sender> {
 /// them, which are tried in turn whenever a connection is lost for good.
 ///
 /// `pair` is what the front calls the servers. `config` may be NULL; `size` is
-/// `sizeof(struct evs_spool_config)` as the program was compiled, members that it does not reach are
-/// zero, and with NULL it is not regarded. Blocks until a connection stands, or each front was tried
-/// once; signals and cancellation do not end it.
+/// `sizeof(struct evs_spool_config)` as the program was compiled, members that it does not reach
+/// are zero, and with NULL it is not regarded. Blocks until a connection stands, or each front was
+/// tried once; signals and cancellation do not end it.
 ///
 /// Returns:       a handle, owned by the caller (evs_spool_close); NULL with errno set on failure.
 /// Errors:        E2BIG (members are set that this library does not know); EFAULT (NULL); EILSEQ
@@ -244,9 +244,9 @@ pub unsafe extern "C" fn evs_spool_connect(
 ///
 /// Returns:       0 if there is an outcome, whatever it is: then `out` has it, to be freed with
 ///                evs_spool_outcome_free(). Else -errno, and the request was not sent.
-/// Errors:        E2BIG (members are set that this library does not know); EDEADLK (in a callback of
-///                evs_spool_submit()); EFAULT (NULL); EINVAL (id, kind, deadline, sizes); EMSGSIZE
-///                (key or payload); ESHUTDOWN (a child of a fork).
+/// Errors:        E2BIG (members are set that this library does not know); EDEADLK (in a callback
+///                of evs_spool_submit()); EFAULT (NULL); EINVAL (id, kind, deadline, sizes);
+///                EMSGSIZE (key or payload); ESHUTDOWN (a child of a fork).
 /// Thread safety: any thread.
 /// Since:         0.1
 ///
@@ -298,8 +298,8 @@ impl Early {
     }
 }
 
-/// Asks, and does not wait: `done` is called with `user` and the outcome, once, within the request's
-/// deadline; see evs_spool_done_fn. It may run before this has returned. Never blocks.
+/// Asks, and does not wait: `done` is called with `user` and the outcome, once, within the
+/// request's deadline; see evs_spool_done_fn. It may run before this has returned. Never blocks.
 ///
 /// Returns:       0, or -errno; then `done` is never called, and the request was not sent.
 /// Errors:        those of evs_spool_request() but EDEADLK; EAGAIN (as many requests are under way
@@ -402,8 +402,8 @@ pub unsafe extern "C" fn evs_spool_fetch(
 
 /// Ends the connection, and frees the handle. NULL is ignored.
 ///
-/// Callbacks that are still due are called before this returns: what is not answered is in doubt, or
-/// rejected with EVS_SPOOL_REASON_CLOSING if it surely had no effect. Blocks up to the connect
+/// Callbacks that are still due are called before this returns: what is not answered is in doubt,
+/// or rejected with EVS_SPOOL_REASON_CLOSING if it surely had no effect. Blocks up to the connect
 /// timeout if a connection is being made, else shortly.
 ///
 /// Returns:       0, or -errno.

@@ -54,9 +54,10 @@ impl fmt::Debug for evs_spool_backend {
 /// Returns 0 if each item has a result. -ESTALE: the lock is not held any more, and nothing of the
 /// call took effect. Anything else, or an item without a result: nobody knows what took effect.
 ///
-/// Runs on one of the library's workers, several at a time, and may block: evs_spool_backend_close()
-/// and the hand-over of the lock wait for it. It must not call evs_spool_backend_close(), which
-/// gives EDEADLK. As all callbacks here it has to return: no exception, no longjmp, no pthread_exit.
+/// Runs on one of the library's workers, several at a time, and may block:
+/// evs_spool_backend_close() and the hand-over of the lock wait for it. It must not call
+/// evs_spool_backend_close(), which gives EDEADLK. As all callbacks here it has to return: no
+/// exception, no longjmp, no pthread_exit.
 #[allow(non_camel_case_types, reason = "the name in C")]
 pub type evs_spool_execute_fn = Option<
     unsafe extern "C" fn(
@@ -68,8 +69,8 @@ pub type evs_spool_execute_fn = Option<
     ) -> c_int,
 >;
 
-/// Answers a question about the server: not 0 for yes. Runs on any thread of the library, several at
-/// a time; should be short, since probes of the front wait for it.
+/// Answers a question about the server: not 0 for yes. Runs on any thread of the library, several
+/// at a time; should be short, since probes of the front wait for it.
 #[allow(non_camel_case_types, reason = "the name in C")]
 pub type evs_spool_ask_fn = Option<unsafe extern "C" fn(user: *mut c_void) -> c_int>;
 
@@ -80,9 +81,9 @@ pub type evs_spool_seen_epoch_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, epoch: *mut u64) -> c_int>;
 
 /// Keeps `epoch` for good if it is higher than what is there, and stores in `highest` what is there
-/// then; a power cut after it has returned loses nothing of it. Returns 0, or -errno if it cannot be
-/// written. It, evs_spool_seen_epoch_fn, and every transaction with an effect see each other in one
-/// order: a transaction that finds a higher epoch than its own has no effect. Threads as above.
+/// then; a power cut after it has returned loses nothing of it. Returns 0, or -errno if it cannot
+/// be written. It, evs_spool_seen_epoch_fn, and every transaction with an effect see each other in
+/// one order: a transaction that finds a higher epoch than its own has no effect. Threads as above.
 #[allow(non_camel_case_types, reason = "the name in C")]
 pub type evs_spool_raise_epoch_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, epoch: u64, highest: *mut u64) -> c_int>;
@@ -160,8 +161,8 @@ struct Program {
     user: *mut c_void,
 }
 
-// SAFETY: the functions and what they are handed are for any thread, several at a time, as the texts
-// of their types say; the pointer is only handed back.
+// SAFETY: the functions and what they are handed are for any thread, several at a time, as the
+// texts of their types say; the pointer is only handed back.
 unsafe impl Send for Program {}
 // SAFETY: as above.
 unsafe impl Sync for Program {}
@@ -415,8 +416,8 @@ pub unsafe extern "C" fn evs_spool_backend_addr(
     })
 }
 
-/// Asks the front to let the other server take over, until the lock changes hands: this one finishes
-/// what it does first. Never blocks; `ready` of the other one decides whether it can.
+/// Asks the front to let the other server take over, until the lock changes hands: this one
+/// finishes what it does first. Never blocks; `ready` of the other one decides whether it can.
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
@@ -438,8 +439,8 @@ pub unsafe extern "C" fn evs_spool_backend_ask_for_switch(
 
 /// Ends a backend's connections and threads, and frees the handle. NULL is ignored.
 ///
-/// Blocks until calls under way are done; cancellation does not end it. No callback runs once it has
-/// returned. It does not give the lock back: evs_spool_backend_ask_for_switch() before it does.
+/// Blocks until calls under way are done; cancellation does not end it. No callback runs once it
+/// has returned. It does not give the lock back: evs_spool_backend_ask_for_switch() before it does.
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EDEADLK (in a callback of a backend; the handle stays).

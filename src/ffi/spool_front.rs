@@ -80,8 +80,8 @@ fn start(file: Result<FrontFile, ConfigError>) -> io::Result<evs_spool_front> {
 /// every key. Paths in it are relative to its folder. Doors for HTTP and mail are not in this
 /// library.
 ///
-/// Opens the spools, begins to connect to the servers, and listens. Blocks as long as disks and name
-/// servers take; cancellation does not end it.
+/// Opens the spools, begins to connect to the servers, and listens. Blocks as long as disks and
+/// name servers take; cancellation does not end it.
 ///
 /// Returns:       a handle, owned by the caller (evs_spool_front_close); NULL with errno set. Then
 ///                nothing is served, and evs_spool_error() names the line and the remedy.
@@ -167,8 +167,8 @@ pub unsafe extern "C" fn evs_spool_front_addr(
 /// Since:         0.1
 ///
 /// # Safety
-/// `front` is from evs_spool_front_start() and not ended; `pair` is a string; `json` is NULL with no
-/// `size`, or writable for `size` bytes.
+/// `front` is from evs_spool_front_start() and not ended; `pair` is a string; `json` is NULL with
+/// no `size`, or writable for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_front_status(
     front: *const evs_spool_front,
@@ -254,14 +254,14 @@ fn shown(name: &str, status: &PairStatus) -> String {
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EAGAIN (the pair does not do it: evs_spool_error() says why); EFAULT (NULL);
-///                EILSEQ (not UTF-8); EINVAL (no such command, or its records); ESHUTDOWN (a child of
-///                a fork, or the front ends).
+///                EILSEQ (not UTF-8); EINVAL (no such command, or its records); ESHUTDOWN (a child
+///                of a fork, or the front ends).
 /// Thread safety: any thread.
 /// Since:         0.1
 ///
 /// # Safety
-/// `front` is from evs_spool_front_start() and not ended; `pair` is a string; `lsns` is readable for
-/// `count` elements.
+/// `front` is from evs_spool_front_start() and not ended; `pair` is a string; `lsns` is readable
+/// for `count` elements.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_front_command(
     front: *mut evs_spool_front,
@@ -312,7 +312,8 @@ fn command(number: c_int, lsns: Vec<u64>) -> io::Result<Command> {
 /// Ends a front, and frees the handle. NULL is ignored.
 ///
 /// Whoever waits is told so, and what was acknowledged is on disk: the next front goes on with it.
-/// Blocks until those who were told have read it, or for some seconds; cancellation does not end it.
+/// Blocks until those who were told have read it, or for some seconds; cancellation does not end
+/// it.
 ///
 /// Returns:       0, or -errno.
 /// Errors:        ENOTRECOVERABLE.

@@ -203,8 +203,8 @@ impl Room<'_> {
     }
 }
 
-/// Frees what an outcome owns, and takes its pointers away: once more does nothing. NULL, an outcome
-/// of zeros and one that a callback was given are left alone. Never blocks.
+/// Frees what an outcome owns, and takes its pointers away: once more does nothing. NULL, an
+/// outcome of zeros and one that a callback was given are left alone. Never blocks.
 ///
 /// Returns:       0, or -errno.
 /// Errors:        ENOTRECOVERABLE.
@@ -268,8 +268,8 @@ pub unsafe extern "C" fn evs_spool_id_random(id: *mut u8) -> c_int {
     })
 }
 
-/// Stores the id of what the program calls by a name of its own: the same name gives the same id, on
-/// every machine. Never blocks.
+/// Stores the id of what the program calls by a name of its own: the same name gives the same id,
+/// on every machine. Never blocks.
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EFAULT (NULL); EINVAL (the name has 2 GiB or more).

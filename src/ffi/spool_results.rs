@@ -172,8 +172,8 @@ pub unsafe extern "C" fn evs_spool_result_refused(
     })
 }
 
-/// Says that an item was not done, surely without effect, and is to come again after this time; 0 if
-/// it is not known when. Later items of the same key must be left for later too. Never blocks.
+/// Says that an item was not done, surely without effect, and is to come again after this time; 0
+/// if it is not known when. Later items of the same key must be left for later too. Never blocks.
 ///
 /// Returns:       0, or -errno; then the item is as it was.
 /// Errors:        EFAULT (NULL); EINVAL (no such item).
@@ -199,8 +199,8 @@ pub unsafe extern "C" fn evs_spool_result_later(
 /// each effect. Never blocks.
 ///
 /// Returns:       0, or -errno.
-/// Errors:        EFAULT (NULL); ESTALE (it does not: do nothing more, and return -ESTALE if nothing
-///                of the call took effect).
+/// Errors:        EFAULT (NULL); ESTALE (it does not: do nothing more, and return -ESTALE if
+///                nothing of the call took effect).
 /// Thread safety: one thread at a time per call.
 /// Since:         0.1
 ///
