@@ -1140,9 +1140,10 @@ typedef struct evs_spool_item {
  * Returns 0 if each item has a result. -ESTALE: the lock is not held any more, and nothing of the
  * call took effect. Anything else, or an item without a result: nobody knows what took effect.
  *
- * Runs on one of the library's workers, several at a time, and may block: evs_spool_backend_close()
- * and the hand-over of the lock wait for it. It must not call evs_spool_backend_close(), which
- * gives EDEADLK. As all callbacks here it has to return: no exception, no longjmp, no pthread_exit.
+ * Runs on one of the library's workers, several at a time, and may block:
+ * evs_spool_backend_close() and the hand-over of the lock wait for it. It must not call
+ * evs_spool_backend_close(), which gives EDEADLK. As all callbacks here it has to return: no
+ * exception, no longjmp, no pthread_exit.
  */
 typedef int (*evs_spool_execute_fn)(void *user,
                                     uint64_t epoch,
@@ -1151,8 +1152,8 @@ typedef int (*evs_spool_execute_fn)(void *user,
                                     struct evs_spool_results *results);
 
 /**
- * Answers a question about the server: not 0 for yes. Runs on any thread of the library, several at
- * a time; should be short, since probes of the front wait for it.
+ * Answers a question about the server: not 0 for yes. Runs on any thread of the library, several
+ * at a time; should be short, since probes of the front wait for it.
  */
 typedef int (*evs_spool_ask_fn)(void *user);
 
@@ -1164,9 +1165,9 @@ typedef int (*evs_spool_seen_epoch_fn)(void *user, uint64_t *epoch);
 
 /**
  * Keeps `epoch` for good if it is higher than what is there, and stores in `highest` what is there
- * then; a power cut after it has returned loses nothing of it. Returns 0, or -errno if it cannot be
- * written. It, evs_spool_seen_epoch_fn, and every transaction with an effect see each other in one
- * order: a transaction that finds a higher epoch than its own has no effect. Threads as above.
+ * then; a power cut after it has returned loses nothing of it. Returns 0, or -errno if it cannot
+ * be written. It, evs_spool_seen_epoch_fn, and every transaction with an effect see each other in
+ * one order: a transaction that finds a higher epoch than its own has no effect. Threads as above.
  */
 typedef int (*evs_spool_raise_epoch_fn)(void *user, uint64_t epoch, uint64_t *highest);
 
@@ -2799,8 +2800,8 @@ int evs_shared_misdirect(struct evs_shared *shared,
 #if defined(EVERSOCK_SPOOL)
 
 /**
- * Frees what an outcome owns, and takes its pointers away: once more does nothing. NULL, an outcome
- * of zeros and one that a callback was given are left alone. Never blocks.
+ * Frees what an outcome owns, and takes its pointers away: once more does nothing. NULL, an
+ * outcome of zeros and one that a callback was given are left alone. Never blocks.
  *
  * Returns:       0, or -errno.
  * Errors:        ENOTRECOVERABLE.
@@ -2838,8 +2839,8 @@ const char *evs_spool_error(void);
 EVS_API int evs_spool_id_random(uint8_t *id);
 
 /**
- * Stores the id of what the program calls by a name of its own: the same name gives the same id, on
- * every machine. Never blocks.
+ * Stores the id of what the program calls by a name of its own: the same name gives the same id,
+ * on every machine. Never blocks.
  *
  * Returns:       0, or -errno.
  * Errors:        EFAULT (NULL); EINVAL (the name has 2 GiB or more).
@@ -2859,9 +2860,9 @@ int evs_spool_id_of_name(const void *name,
  * them, which are tried in turn whenever a connection is lost for good.
  *
  * `pair` is what the front calls the servers. `config` may be NULL; `size` is
- * `sizeof(struct evs_spool_config)` as the program was compiled, members that it does not reach are
- * zero, and with NULL it is not regarded. Blocks until a connection stands, or each front was tried
- * once; signals and cancellation do not end it.
+ * `sizeof(struct evs_spool_config)` as the program was compiled, members that it does not reach
+ * are zero, and with NULL it is not regarded. Blocks until a connection stands, or each front was
+ * tried once; signals and cancellation do not end it.
  *
  * Returns:       a handle, owned by the caller (evs_spool_close); NULL with errno set on failure.
  * Errors:        E2BIG (members are set that this library does not know); EFAULT (NULL); EILSEQ
@@ -2890,9 +2891,9 @@ struct evs_spool *evs_spool_connect(const char *fronts,
  *
  * Returns:       0 if there is an outcome, whatever it is: then `out` has it, to be freed with
  *                evs_spool_outcome_free(). Else -errno, and the request was not sent.
- * Errors:        E2BIG (members are set that this library does not know); EDEADLK (in a callback of
- *                evs_spool_submit()); EFAULT (NULL); EINVAL (id, kind, deadline, sizes); EMSGSIZE
- *                (key or payload); ESHUTDOWN (a child of a fork).
+ * Errors:        E2BIG (members are set that this library does not know); EDEADLK (in a callback
+ *                of evs_spool_submit()); EFAULT (NULL); EINVAL (id, kind, deadline, sizes);
+ *                EMSGSIZE (key or payload); ESHUTDOWN (a child of a fork).
  * Thread safety: any thread.
  * Since:         0.1
  *
@@ -2908,8 +2909,8 @@ int evs_spool_request(struct evs_spool *spool,
                       size_t out_size);
 
 /**
- * Asks, and does not wait: `done` is called with `user` and the outcome, once, within the request's
- * deadline; see evs_spool_done_fn. It may run before this has returned. Never blocks.
+ * Asks, and does not wait: `done` is called with `user` and the outcome, once, within the
+ * request's deadline; see evs_spool_done_fn. It may run before this has returned. Never blocks.
  *
  * Returns:       0, or -errno; then `done` is never called, and the request was not sent.
  * Errors:        those of evs_spool_request() but EDEADLK; EAGAIN (as many requests are under way
@@ -2956,8 +2957,8 @@ int evs_spool_fetch(struct evs_spool *spool,
 /**
  * Ends the connection, and frees the handle. NULL is ignored.
  *
- * Callbacks that are still due are called before this returns: what is not answered is in doubt, or
- * rejected with EVS_SPOOL_REASON_CLOSING if it surely had no effect. Blocks up to the connect
+ * Callbacks that are still due are called before this returns: what is not answered is in doubt,
+ * or rejected with EVS_SPOOL_REASON_CLOSING if it surely had no effect. Blocks up to the connect
  * timeout if a connection is being made, else shortly.
  *
  * Returns:       0, or -errno.
@@ -3013,8 +3014,8 @@ int evs_spool_backend_addr(const struct evs_spool_backend *backend,
                            size_t size);
 
 /**
- * Asks the front to let the other server take over, until the lock changes hands: this one finishes
- * what it does first. Never blocks; `ready` of the other one decides whether it can.
+ * Asks the front to let the other server take over, until the lock changes hands: this one
+ * finishes what it does first. Never blocks; `ready` of the other one decides whether it can.
  *
  * Returns:       0, or -errno.
  * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
@@ -3030,8 +3031,8 @@ int evs_spool_backend_ask_for_switch(struct evs_spool_backend *backend);
 /**
  * Ends a backend's connections and threads, and frees the handle. NULL is ignored.
  *
- * Blocks until calls under way are done; cancellation does not end it. No callback runs once it has
- * returned. It does not give the lock back: evs_spool_backend_ask_for_switch() before it does.
+ * Blocks until calls under way are done; cancellation does not end it. No callback runs once it
+ * has returned. It does not give the lock back: evs_spool_backend_ask_for_switch() before it does.
  *
  * Returns:       0, or -errno.
  * Errors:        EDEADLK (in a callback of a backend; the handle stays).
@@ -3086,8 +3087,8 @@ int evs_spool_result_refused(struct evs_spool_results *results,
                              const char *why);
 
 /**
- * Says that an item was not done, surely without effect, and is to come again after this time; 0 if
- * it is not known when. Later items of the same key must be left for later too. Never blocks.
+ * Says that an item was not done, surely without effect, and is to come again after this time; 0
+ * if it is not known when. Later items of the same key must be left for later too. Never blocks.
  *
  * Returns:       0, or -errno; then the item is as it was.
  * Errors:        EFAULT (NULL); EINVAL (no such item).
@@ -3107,8 +3108,8 @@ int evs_spool_result_later(struct evs_spool_results *results,
  * each effect. Never blocks.
  *
  * Returns:       0, or -errno.
- * Errors:        EFAULT (NULL); ESTALE (it does not: do nothing more, and return -ESTALE if nothing
- *                of the call took effect).
+ * Errors:        EFAULT (NULL); ESTALE (it does not: do nothing more, and return -ESTALE if
+ *                nothing of the call took effect).
  * Thread safety: one thread at a time per call.
  * Since:         0.1
  *
@@ -3139,8 +3140,8 @@ int evs_spool_job(struct evs_spool_results *results,
  * every key. Paths in it are relative to its folder. Doors for HTTP and mail are not in this
  * library.
  *
- * Opens the spools, begins to connect to the servers, and listens. Blocks as long as disks and name
- * servers take; cancellation does not end it.
+ * Opens the spools, begins to connect to the servers, and listens. Blocks as long as disks and
+ * name servers take; cancellation does not end it.
  *
  * Returns:       a handle, owned by the caller (evs_spool_front_close); NULL with errno set. Then
  *                nothing is served, and evs_spool_error() names the line and the remedy.
@@ -3206,8 +3207,8 @@ int evs_spool_front_addr(const struct evs_spool_front *front,
  * Since:         0.1
  *
  * # Safety
- * `front` is from evs_spool_front_start() and not ended; `pair` is a string; `json` is NULL with no
- * `size`, or writable for `size` bytes.
+ * `front` is from evs_spool_front_start() and not ended; `pair` is a string; `json` is NULL with
+ * no `size`, or writable for `size` bytes.
  */
 EVS_API
 int evs_spool_front_status(const struct evs_spool_front *front,
@@ -3224,14 +3225,14 @@ int evs_spool_front_status(const struct evs_spool_front *front,
  *
  * Returns:       0, or -errno.
  * Errors:        EAGAIN (the pair does not do it: evs_spool_error() says why); EFAULT (NULL);
- *                EILSEQ (not UTF-8); EINVAL (no such command, or its records); ESHUTDOWN (a child of
- *                a fork, or the front ends).
+ *                EILSEQ (not UTF-8); EINVAL (no such command, or its records); ESHUTDOWN (a child
+ *                of a fork, or the front ends).
  * Thread safety: any thread.
  * Since:         0.1
  *
  * # Safety
- * `front` is from evs_spool_front_start() and not ended; `pair` is a string; `lsns` is readable for
- * `count` elements.
+ * `front` is from evs_spool_front_start() and not ended; `pair` is a string; `lsns` is readable
+ * for `count` elements.
  */
 EVS_API
 int evs_spool_front_command(struct evs_spool_front *front,
@@ -3244,7 +3245,8 @@ int evs_spool_front_command(struct evs_spool_front *front,
  * Ends a front, and frees the handle. NULL is ignored.
  *
  * Whoever waits is told so, and what was acknowledged is on disk: the next front goes on with it.
- * Blocks until those who were told have read it, or for some seconds; cancellation does not end it.
+ * Blocks until those who were told have read it, or for some seconds; cancellation does not end
+ * it.
  *
  * Returns:       0, or -errno.
  * Errors:        ENOTRECOVERABLE.
