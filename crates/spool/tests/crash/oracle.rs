@@ -104,7 +104,7 @@ impl Oracle {
                 if let (Some(asked), Some(acknowledged)) = (latest_asked, told.acknowledged) {
                     assert!(
                         acknowledged > asked,
-                        "effect {place} comes after one that was asked for after its acknowledgement"
+                        "effect {place} comes after one that was asked for later"
                     );
                     counts.ordered += 1;
                 }
