@@ -75,7 +75,7 @@ static int odd(struct server *server, const evs_spool_item *item, size_t at,
     case ODD_FENCED:
         if (disk->odd++ == 0)
             return -ESTALE;
-        CHECK_STATUS(evs_spool_result_done(results, at + 1, "", 0, 0), -EINVAL);
+        CHECK_STATUS(evs_spool_result_done(results, SIZE_MAX, "", 0, 0), -EINVAL);
         CHECK_STATUS(evs_spool_result_done(NULL, at, "", 0, 0), -EFAULT);
         CHECK_STATUS(evs_spool_result_done(results, at, NULL, 1, 0), -EFAULT);
         CHECK_STATUS(evs_spool_result_done(results, at, "", (32 << 20) + 1, 0), -EMSGSIZE);
