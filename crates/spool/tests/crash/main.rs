@@ -2,6 +2,12 @@
 //! and an oracle outside of them that knows what was acknowledged.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail where it stands")]
 
+#[path = "../store/cluster.rs"]
+#[allow(dead_code, reason = "the suite of the stores uses the rest")]
+mod cluster;
+#[path = "../store/common.rs"]
+#[allow(dead_code, reason = "the suite of the stores uses the rest")]
+mod common;
 mod oracle;
 mod procs;
 mod roles;
@@ -156,4 +162,35 @@ fn a_main_that_is_stopped_for_longer_than_its_lease_cannot_write_when_it_wakes()
     front.kill();
     finish(&place, senders, &oracle);
     drop(servers);
+}
+
+#[test]
+fn a_front_on_postgresql_is_killed_and_so_is_postgresql() {
+    let Some(cluster) = cluster::Cluster::new() else { return };
+    let mut place = Place::new("postgresql");
+    place.postgres = Some(cluster.params());
+    let mut dice = Dice::new(11);
+    let mut servers = [place.server(0), place.server(1)];
+    let oracle = Oracle::new();
+    let senders = Senders::start(&place, &oracle, 4);
+    for life in 0..kills(500) / 10 {
+        let step = usize::try_from(life).unwrap() % (STEPS.len() + 3);
+        one_life(&place, &mut dice, STEPS.get(step).copied());
+        if life % 6 == 5 {
+            // In the middle of what the next front does.
+            let mut front = place.front(None);
+            assert!(front.say("release"));
+            oracle.await_more(5);
+            cluster.kill();
+            cluster.start();
+            oracle.await_more(5);
+            front.kill();
+        }
+        if life % 12 == 11 {
+            let side = usize::try_from(dice.below(2)).unwrap();
+            servers[side].kill();
+            servers[side] = place.server(side);
+        }
+    }
+    finish(&place, senders, &oracle);
 }

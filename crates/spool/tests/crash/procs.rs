@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use eversock_spool::store::SpoolReader;
+use eversock_spool::store::postgres::{PostgresConfig, PostgresStore};
 use eversock_spool::store::sqlite::SqliteStore;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -109,6 +110,8 @@ pub(crate) struct Place {
     pub(crate) dir: PathBuf,
     pub(crate) front: SocketAddr,
     servers: [SocketAddr; 2],
+    /// Where the spool is, if it is not a file.
+    pub(crate) postgres: Option<String>,
 }
 
 impl Place {
@@ -121,7 +124,7 @@ impl Place {
         let dir = std::env::temp_dir().join(format!("eversock-crash-{name}-{number}"));
         std::fs::create_dir_all(&dir).unwrap();
         let addr = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
-        Self { dir, front: addr(), servers: [addr(), addr()] }
+        Self { dir, front: addr(), servers: [addr(), addr()], postgres: None }
     }
 
     fn var_dir(&self) -> (&'static str, String) {
@@ -143,6 +146,7 @@ impl Place {
             ("EVERSOCK_SPOOL_LISTEN", self.front.to_string()),
             ("EVERSOCK_SPOOL_SERVERS", servers),
         ];
+        vars.extend(self.postgres.clone().map(|params| ("EVERSOCK_SPOOL_POSTGRES", params)));
         vars.extend(plan.map(|plan| ("EVERSOCK_SPOOL_DIE", plan.to_owned())));
         let mut front = Proc::start("front", &vars);
         let is_ready = front.await_ready();
@@ -161,8 +165,15 @@ impl Place {
                 // For whoever looks for the reason.
                 front.say("status");
             }
-            let reader = SqliteStore::open_reader(&roles::spool(&self.dir));
-            let totals = reader.and_then(|mut reader| reader.totals());
+            let totals = match &self.postgres {
+                None => SqliteStore::open_reader(&roles::spool(&self.dir))
+                    .and_then(|mut reader| reader.totals()),
+                Some(params) => {
+                    let config = PostgresConfig::new(params);
+                    PostgresStore::open_reader(&config, roles::PAIR)
+                        .and_then(|mut reader| reader.totals())
+                }
+            };
             totals.is_ok_and(|totals| totals.pending == 0)
         });
     }

@@ -16,9 +16,10 @@ use eversock_spool::link::{LinkConfig, SocketTarget};
 use eversock_spool::pair::{Command, PairConfig};
 use eversock_spool::record::Record;
 use eversock_spool::serve::ServeConfig;
-use eversock_spool::store::Quota;
 use eversock_spool::store::committer::CommitterConfig;
+use eversock_spool::store::postgres::{PostgresConfig, PostgresStore};
 use eversock_spool::store::sqlite::SqliteStore;
+use eversock_spool::store::{Quota, SpoolStore};
 use eversock_spool::submit::Submit;
 use eversock_spool::target::{ItemResult, Target};
 use rusqlite::{Connection, OpenFlags, Transaction};
@@ -63,8 +64,14 @@ fn listener(listen: SocketAddr) -> VirtualListener {
 }
 
 fn front(dir: &Path, listen: SocketAddr, servers: &[SocketAddr]) {
-    let store =
-        SqliteStore::open(&spool(dir), PAIR, Quota { records: 1_000_000, bytes: 1 << 30 }).unwrap();
+    let quota = Quota { records: 1_000_000, bytes: 1 << 30 };
+    let store: Box<dyn SpoolStore> = match std::env::var("EVERSOCK_SPOOL_POSTGRES") {
+        Err(_) => Box::new(SqliteStore::open(&spool(dir), PAIR, quota).unwrap()),
+        Ok(params) => {
+            let config = PostgresConfig::new(&params);
+            Box::new(PostgresStore::open(&config, PAIR, quota).unwrap())
+        }
+    };
     let target = |addr: SocketAddr| -> Arc<dyn Target> {
         let mut config = LinkConfig::new(addr.to_string());
         config.socket.grace = Duration::from_millis(300);
@@ -83,7 +90,7 @@ fn front(dir: &Path, listen: SocketAddr, servers: &[SocketAddr]) {
             flap_guard: 0,
             ..PairConfig::default()
         },
-        store: Box::new(store),
+        store,
         committer: CommitterConfig::default(),
         servers: [target(servers[0]), target(servers[1])],
     };
