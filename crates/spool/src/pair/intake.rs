@@ -581,7 +581,20 @@ impl Pair {
             Ok(Some(known)) => {
                 self.pop(lane);
                 self.counters.repeated += 1;
+                let (Known::Pending { fingerprint, .. }
+                | Known::Ended { fingerprint, .. }
+                | Known::Quarantined { fingerprint, .. }) = known;
+                // 0: the store cannot tell.
+                let is_other = fingerprint != 0
+                    && self
+                        .requests
+                        .get(&token)
+                        .is_some_and(|asked| asked.record.fingerprint() != fingerprint);
                 let outcome = match known {
+                    _ if is_other => {
+                        let (reason, retry_after) = (Reason::IdReused, Duration::ZERO);
+                        Outcome::Rejected { reason, retry_after }
+                    }
                     Known::Pending { lsn, .. } => Outcome::Spooled { lsn },
                     Known::Ended { lsn, end, .. } => known_outcome(lsn, Some(end), false),
                     Known::Quarantined { .. } => Outcome::InDoubt,

@@ -350,6 +350,10 @@ fn without_a_ledger_a_retry_of_what_was_drained_is_not_done_again() {
     // Were it sent, the older value would come back.
     let retry = desk.ask(Kind::Write, b"k", 1);
     assert_eq!((desk.outcome(retry), desk.calls.len()), (Some(&applied(1)), 0));
+    // Nor is another request answered with what was said to this one.
+    let reused = desk.ask(Kind::Delete, b"k", 1);
+    let refused = Outcome::Rejected { reason: Reason::IdReused, retry_after: Duration::ZERO };
+    assert_eq!((desk.outcome(reused), desk.calls.len()), (Some(&refused), 0));
 }
 
 #[test]
