@@ -2997,7 +2997,7 @@ struct evs_spool_backend *evs_spool_backend_serve(const char *listen,
                                                   size_t size);
 
 /**
- * Tells where a backend listens, as "127.0.0.1:7700" or "[::1]:7700" with a NUL behind; as much of
+ * Tells where a backend listens, as `127.0.0.1:7700` or `[::1]:7700` with a NUL behind; as much of
  * it as there is room for. 64 bytes are enough. Never blocks.
  *
  * Returns:       the length of the whole text without the NUL, or -errno.
@@ -3176,7 +3176,7 @@ struct evs_spool_front *evs_spool_front_start_text(const char *text,
 
 /**
  * Tells where a front takes requests: its door of this index, counted from 0 in the order of the
- * file, as "127.0.0.1:7600" or "[::1]:7600" with a NUL behind; as much of it as there is room for.
+ * file, as `127.0.0.1:7600` or `[::1]:7600` with a NUL behind; as much of it as there is room for.
  * 64 bytes are enough. Never blocks.
  *
  * Returns:       the length of the whole text without the NUL, or -errno.

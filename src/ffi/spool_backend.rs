@@ -392,7 +392,7 @@ pub unsafe extern "C" fn evs_spool_backend_serve(
     })
 }
 
-/// Tells where a backend listens, as "127.0.0.1:7700" or "[::1]:7700" with a NUL behind; as much of
+/// Tells where a backend listens, as `127.0.0.1:7700` or `[::1]:7700` with a NUL behind; as much of
 /// it as there is room for. 64 bytes are enough. Never blocks.
 ///
 /// Returns:       the length of the whole text without the NUL, or -errno.

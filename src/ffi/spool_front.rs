@@ -126,7 +126,7 @@ pub unsafe extern "C" fn evs_spool_front_start_text(
 }
 
 /// Tells where a front takes requests: its door of this index, counted from 0 in the order of the
-/// file, as "127.0.0.1:7600" or "[::1]:7600" with a NUL behind; as much of it as there is room for.
+/// file, as `127.0.0.1:7600` or `[::1]:7600` with a NUL behind; as much of it as there is room for.
 /// 64 bytes are enough. Never blocks.
 ///
 /// Returns:       the length of the whole text without the NUL, or -errno.
