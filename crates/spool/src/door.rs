@@ -245,7 +245,7 @@ impl Shared {
                     let Some(tag) = SenderMessage::tag_of(head.kind, &head.body) else {
                         return Err(Ended::Direction(head.kind));
                     };
-                    outbox.push(Answer::free(answer(head.kind, tag, full())), 0);
+                    outbox.push(Answer::free(answer(head.kind, tag, full(head.kind))), 0);
                 }
             }
         }
@@ -266,7 +266,10 @@ impl Shared {
                 let tag = SenderMessage::tag_of(frame.kind, &frame.body).filter(|_| is_asked);
                 let Some(tag) = tag else { return Err(error.into()) };
                 let reason = Reason::Malformed(error.to_string());
-                let outcome = Outcome::Rejected { reason, retry_after: Duration::ZERO };
+                let outcome = match frame.kind {
+                    kind::FETCH => Outcome::InDoubt,
+                    _ => Outcome::Rejected { reason, retry_after: Duration::ZERO },
+                };
                 outbox.push(Answer::free(answer(frame.kind, tag, outcome)), 0);
                 return Ok(());
             }
@@ -332,7 +335,7 @@ impl Ticket {
             outcome
         } else {
             cost.add(MESSAGE_BYTES);
-            Some(full())
+            Some(full(self.kind))
         };
         let message = match outcome {
             Some(outcome) => answer(self.kind, self.tag, outcome),
@@ -353,8 +356,13 @@ impl Drop for Ticket {
     }
 }
 
-fn full() -> Outcome {
-    Outcome::Rejected { reason: Reason::HoldFull, retry_after: FULL_AFTER }
+/// There is no room for a question or its answer. Of a request that is asked about, a rejection would
+/// say that it had no effect.
+fn full(kind: u16) -> Outcome {
+    match kind {
+        kind::FETCH => Outcome::InDoubt,
+        _ => Outcome::Rejected { reason: Reason::HoldFull, retry_after: FULL_AFTER },
+    }
 }
 
 /// The message that answers a question of this type.

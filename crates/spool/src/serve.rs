@@ -20,7 +20,7 @@ use eversock_socket::VirtualListener;
 
 use crate::conn::accept::Acceptor;
 use crate::conn::{Closing, Ended, Line, LineReader, Outbox, greeted, lock};
-use crate::limits::MESSAGE_MAX;
+use crate::limits::{MESSAGE_MAX, PAYLOAD_MAX};
 use crate::record::Record;
 use crate::target::{Class, Grant, ItemResult, Report};
 use crate::wire::{Message, Role, ServerMessage};
@@ -391,6 +391,19 @@ fn message_of(
 /// As much of the results as goes into one message. Answers make room: the text of a refusal is
 /// short, and a refusal stays what it is.
 fn fitted(mut results: Vec<ItemResult>, items: &[Record], class: Class) -> Vec<ItemResult> {
+    for (result, item) in results.iter_mut().zip(items) {
+        if let ItemResult::Done { answer, .. } = result
+            && answer.len() > PAYLOAD_MAX
+        {
+            log::warn!("the answer to {} has {} bytes: too many", item.id, answer.len());
+            if item.kind.only_looks() {
+                let text = "the answer is longer than 32 MiB".to_owned();
+                *result = ItemResult::Refused { code: 0, text };
+            } else {
+                answer.clear();
+            }
+        }
+    }
     let texts: usize = results.iter().filter(|result| !is_done(result)).map(bytes_of).sum();
     let mut left = RESULTS_BYTES_MAX.saturating_sub(texts);
     for (result, item) in results.iter_mut().zip(items).filter(|(result, _)| is_done(result)) {
@@ -447,17 +460,18 @@ mod tests {
         let items: Vec<_> = (0..BATCH_MAX as u128).map(item).collect();
         let no = ItemResult::Refused { code: 9, text: "n".repeat(TEXT_MAX) };
         let mut results = vec![no.clone(); BATCH_MAX];
-        let texts = TEXT_MAX * (BATCH_MAX - 2);
-        let rest = RESULTS_BYTES_MAX - texts;
-        results[0] = ItemResult::Done { answer: vec![7; rest], again: false };
-        results[1] = ItemResult::Done { answer: vec![7; 1], again: false };
+        let rest = RESULTS_BYTES_MAX - TEXT_MAX * (BATCH_MAX - 4) - PAYLOAD_MAX;
+        let done = |bytes| ItemResult::Done { answer: vec![7; bytes], again: false };
+        results[..4].clone_from_slice(&[done(PAYLOAD_MAX), done(rest), done(1), done(0)]);
         let given = fitted(results.clone(), &items, Class::Opaque);
-        assert_eq!(given[0], results[0]);
-        assert_eq!(given[1], ItemResult::Done { answer: Vec::new(), again: false });
-        assert!(given[2..].iter().all(|result| *result == no));
+        assert!(given[..2] == results[..2] && given[2] == done(0));
+        assert!(given[4..].iter().all(|result| *result == no));
+        // What takes more than any answer may have was done all the same.
+        results[3] = done(PAYLOAD_MAX + 1);
         let given = fitted(results, &items, Class::Ledger);
-        assert_eq!(given[1], ItemResult::Later { after: Duration::ZERO });
-        assert!(given[2..].iter().all(|result| *result == no));
+        assert_eq!(given[2], ItemResult::Later { after: Duration::ZERO });
+        assert!(given[3] == done(0));
+        assert!(given[4..].iter().all(|result| *result == no));
         // Refusals alone are never more than what one message takes.
         let all = vec![no.clone(); BATCH_MAX];
         assert_eq!(fitted(all.clone(), &items, Class::Opaque), all);

@@ -286,15 +286,18 @@ fn doors_lead_to_pairs_that_can_take_what_comes() {
     assert!(said.starts_with("spool.toml:10: `route`: there is none"), "{said}");
     let said = problem(&format!("{SMALL}{http}{route}"));
     assert!(said.starts_with("spool.toml:14: `pair`: no [[pair]] is called \"other\""), "{said}");
-    let of_http = SMALL.replace("eversock://127.0.0.1:2", "http://127.0.0.1:2");
+    let mixed = SMALL.replace("eversock://127.0.0.1:2", "http://127.0.0.1:2");
+    let said = problem(&mixed);
+    assert!(said.contains("main and standby promise different things"), "{said}");
+    let of_http = format!("{mixed}class = \"ledger\"\n");
     let said = problem(&format!("{of_http}{smtp}"));
-    assert!(said.starts_with("spool.toml:13: `pair`: mail has servers that speak HTTP"), "{said}");
+    assert!(said.starts_with("spool.toml:14: `pair`: mail has servers that speak HTTP"), "{said}");
     let overlaid = of_http.replace("name = \"mail\"", "name = \"mail\"\nreads = \"overlay\"");
     let said = problem(&overlaid);
     assert!(said.starts_with("spool.toml:6: `reads`: servers that speak HTTP"), "{said}");
     let keyed = format!("{of_http}sealed = true\n");
     let said = problem(&keyed);
-    assert!(said.starts_with("spool.toml:10: `sealed`: a server at http:// has no use"), "{said}");
+    assert!(said.starts_with("spool.toml:11: `sealed`: a server at http:// has no use"), "{said}");
 }
 
 #[test]

@@ -87,8 +87,10 @@ fn answer(reader: &mut dyn SpoolReader, look: Look) -> Option<Event> {
         }
         Look::Count => Event::Counted { result: reader.totals().map_err(told) },
         Look::Outcome { id, reply } => {
-            let found = outcome(reader.find(id).map_err(told).ok().flatten());
-            reply_safely(reply, found);
+            // Without an answer nobody knows; that it is not known there would be one.
+            if let Ok(found) = reader.find(id).map_err(told) {
+                reply_safely(reply, outcome(found));
+            }
             return None;
         }
         Look::Other(look) => {

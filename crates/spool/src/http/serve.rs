@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{EXPECT, HeaderMap};
+use hyper::header::{AUTHORIZATION, COOKIE, EXPECT, HeaderMap};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -180,6 +180,16 @@ fn id_of(parts: &Parts, route: &Route, path: &Path) -> Result<RequestId, Refusal
         let mut name = before.join(&0);
         name.push(0);
         name.extend_from_slice(bare);
+        // Who asks for the result of a read by its number must have known what it was asked with.
+        if !parts.method.is_safe() {
+            return Ok(RequestId::of_name(&name));
+        }
+        for secret in [AUTHORIZATION, COOKIE] {
+            for value in parts.headers.get_all(secret) {
+                name.push(0);
+                name.extend_from_slice(value.as_bytes());
+            }
+        }
         return Ok(RequestId::of_name(&name));
     }
     if let Some(number) = number {

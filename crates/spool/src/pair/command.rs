@@ -79,6 +79,7 @@ impl Pair {
             // The other front is gone, says the operator; its lease may still run.
             let span = self.config.lease + self.config.lease_margin();
             self.lock.adopt(seen, self.now, span);
+            self.is_spent = true;
             self.divert("the other front is gone, its lease perhaps not", false, false);
         }
         let was_on_hold = std::mem::replace(&mut self.on_hold, on_hold);
@@ -112,6 +113,8 @@ impl Pair {
         }
         // What was let go, or was to be given up, lies below what was read.
         self.drain.restart();
+        // What waited for those records looks again.
+        self.wake_all();
         let result = match result {
             Ok(()) => Ok(text),
             Err(_) if self.on_hold != was_on_hold => {

@@ -25,6 +25,8 @@ struct Entry {
     sent: bool,
     /// On its way, or done and not yet noted as such in the store.
     away: bool,
+    /// Given up by an operator while it was away.
+    dropped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -151,7 +153,7 @@ impl Drain {
             return;
         }
         self.weight += record.weight();
-        self.entries.insert(lsn, Entry { record, lane, sent, away: false });
+        self.entries.insert(lsn, Entry { record, lane, sent, away: false, dropped: false });
         let queue = self.lanes.entry(lane).or_default();
         queue.waiting.push_back(lsn);
         if let Some(&until) = self.delayed.get(&lsn)
@@ -291,6 +293,10 @@ impl Drain {
     /// It is to be sent again, not before `until`.
     pub(crate) fn again(&mut self, lsn: u64, until: u64, now: u64) {
         let Some(lane) = self.landed(lsn) else { return };
+        if self.is_dropped(lsn) {
+            self.forget(lsn);
+            return self.show_head(lane);
+        }
         if let Some(entry) = self.entries.get_mut(&lsn) {
             entry.away = false;
         }
@@ -329,8 +335,9 @@ impl Drain {
         if self.fetching {
             self.ended_meanwhile.insert(lsn);
         }
-        let Some(entry) = self.entries.get(&lsn) else { return };
+        let Some(entry) = self.entries.get_mut(&lsn) else { return };
         if entry.away {
+            entry.dropped = true;
             return;
         }
         let lane = entry.lane;
@@ -340,6 +347,16 @@ impl Drain {
             queue.waiting.retain(|other| *other != lsn);
         }
         self.show_head(lane);
+    }
+
+    /// Whether an operator gave it up while it was away.
+    pub(crate) fn is_dropped(&self, lsn: u64) -> bool {
+        self.entries.get(&lsn).is_some_and(|entry| entry.dropped)
+    }
+
+    /// Whether it is on its way, or done and not noted.
+    pub(crate) fn is_away(&self, lsn: u64) -> bool {
+        self.entries.get(&lsn).is_some_and(|entry| entry.away)
     }
 
     /// Whether it had been sent before the front was started.

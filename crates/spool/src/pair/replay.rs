@@ -85,8 +85,12 @@ impl Pair {
     pub(super) fn pump(&mut self) {
         self.write_ends();
         if !self.replay.unmark.is_empty() && self.now >= self.replay.unmark_at {
-            let lsns = std::mem::take(&mut self.replay.unmark);
-            self.unmark(lsns);
+            // One that is on its way again is marked anew, and stays so.
+            let mut lsns = std::mem::take(&mut self.replay.unmark);
+            lsns.retain(|lsn| !self.drain.is_away(*lsn));
+            if !lsns.is_empty() {
+                self.unmark(lsns);
+            }
         }
         if !self.is_serving() {
             return;
@@ -173,6 +177,9 @@ impl Pair {
     /// A record, and the later ones of its lane, wait for an operator.
     fn hold_record(&mut self, record: &Record, why: &str) {
         let lsn = record.lsn;
+        if self.drain.is_dropped(lsn) {
+            return self.drain.again(lsn, 0, self.now);
+        }
         self.counters.in_doubt += 1;
         self.alarm(format!(
             "record {lsn} {why}, and waits for an operator: `evs spool retry` or `purge`"
@@ -414,6 +421,8 @@ impl Pair {
                     // Found again by the next read.
                     self.drain.restart();
                     self.replay.unread = Some(self.now + WRITE_AGAIN);
+                } else {
+                    self.wake_all();
                 }
             }
             (WriteFor::Held, _) => {}

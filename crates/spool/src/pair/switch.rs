@@ -277,7 +277,7 @@ impl Pair {
                     self.begin_draining();
                 }
             }
-        } else if report.wants_switch && self.config.automatic {
+        } else if report.wants_switch && self.config.automatic && self.is_main_in_office() {
             let to = 1 - self.main();
             if self.is_ready(to) && !self.is_flap_guarded() {
                 self.plan(to, "the main asks for it");
@@ -298,6 +298,7 @@ impl Pair {
             // now, with a lease still running.
             let span = self.config.lease + self.config.lease_margin();
             self.lock.adopt(seen, self.now, span);
+            self.is_spent = true;
             self.log(format!("the servers know epoch {seen}: the spool goes on from there"));
             return;
         }
@@ -483,6 +484,10 @@ impl Pair {
         if self.split.is_some() {
             return;
         }
+        // A spool that cannot be written takes no epoch.
+        if self.store_trouble.is_some_and(|until| self.now < until) {
+            return;
+        }
         let State::Diverting(diverting) = &self.state else { return };
         let (main, other) = (self.main(), 1 - self.main());
         let waited = self.now - diverting.since;
@@ -557,7 +562,9 @@ impl Pair {
         if result.is_err() {
             // Perhaps it is on disk and perhaps not: the next try takes the next number.
             self.skip_epoch(epoch);
-            return self.divert("the new epoch cannot be written", false, false);
+            // Whom the operator wanted is wanted still.
+            let is_switch = to != self.last_main;
+            return self.divert("the new epoch cannot be written", is_switch, is_switch);
         }
         *step = Step::Ask;
         self.lock.pass(epoch, to);

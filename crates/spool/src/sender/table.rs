@@ -200,9 +200,10 @@ impl Table {
         }
         let asked = self.remove(tag)?;
         let outcome = match outcome {
-            Outcome::Rejected { reason, .. }
-                if asked.is_doubtful && !only_looks && !is_final(&reason) =>
-            {
+            // An earlier attempt, whose answer was lost, may have had effect: another front, or the
+            // backend that has done it already, may refuse this one for good.
+            Outcome::Rejected { reason, .. } if asked.is_doubtful && !only_looks => {
+                log::info!("a request whose answer was lost is rejected now: {reason}");
                 Outcome::InDoubt
             }
             other => other,
@@ -271,12 +272,6 @@ impl Table {
         self.bytes -= asked.bytes;
         Some(asked)
     }
-}
-
-/// Whether a rejection says that no other way of the same request can have had an effect: the front
-/// or the backend will never take it. Else an earlier attempt, whose answer was lost, may have.
-fn is_final(reason: &Reason) -> bool {
-    matches!(reason, Reason::Malformed(_) | Reason::IdReused | Reason::Refused { .. })
 }
 
 #[cfg(test)]

@@ -251,14 +251,10 @@ fn a_rejection_after_an_answer_was_lost_does_not_say_that_there_is_no_effect() {
     });
     let _door = open(listen_again(addr), &second, DoorConfig::default());
     let told: Vec<_> = told.iter().map(|told| told.recv_timeout(PATIENCE).unwrap()).collect();
-    let refused = Reason::Refused { code: 7, text: "never".to_owned() };
+    // The third may be refused because it was done before.
     assert_eq!(
         told,
-        [
-            Outcome::InDoubt,
-            rejected(Reason::Unavailable, Duration::ZERO),
-            rejected(refused, Duration::ZERO)
-        ]
+        [Outcome::InDoubt, rejected(Reason::Unavailable, Duration::ZERO), Outcome::InDoubt]
     );
 }
 

@@ -283,7 +283,14 @@ async fn answer_to(
             let after = number(&parts.headers, RETRY_AFTER.as_str()).unwrap_or(0);
             End::Told(ItemResult::Later { after: Duration::from_secs(after) })
         }
-        Verdict::Doubt => End::Failed(clipped(&format!("the service said {}", parts.status))),
+        Verdict::Doubt => {
+            let said = clipped(&format!("the service said {}", parts.status));
+            // A gateway says so while the service behind it may still be at work.
+            match parts.status.as_u16() {
+                502 | 504 => End::Lost(said),
+                _ => End::Failed(said),
+            }
+        }
     }
 }
 

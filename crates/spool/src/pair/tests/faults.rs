@@ -259,3 +259,67 @@ fn a_server_that_asks_for_ages_is_asked_again_after_a_minute() {
     let late = Outcome::Rejected { reason: Reason::Deadline, retry_after: Duration::ZERO };
     assert!(!desk.replies.iter().any(|(_, outcome)| *outcome == late));
 }
+
+/// The unused epoch of an own promotion had been lifted to one that another front had granted.
+#[test]
+fn an_epoch_of_another_front_is_never_granted_again() {
+    let mut desk = Desk::working(config());
+    desk.takes_lock = false;
+    desk.command(Command::Switch).unwrap();
+    desk.pass(SECOND);
+    desk.seen = 7;
+    desk.pass(SECOND);
+    assert_eq!(desk.pair.status().split, Some(7));
+    desk.takes_lock = true;
+    desk.command(Command::Release).unwrap();
+    desk.pass(30 * SECOND);
+    assert_eq!(desk.state(), "normal");
+    assert!(desk.pair.status().epoch > 7, "{}", desk.pair.status().epoch);
+}
+
+#[test]
+fn what_is_given_up_while_it_is_away_is_not_sent_again() {
+    let mut desk = Desk::working(config());
+    desk.divert();
+    desk.ask(Kind::Write, b"k", 1);
+    desk.ask(Kind::Write, b"k", 2);
+    desk.ready = [true, true];
+    desk.pass(2 * SECOND);
+    desk.command(Command::Purge(vec![1])).unwrap();
+    desk.answer(Err(CallFailed::TimedOut));
+    desk.pass(3 * SECOND);
+    let ids: Vec<u128> =
+        desk.calls.iter().flat_map(|call| call.2.items.iter().map(|item| item.id.0)).collect();
+    assert_eq!(ids, [2]);
+}
+
+/// Each failure began the next try at once, for ever.
+#[test]
+fn a_spool_that_takes_no_epoch_is_tried_once_a_second() {
+    let mut desk = Desk::working(config());
+    desk.divert();
+    desk.batches.clear();
+    desk.store_fault = Some(StoreFault::Failed);
+    desk.ready = [true, true];
+    desk.pass(5 * SECOND);
+    assert!((1..=7).contains(&desk.batches.len()), "{} times in 5 s", desk.batches.len());
+    desk.store_fault = None;
+    desk.pass(15 * SECOND);
+    assert_eq!(desk.state(), "normal");
+}
+
+#[test]
+fn who_waits_for_a_record_that_is_given_up_goes_on() {
+    let classes = [Class::Opaque; 2];
+    let config = PairConfig { classes, in_doubt: InDoubt::Hold, ..config() };
+    let mut desk = Desk::working(config);
+    desk.ask(Kind::Write, b"k", 1);
+    desk.answer(Err(CallFailed::Failed("the service said 500".to_owned())));
+    desk.pass(SECOND);
+    let read = desk.ask(Kind::Read, b"k", 2);
+    assert!(desk.outcome(read).is_none() && desk.calls.is_empty());
+    desk.command(Command::Purge(vec![1])).unwrap();
+    desk.pass(SECOND);
+    desk.serve();
+    assert_eq!(desk.outcome(read), Some(&applied(2)));
+}
