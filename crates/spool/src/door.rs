@@ -356,8 +356,8 @@ impl Drop for Ticket {
     }
 }
 
-/// There is no room for a question or its answer. Of a request that is asked about, a rejection would
-/// say that it had no effect.
+/// There is no room for a question or its answer. Of a request that is asked about, a rejection
+/// would say that it had no effect.
 fn full(kind: u16) -> Outcome {
     match kind {
         kind::FETCH => Outcome::InDoubt,

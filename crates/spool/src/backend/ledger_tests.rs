@@ -249,6 +249,22 @@ fn ids_are_forgotten_by_age_and_number() {
     assert_eq!(run(&mut ledger, 1, &[write(6, "6", "x")]).unwrap(), [again(b"x")]);
 }
 
+/// One of two servers that were started together for the first time gave up: "database is locked".
+#[test]
+fn servers_that_start_together_make_one_ledger() {
+    for _ in 0..10 {
+        let dir = Directory::new();
+        let file = dir.file();
+        std::thread::scope(|scope| {
+            let open = || scope.spawn(|| Ledger::open(&file, LedgerConfig::default()).map(drop));
+            let opens: Vec<_> = (0..6).map(|_| open()).collect();
+            for open in opens {
+                open.join().unwrap().unwrap();
+            }
+        });
+    }
+}
+
 #[test]
 fn other_databases_are_left_alone() {
     let dir = Directory::new();

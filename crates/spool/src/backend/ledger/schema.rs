@@ -1,7 +1,7 @@
 //! The tables of a ledger.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -52,6 +52,25 @@ const TABLES: &str = "
 pub(super) const PRUNE_MAX: i64 = 2 * crate::limits::BATCH_MAX as i64;
 
 pub(super) fn open(path: &Path, busy: Duration) -> rusqlite::Result<Connection> {
+    let until = Instant::now() + busy;
+    loop {
+        match open_once(path, busy) {
+            // Two that make a database at the same time keep each other from its journal's change;
+            // SQLite tells both at once, since neither could wait for the other.
+            Err(error) if is_busy(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked))
+}
+
+fn open_once(path: &Path, busy: Duration) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
