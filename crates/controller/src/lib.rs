@@ -1,0 +1,16 @@
+//! Controller sync: controllers in different places serve their own devices and stand in for each
+//! other (WO 2005/055517).
+//!
+//! * [`model`]: who owns a device, and how two opinions of that become one.
+//! * [`shard`]: one partition of a controller, as a state machine without I/O.
+//! * [`store`]: where a partition's records lie.
+//! * [`wire`]: what controllers, devices and third parties say to each other.
+//! * [`device`]: a device's side: whom it registers with, and when it turns to the backup.
+//! * [`node`]: a whole controller: its partitions, its links, its doors.
+#![forbid(unsafe_code)]
+
+pub mod limits;
+pub mod model;
+pub mod shard;
+pub mod store;
+pub mod wire;
