@@ -118,8 +118,39 @@ impl Default for ServeConfig {
 #[derive(Debug)]
 pub struct Serving {
     acceptor: Acceptor,
+    workers: Workers,
+}
+
+/// The threads that do calls. They end with it, so that a server's end that cannot be started whole
+/// leaves none behind.
+#[derive(Debug)]
+struct Workers {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Workers {
+    fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Blocks until what is under way is done.
+    fn end(&self) {
+        drop(lock(&self.shared.pools).take());
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            if thread.join().is_err() {
+                log::error!("a thread of a server's end has panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 struct Shared {
@@ -177,20 +208,19 @@ pub fn serve(
         pools: Mutex::new(Some(Pools { calls, releases })),
         config,
     });
-    let mut threads = Vec::new();
+    let workers = Workers { shared: Arc::clone(&shared), threads: Mutex::default() };
     for _ in 0..shared.config.workers.max(1) {
         let (shared, jobs) = (Arc::clone(&shared), jobs.clone());
         let work = move || jobs.iter().for_each(|job| shared.work(job));
-        threads.push(thread::Builder::new().name("spool-serve-work".to_owned()).spawn(work)?);
+        workers.start("spool-serve-work", work)?;
     }
     let releasing = Arc::clone(&shared);
-    let work = move || releasing.work_releases(&asked);
-    threads.push(thread::Builder::new().name("spool-serve-free".to_owned()).spawn(work)?);
+    workers.start("spool-serve-free", move || releasing.work_releases(&asked))?;
     let (serving, most) = (Arc::clone(&shared), shared.config.connections_max);
     let acceptor = Acceptor::start::<ServerMessage>(listener, "spool-serve", most, move |line| {
         serving.serve_line(line);
     })?;
-    Ok(Serving { acceptor, shared, threads: Mutex::new(threads) })
+    Ok(Serving { acceptor, workers })
 }
 
 impl Serving {
@@ -209,14 +239,9 @@ impl Serving {
     /// Ends all connections and threads. Calls that wait are not done any more; blocks until those
     /// under way are, and a few seconds besides.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::SeqCst);
+        self.workers.shared.closing.store(true, Ordering::SeqCst);
         self.acceptor.close();
-        drop(lock(&self.shared.pools).take());
-        for thread in std::mem::take(&mut *lock(&self.threads)) {
-            if thread.join().is_err() {
-                log::error!("a thread of a server's end has panicked");
-            }
-        }
+        self.workers.end();
     }
 }
 

@@ -99,6 +99,8 @@ pub(crate) fn guarded(callback: impl FnOnce()) {
 pub(crate) struct Line {
     pub(crate) stream: VirtualStream,
     local_id: Option<u64>,
+    /// Until when what is read now has to have come, however it is dripped.
+    read_until: Mutex<Option<Instant>>,
     at_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -111,7 +113,8 @@ impl fmt::Debug for Line {
 impl Line {
     pub(crate) fn new(stream: VirtualStream) -> Arc<Self> {
         let local_id = stream.info().ok().map(|info| info.local_id);
-        Arc::new(Self { stream, local_id, at_end: OnceLock::new() })
+        let read_until = Mutex::new(None);
+        Arc::new(Self { stream, local_id, read_until, at_end: OnceLock::new() })
     }
 
     /// Reads its frames.
@@ -162,6 +165,14 @@ pub(crate) struct Source(Arc<Line>);
 
 impl Read for Source {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let until = *lock(&self.0.read_until);
+        if let Some(until) = until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.0.stream.set_read_timeout(Some(left))?;
+        }
         (&self.0.stream).read(buf)
     }
 }
@@ -212,8 +223,9 @@ impl Ended {
 
 /// Reads the first message of the other side, which may be its last.
 fn first<M: Greets>(line: &Line, reader: &mut LineReader) -> Result<M, Ended> {
-    line.stream.set_read_timeout(Some(GREETING_TIMEOUT)).map_err(FrameError::Io)?;
+    *lock(&line.read_until) = Some(Instant::now() + GREETING_TIMEOUT);
     let message: M = reader.read(GREETING_MAX)?.ok_or(Ended::Eof)?.decode()?;
+    *lock(&line.read_until) = None;
     line.stream.set_read_timeout(None).map_err(FrameError::Io)?;
     match message.bye() {
         Some(bye) => Err(Ended::Bye(bye.clone())),

@@ -375,3 +375,23 @@ fn who_says_nothing_is_told_that_it_took_too_long() {
     assert_eq!(silent.next::<SenderMessage>(), None);
     wait_for("it is gone", || door.connections() == 0);
 }
+
+/// A stranger once kept its thread for as long as it sent a byte within each time-out.
+#[test]
+fn a_greeting_that_drips_is_ended_when_its_time_is_over() {
+    let submit = FakeSubmit::echoing();
+    let door = open(listen(), &submit, DoorConfig::default());
+    let stranger = Raw::connect(door.addr());
+    wait_for("the door has it", || door.connections() == 1);
+    // A message of 1,024 bytes, of which one comes now and then: all would take a minute.
+    stranger.write(&1024_u32.to_le_bytes());
+    let mut looks = 0;
+    wait_for("the door has ended it", || {
+        if looks % 30 == 0 {
+            let _over = (&*stranger.stream).write(&[0]);
+        }
+        looks += 1;
+        door.connections() == 0
+    });
+    assert_eq!(submit.asked(), 0);
+}
