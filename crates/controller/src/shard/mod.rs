@@ -10,8 +10,12 @@
 //!
 //! [`Store`]: crate::store::Store
 
+#[allow(dead_code, reason = "until the shard uses it")]
+mod hand_over;
 pub mod input;
 pub mod output;
+#[allow(dead_code, reason = "until the shard uses it")]
+mod requests;
 
 pub use input::{Input, Millis, Order};
 pub use output::{Event, Output};
