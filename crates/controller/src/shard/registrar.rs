@@ -59,7 +59,11 @@ pub(super) struct Registrar {
 
 impl Registrar {
     /// Finds the devices that were served here; each gets a full lease to be heard again.
-    pub(super) fn open(me: ControllerId, now: Millis, store: &mut dyn Store) -> store::Result<Self> {
+    pub(super) fn open(
+        me: ControllerId,
+        now: Millis,
+        store: &mut dyn Store,
+    ) -> store::Result<Self> {
         let mut sessions = Sessions::default();
         let mut after = Vec::new();
         loop {
