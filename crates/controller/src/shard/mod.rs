@@ -12,6 +12,8 @@
 
 pub mod input;
 pub mod output;
+#[allow(dead_code, reason = "the shard drives it once both are merged")]
+mod sync;
 
 pub use input::{Input, Millis, Order};
 pub use output::{Event, Output};
