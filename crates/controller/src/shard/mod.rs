@@ -436,8 +436,13 @@ impl Shard {
 
     /// When to come again though nothing happens.
     fn due(&self) -> Option<Millis> {
-        let dues =
-            [self.registrar.due(), self.requests.due(), self.hand_over.due(), Some(self.ends_due)];
+        let dues = [
+            self.registrar.due(),
+            self.requests.due(),
+            self.hand_over.due(),
+            self.sync.due(),
+            Some(self.ends_due),
+        ];
         dues.into_iter().flatten().min()
     }
 }
