@@ -99,16 +99,16 @@ impl Outward {
         }
     }
 
-    /// The link stands. `is_same`: the partner's table is the one it was when it last told
-    /// something.
+    /// The link stands.
     pub(super) fn link_up(
         &mut self,
         step: &mut Step<'_>,
         taken: Option<Position>,
-        is_same: bool,
     ) -> store::Result<()> {
         let head = step.store.head();
-        self.skip_after = if is_same { 0 } else { head };
+        // What the partner told may be gone there by now: purged, and brought back as it was before
+        // by a snapshot, or lost with a disk. What it told since it took the last is little.
+        self.skip_after = head;
         // Whoever has nothing stands before the first change.
         let nowhere = Position { run: step.store.run(), lsn: 0 };
         let from = taken.unwrap_or(nowhere);
@@ -329,6 +329,8 @@ impl Outward {
         }
         self.confirmed = Some(at.lsn);
         self.told_max = self.told_max.max(at.lsn);
+        // The same holds for what the partner told while the snapshot was on its way.
+        self.skip_after = step.store.head();
         self.mode = Mode::Updates(Feed::new(at.lsn, at.run == step.store.run()));
         Ok(Ok(()))
     }

@@ -74,10 +74,7 @@ impl Peer {
             return Ok(());
         };
         self.is_linked = true;
-        // In the same run it has all that it told. A new run may have lost some of it.
-        let told = step.store.taken(&self.name)?;
-        let is_same = told.is_some_and(|told| told.run == head.run && told.lsn <= head.lsn);
-        self.outward.link_up(step, taken, is_same)?;
+        self.outward.link_up(step, taken)?;
         self.inward.link_up(step, head)
     }
 
