@@ -61,7 +61,8 @@ pub(super) struct Outward {
     mode: Mode,
     /// The partner has all up to here, as far as it was heard of in this process.
     confirmed: Option<u64>,
-    /// Rows that the partner told, up to here, it may have lost since.
+    /// Rows behind this one that the partner told, it told over this link and after the last
+    /// snapshot that it took: it has them.
     skip_after: u64,
     /// The highest change that it was told of over this link.
     told_max: u64,
@@ -243,7 +244,8 @@ impl Outward {
         self.backoff.clear();
         self.build_at = None;
         if !matches!(self.mode, Mode::Idle) {
-            self.drop_kept(false);
+            // Not the same again, of which some is on its way.
+            self.drop_kept(true);
             self.mode = Mode::Want;
         }
     }
