@@ -1,0 +1,11 @@
+//! A device's side: whom it registers with, and when it turns to the backup.
+//!
+//! * [`machine`]: one device, as a state machine without I/O.
+//! * [`policy`]: how it behaves.
+
+pub mod machine;
+pub mod policy;
+mod rng;
+
+pub use machine::{Event, Input, Machine, Output, State};
+pub use policy::{HandOffs, Policy, PolicyError};
