@@ -7,7 +7,7 @@ use crate::model::ControllerId;
 use crate::wire::Place;
 
 /// A connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Line {
     pub(super) controller: ControllerId,
     pub(super) up: Up,

@@ -196,7 +196,7 @@ pub enum State {
 }
 
 /// One device. See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     policy: Arc<Policy>,
     device: DeviceId,
@@ -464,9 +464,10 @@ impl Machine {
         let until = self.now + self.rng.half_to_all(self.policy.base.min(self.policy.cap));
         let last = Some(serving.controller.clone());
         self.seek = Some(Seek::new(self.now, until, last));
-        // A hand-over under way goes on as an attempt like others.
+        // A hand-over under way goes on as an attempt like others, and no longer than those.
         if let Some(attempt) = &mut self.attempt {
             attempt.hand_over = false;
+            attempt.deadline = attempt.deadline.min(self.now + self.policy.answer_within);
         }
         out.push(Output::Event(Event::Lost { controller: serving.controller, why }));
     }

@@ -19,7 +19,7 @@ const OPENS_MAX: u8 = 3;
 const JUMPS_MAX: u8 = 3;
 
 /// An attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Attempt {
     pub(super) controller: ControllerId,
     /// Since when the device is without a registration, or was told to come here.

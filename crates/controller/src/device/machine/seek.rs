@@ -12,7 +12,7 @@ const RETRIES_MAX: u8 = 3;
 const NOT_BEFORE_MAX: usize = 32;
 
 /// A device without a registration looks for one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Seek {
     /// Since when.
     pub(super) began: Millis,

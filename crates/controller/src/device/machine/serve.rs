@@ -19,7 +19,7 @@ const HANDSHAKES_PER_LEASE: u32 = 3;
 const FULL_AFTER: Duration = Duration::from_millis(200);
 
 /// A registration that stands, as far as the device knows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Serving {
     pub(super) controller: ControllerId,
     pub(super) seq: u64,
@@ -36,7 +36,7 @@ pub(super) struct Serving {
 }
 
 /// A request that the program has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Underway {
     pub(super) from: ControllerId,
     id: u64,
