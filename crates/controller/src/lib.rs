@@ -10,8 +10,8 @@
 //! * [`node`]: a whole controller: its partitions, its links, its doors.
 #![forbid(unsafe_code)]
 
-pub mod device;
 pub mod conn;
+pub mod device;
 pub mod limits;
 pub mod model;
 pub mod shard;
