@@ -11,6 +11,7 @@
 
 pub mod limits;
 pub mod model;
+pub mod node;
 pub mod shard;
 pub mod store;
 pub mod wire;
