@@ -13,6 +13,7 @@
 mod ends;
 mod hand_over;
 pub mod input;
+mod looks;
 pub mod output;
 mod registrar;
 mod requests;
