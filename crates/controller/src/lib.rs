@@ -3,6 +3,7 @@
 //!
 //! * [`model`]: who owns a device, and how two opinions of that become one.
 //! * [`shard`]: one partition of a controller, as a state machine without I/O.
+//! * [`snapshot`]: copies of a table as files, for partners that lack too much.
 //! * [`store`]: where a partition's records lie.
 //! * [`wire`]: what controllers, devices and third parties say to each other.
 //! * [`device`]: a device's side: whom it registers with, and when it turns to the backup.
@@ -13,5 +14,6 @@ pub mod limits;
 pub mod model;
 pub mod node;
 pub mod shard;
+pub mod snapshot;
 pub mod store;
 pub mod wire;
