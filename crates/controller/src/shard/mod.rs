@@ -14,7 +14,6 @@ mod ends;
 mod hand_over;
 pub mod input;
 mod looks;
-mod looks;
 pub mod output;
 mod registrar;
 mod requests;
