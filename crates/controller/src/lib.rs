@@ -1,6 +1,7 @@
 //! Controller sync: controllers in different places serve their own devices and stand in for each
 //! other (WO 2005/055517).
 //!
+//! * [`conn`]: connections: one thread that reads and writes all of them.
 //! * [`model`]: who owns a device, and how two opinions of that become one.
 //! * [`shard`]: one partition of a controller, as a state machine without I/O.
 //! * [`snapshot`]: copies of a table as files, for partners that lack too much.
@@ -10,6 +11,7 @@
 //! * [`node`]: a whole controller: its partitions, its links, its doors.
 #![forbid(unsafe_code)]
 
+pub mod conn;
 pub mod limits;
 pub mod model;
 pub mod node;
