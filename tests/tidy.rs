@@ -38,8 +38,15 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-rules", Some(&[])),
     ("eversock-preload", Some(&["eversock-engine", "eversock-rules", "eversock-dedup"])),
     ("eversock-dedup", Some(&["eversock-engine"])),
-    ("eversock-spool", Some(&["eversock-engine", "eversock-fields", "eversock-socket"])),
-    ("eversock-controller", Some(&["eversock-engine", "eversock-fields", "eversock-socket"])),
+    (
+        "eversock-spool",
+        Some(&["eversock-engine", "eversock-fields", "eversock-socket", "eversock-units"]),
+    ),
+    (
+        "eversock-controller",
+        Some(&["eversock-engine", "eversock-fields", "eversock-socket", "eversock-units"]),
+    ),
+    ("eversock-units", Some(&[])),
     ("eversock-chaos", Some(&[])),
     ("eversock-sim", Some(&["eversock-proto"])),
     (

@@ -12,7 +12,6 @@ mod start;
 mod stores;
 #[cfg(test)]
 mod tests;
-mod units;
 mod written;
 
 use std::io::Read;

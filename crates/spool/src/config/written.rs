@@ -5,10 +5,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use eversock_units::{Size, Time};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::units::{Size, Time};
 use crate::pair::{DrainMode, InDoubt, Reads};
 use crate::target::Class;
 

@@ -1,11 +1,11 @@
 //! What a front listens on.
 
+use eversock_units::Size;
 use toml::Spanned;
 
 #[cfg(any(feature = "http", feature = "smtp"))]
 use super::super::PairFile;
 use super::super::servers::Keys;
-use super::super::units::Size;
 use super::super::written::WrittenSocket;
 use super::super::{ConfigError, SocketFile};
 use super::Check;

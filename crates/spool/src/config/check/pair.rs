@@ -1,6 +1,7 @@
 //! A pair.
 
-use super::super::units::{Size, Time};
+use eversock_units::{Size, Time};
+
 use super::super::written::WrittenPair;
 use super::super::{ConfigError, PairFile};
 use super::{Check, server};

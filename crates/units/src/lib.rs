@@ -1,12 +1,15 @@
-//! Times and sizes as people write them: `5s`, `200ms`, `10GiB`.
+//! Times and sizes as people write them in files: `5s`, `200ms`, `10GiB`.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
-const TIME: &str = "a time, as \"200ms\", \"5s\", \"10min\", \"24h\" or \"7d\"";
-const SIZE: &str = "bytes, as 4096, \"64KiB\", \"256MiB\" or \"10GiB\"";
+/// What a time looks like, for errors.
+pub const TIME: &str = "a time, as \"200ms\", \"5s\", \"10min\", \"24h\" or \"7d\"";
+/// What a size looks like, for errors.
+pub const SIZE: &str = "bytes, as 4096, \"64KiB\", \"256MiB\" or \"10GiB\"";
 
 /// Longer than anything that is waited for: what is added to a moment does not overflow.
 const TIME_MAX: Duration = Duration::from_secs(1000 * 24 * 3600);
@@ -42,17 +45,19 @@ const SIZES: &[(&str, u64)] = &[
 
 /// A span of time, at most 1,000 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Time(pub(super) Duration);
+pub struct Time(pub Duration);
 
 impl Time {
-    pub(super) fn micros(self) -> u64 {
+    /// In microseconds.
+    #[must_use]
+    pub fn micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }
 }
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Size(pub(super) u64);
+pub struct Size(pub u64);
 
 /// A number with a unit; neither sign nor fraction.
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -63,9 +68,17 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-fn time(text: &str) -> Option<Time> {
+/// A time, which always has a unit; `None` if it is none, or longer than 1,000 days.
+#[must_use]
+pub fn time(text: &str) -> Option<Time> {
     let time = Duration::from_micros(parse(text, TIMES)?);
     (time <= TIME_MAX).then_some(Time(time))
+}
+
+/// Bytes with a unit or without; `None` if they are none.
+#[must_use]
+pub fn size(text: &str) -> Option<Size> {
+    parse(text, SIZES).map(Size)
 }
 
 impl<'de> Deserialize<'de> for Time {
@@ -93,8 +106,7 @@ impl<'de> Deserialize<'de> for Size {
                 f.write_str(SIZE)
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                let size = parse(text, SIZES).map(Size);
-                size.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+                size(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Size, E> {
                 let size = u64::try_from(number).map(Size);
@@ -126,11 +138,11 @@ mod tests {
 
     #[test]
     fn sizes_are_bytes_or_have_units() {
-        assert_eq!(parse("4096", SIZES), Some(4096));
-        assert_eq!(parse("10GiB", SIZES), Some(10 << 30));
-        assert_eq!(parse("64 KiB", SIZES), Some(65536));
+        assert_eq!(size("4096"), Some(Size(4096)));
+        assert_eq!(size("10GiB"), Some(Size(10 << 30)));
+        assert_eq!(size("64 KiB"), Some(Size(65536)));
         for wrong in ["", "GiB", "-1", "1.5GiB", "99999999999GiB", "5s"] {
-            assert_eq!(parse(wrong, SIZES), None, "{wrong}");
+            assert_eq!(size(wrong), None, "{wrong}");
         }
     }
 }
