@@ -1,6 +1,7 @@
 //! Controller sync: controllers in different places serve their own devices and stand in for each
 //! other (WO 2005/055517).
 //!
+//! * [`config`]: a controller, or a device, as a file says it.
 //! * [`model`]: who owns a device, and how two opinions of that become one.
 //! * [`shard`]: one partition of a controller, as a state machine without I/O.
 //! * [`store`]: where a partition's records lie.
@@ -9,6 +10,7 @@
 //! * [`node`]: a whole controller: its partitions, its links, its doors.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod limits;
 pub mod model;
 pub mod shard;

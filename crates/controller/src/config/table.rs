@@ -1,7 +1,7 @@
 //! Reads a file of TOML key by key, and notes all that is wrong with it, each with its line.
 
 use std::cell::RefCell;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -295,25 +295,26 @@ pub(super) fn addr(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| other(value, "an address with a port, as \"127.0.0.1:7600\""))
 }
 
-/// An address, a name with a port, or several of them. Names are looked up: that may block.
-pub(super) fn addrs(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
+/// `HOST:PORT`, or several of them. Names are looked up later, when they are needed.
+pub(super) fn places(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     let texts: Vec<String> = match value {
-        DeValue::Array(array) => array.iter().map(|one| text(one.get_ref())).collect::<Result<_, _>>()?,
+        DeValue::Array(array) => {
+            array.iter().map(|one| text(one.get_ref())).collect::<Result<_, _>>()?
+        }
         one => vec![text(one)?],
     };
-    let mut all: Vec<SocketAddr> = Vec::new();
-    for text in texts {
-        let found = text.to_socket_addrs().map_err(|error| {
-            format!("{text:?}: {error}; take HOST:PORT, with a name that can be looked up")
-        })?;
-        for addr in found {
-            if !all.contains(&addr) {
-                all.push(addr);
-            }
+    if !(1..=ADDRS_MAX).contains(&texts.len()) {
+        return Err(format!("it has {} places; take 1 to {ADDRS_MAX}", texts.len()));
+    }
+    for text in &texts {
+        let split = text.rsplit_once(':');
+        let is_place = split.is_some_and(|(host, port)| {
+            let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace());
+            is_host && port.parse::<u16>().is_ok()
+        });
+        if !is_place {
+            return Err(format!("{text:?} is no place; take HOST:PORT, as \"10.0.0.1:7600\""));
         }
     }
-    if (1..=ADDRS_MAX).contains(&all.len()) {
-        return Ok(all);
-    }
-    Err(format!("it has {} addresses; take 1 to {ADDRS_MAX}", all.len()))
+    Ok(texts)
 }
