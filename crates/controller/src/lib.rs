@@ -13,6 +13,7 @@
 pub mod config;
 pub mod limits;
 pub mod model;
+pub mod node;
 pub mod shard;
 pub mod store;
 pub mod wire;
