@@ -3,6 +3,7 @@
 //!
 //! * [`config`]: a controller, or a device, as a file says it.
 //! * [`model`]: who owns a device, and how two opinions of that become one.
+//! * [`report`]: what a controller tells about itself, as JSON has it.
 //! * [`shard`]: one partition of a controller, as a state machine without I/O.
 //! * [`store`]: where a partition's records lie.
 //! * [`wire`]: what controllers, devices and third parties say to each other.
@@ -14,6 +15,7 @@ pub mod config;
 pub mod limits;
 pub mod model;
 pub mod node;
+pub mod report;
 pub mod shard;
 pub mod store;
 pub mod wire;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::{Keys, SocketFile};
-use super::table::{Source, Table, parsed, places, text, time};
+use super::table::{Source, Table, controller, parsed, places, text, time};
 use super::{ConfigError, read, sound};
 use crate::limits::{ADDRESS_MAX, ALTERNATES_MAX, LEASE_MAX, LEASE_MIN};
 use crate::model::{ControllerId, DeviceId};
@@ -54,13 +54,10 @@ impl DeviceFile {
     pub fn from_text(text: &str, source: &str, folder: &Path) -> Result<Self, ConfigError> {
         let read = Source::new(text, folder);
         let mut root = read.root();
-        let file = match root.table("device") {
-            Some(table) => device(table, source),
-            None => {
-                root.wrong(0, "device", "there is none; begin with [device]");
-                None
-            }
-        };
+        if !root.has("device") {
+            root.wrong(0, "device", "there is none; begin with [device]");
+        }
+        let file = root.table("device").and_then(|table| device(table, source));
         root.end();
         sound(read, source, file)
     }
@@ -76,15 +73,12 @@ fn device(mut table: Table<'_, '_>, source: &str) -> Option<DeviceFile> {
     });
     let keys = Keys::of_dialler(&mut table);
     let socket = SocketFile::of_dialler(&mut table);
-    let home = match table.table("home") {
-        Some(home) => place(home),
-        None => {
-            let problem = "it is missing; say whom it registers with: { name = \"a\", addrs = \
-                           \"10.0.0.1:7700\" }";
-            table.wrong(table.at(), "home", problem);
-            None
-        }
-    };
+    if !table.has("home") {
+        let problem = "it is missing; say whom it registers with: { name = \"a\", addrs = \
+                       \"10.0.0.1:7700\" }";
+        table.wrong(table.at(), "home", problem);
+    }
+    let home = table.table("home").and_then(place);
     let backups = table.tables("backup", ALTERNATES_MAX);
     let backups: Vec<PlaceFile> = backups.into_iter().filter_map(place).collect();
     table.end();
@@ -102,7 +96,7 @@ fn device(mut table: Table<'_, '_>, source: &str) -> Option<DeviceFile> {
 }
 
 fn place(mut table: Table<'_, '_>) -> Option<PlaceFile> {
-    let controller = table.need("name", parsed::<ControllerId>);
+    let controller = table.need("name", controller);
     let addrs = table.need("addrs", places);
     table.end();
     Some(PlaceFile { controller: controller?, addrs: addrs? })

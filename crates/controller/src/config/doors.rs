@@ -7,9 +7,10 @@ use eversock_engine::PublicKey;
 use eversock_engine::keys::KEY_BYTES;
 
 use super::keys::{Keys, SocketFile};
-use super::table::{Source, Table, addr, flag, number, parsed, places, text};
+use super::table::{Source, Table, addr, controller, flag, number, parsed, places, text};
 use crate::limits::DEVICE_MAX;
 use crate::model::{ControllerId, DeviceId};
+use crate::node::Dial;
 
 /// The door for devices and third parties.
 #[derive(Debug, Clone)]
@@ -25,8 +26,9 @@ pub(super) struct DoorFile {
 impl DoorFile {
     pub(super) fn read(mut table: Table<'_, '_>) -> Option<Self> {
         let listen = table.need("listen", addr);
+        let has_advertise = table.has("advertise");
         let advertise = table.take("advertise", places);
-        if advertise.is_none()
+        if !has_advertise
             && let Some(listen) = listen
             && listen.ip().is_unspecified()
         {
@@ -40,7 +42,7 @@ impl DoorFile {
             advertise: advertise.unwrap_or_default(),
             keys: Keys::of_listener(&mut table),
             socket: SocketFile::of_listener(&mut table),
-            connections_max: table.take("connections-max", number(1, 1_000_000)).unwrap_or(10_000),
+            connections_max: table.take("connections-max", number(1, 1_000_000)).unwrap_or(16_384),
             registrations_per_second: table
                 .take("registrations-per-second", number(1, 1_000_000))
                 .unwrap_or(2_000),
@@ -88,17 +90,6 @@ impl PartnerDoorFile {
     }
 }
 
-/// Who dials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DialFile {
-    /// The one whose name is smaller.
-    Auto,
-    /// This side.
-    Always,
-    /// The partner.
-    Never,
-}
-
 /// A partner, as a file says it.
 #[derive(Debug, Clone)]
 pub struct PartnerFile {
@@ -107,7 +98,9 @@ pub struct PartnerFile {
     /// Where its door for partners is: `HOST:PORT`; empty if it is never dialled.
     pub addrs: Vec<String>,
     /// Who dials.
-    pub dial: DialFile,
+    pub dial: Dial,
+    /// Where its door for devices is, as far as it is known beforehand.
+    pub door: Vec<String>,
     /// By which it is known, if static keys are used.
     pub(super) public_key: Option<PublicKey>,
     pub(super) socket: SocketFile,
@@ -120,15 +113,17 @@ pub(super) fn partners(
 ) -> Vec<PartnerFile> {
     let mut all: Vec<PartnerFile> = Vec::new();
     for mut table in tables {
-        let name = table.need("name", parsed::<ControllerId>);
+        let name = table.need("name", controller);
+        let has_addrs = table.has("addrs");
         let addrs = table.take("addrs", places).unwrap_or_default();
         let dial = table.take("dial", |value| match text(value)?.as_str() {
-            "auto" => Ok(DialFile::Auto),
-            "always" => Ok(DialFile::Always),
-            "never" => Ok(DialFile::Never),
+            "auto" => Ok(Dial::Auto),
+            "always" => Ok(Dial::Always),
+            "never" => Ok(Dial::Never),
             other => Err(format!("{other:?}; take \"auto\", \"always\" or \"never\"")),
         });
-        let dial = dial.unwrap_or(DialFile::Auto);
+        let dial = dial.unwrap_or(Dial::Auto);
+        let own_door = table.take("door", places).unwrap_or_default();
         let public_key = table.take("public-key", |value| public_key(&text(value)?));
         let socket = SocketFile::of_dialler(&mut table);
         if let Some(name) = &name {
@@ -140,13 +135,21 @@ pub(super) fn partners(
                 table.wrong(table.at(), "name", &problem);
             }
             let dials = match dial {
-                DialFile::Auto => me.is_some_and(|me| me < name),
-                DialFile::Always => true,
-                DialFile::Never => false,
+                Dial::Auto => me.is_some_and(|me| me < name),
+                Dial::Always => true,
+                Dial::Never => false,
             };
-            if dials && addrs.is_empty() {
+            if dials && !has_addrs {
                 let problem = "this side dials this partner; say where it listens for partners";
                 table.wrong(table.at(), "addrs", problem);
+            }
+            if let Some(Some(door)) = door
+                && !dials
+                && door.listen.is_none()
+            {
+                let problem = "this partner dials, but [partner-door] listens nowhere; add \
+                               `listen` there, or `dial = \"always\"` here";
+                table.wrong(table.at(), "dial", problem);
             }
         }
         match door {
@@ -167,14 +170,22 @@ pub(super) fn partners(
             _ => {}
         }
         table.end();
-        all.extend(name.map(|name| PartnerFile { name, addrs, dial, public_key, socket }));
+        all.extend(name.map(|name| PartnerFile {
+            name,
+            addrs,
+            dial,
+            door: own_door,
+            public_key,
+            socket,
+        }));
     }
     all
 }
 
 /// 64 hexadecimal digits, as `evs keygen` prints them.
-fn public_key(text: &str) -> Result<PublicKey, String> {
-    let wrong = || "it is no static key's public half; take the 64 digits of `evs keygen`".to_owned();
+pub(super) fn public_key(text: &str) -> Result<PublicKey, String> {
+    let wrong =
+        || "it is no static key's public half; take the 64 digits of `evs keygen`".to_owned();
     if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
         return Err(wrong());
     }
@@ -239,7 +250,7 @@ pub(super) fn dispatch(
             table.wrong(table.at(), "device", problem);
         }
         let partition = table.need("partition", |value| {
-            let id = parsed::<ControllerId>(value)?;
+            let id = controller(value)?;
             if known(&id) { Ok(id) } else { Err(format!("no [[partner]] is called {id}; add it")) }
         });
         let mode = table.take("mode", |value| match text(value)?.as_str() {

@@ -22,10 +22,8 @@ pub(super) struct Keys {
 impl Keys {
     /// Those of a side that listens.
     pub(super) fn of_listener(table: &mut Table<'_, '_>) -> Self {
-        let keys = Self {
-            allowed_clients: table.path("allowed-clients"),
-            ..Self::of_either(table)
-        };
+        let keys =
+            Self { allowed_clients: table.path("allowed-clients"), ..Self::of_either(table) };
         if keys.allowed_clients.is_some() && keys.identity.is_none() {
             let problem = "it needs an `identity`, by which clients know this side; add one";
             table.wrong(table.at(), "allowed-clients", problem);

@@ -10,26 +10,30 @@ mod device;
 mod doors;
 mod keys;
 mod policy;
+mod start;
 mod storage;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eversock_engine::PublicKey;
 
 pub use device::DeviceFile;
-pub use doors::{DialFile, DispatchMode, DispatchRule, DispatchWhat, PartnerFile};
-pub use policy::Policy;
+pub use doors::{DispatchMode, DispatchRule, DispatchWhat, PartnerFile};
 
-use crate::limits::{ADDRS_MAX, PARTITIONS_MAX};
-use crate::model::ControllerId;
+use crate::limits::{ADDRS_MAX, ALTERNATES_MAX, PARTITIONS_MAX};
+use crate::model::{ControllerId, DeviceId, NameError};
+use crate::node::{LinkConfig, PartitionConfig, Policy, QueueConfig};
 use doors::{DoorFile, PartnerDoorFile};
 use storage::StoreFile;
-use table::{Source, addr, parsed};
+use table::{Source, Table, addr, list, number, size, text, time};
 
 /// A file is this long at most; more is a wrong file.
 const LENGTH_MAX: u64 = 1 << 20;
@@ -112,8 +116,10 @@ pub struct ControllerFile {
     door: DoorFile,
     partner_door: Option<PartnerDoorFile>,
     store: StoreFile,
+    link: LinkConfig,
     usual: Policy,
-    policies: BTreeMap<ControllerId, Policy>,
+    partitions: Vec<PartitionConfig>,
+    device_keys: HashMap<DeviceId, PublicKey>,
 }
 
 impl ControllerFile {
@@ -141,12 +147,8 @@ impl ControllerFile {
     /// How a partition behaves: as its own table says, else as all do.
     #[must_use]
     pub fn policy(&self, partition: &ControllerId) -> &Policy {
-        self.policies.get(partition).unwrap_or(&self.usual)
-    }
-
-    /// Its partitions: its own, then those of its partners.
-    pub fn partitions(&self) -> impl Iterator<Item = &ControllerId> {
-        std::iter::once(&self.name).chain(self.partners.iter().map(|partner| &partner.name))
+        let own = self.partitions.iter().find(|own| own.name == *partition);
+        own.map_or(&self.usual, |own| &own.policy)
     }
 
     fn unusable(&self, problem: impl fmt::Display) -> ConfigError {
@@ -166,46 +168,49 @@ fn sound<T>(read: Source<'_>, source: &str, file: Option<T>) -> Result<T, Config
 /// `None` only if something is wrong, which is noted.
 fn controller(read: &Source<'_>, source: &str) -> Option<ControllerFile> {
     let mut root = read.root();
-    let name = root.need("name", parsed::<ControllerId>);
+    let name = root.need("name", table::controller);
     let control = root.path("control");
     let metrics = root.take("metrics", addr);
+    let has_door = root.has("door");
     let door = root.table("door").map(DoorFile::read);
-    if door.is_none() {
+    if !has_door {
         root.wrong(0, "door", "no device gets in; add [door] with `listen`");
     }
     let partner_door = root.table("partner-door").map(PartnerDoorFile::read);
     let tables = root.tables("partner", PARTITIONS_MAX - 1);
     let partners = doors::partners(tables, name.as_ref(), partner_door.as_ref());
+    let link = root.table("link").map_or_else(LinkConfig::default, link);
+    let usual = match root.table("policy") {
+        Some(mut table) => {
+            let policy = policy::read(&mut table, &Policy::default());
+            table.end();
+            policy
+        }
+        None => Policy::default(),
+    };
+    let partitions: Vec<PartitionConfig> = root
+        .named("partition")
+        .into_iter()
+        .filter_map(|(name, table)| partition(&name, table, &usual))
+        .collect();
     let known = |id: &ControllerId| {
         name.as_ref().is_none_or(|name| name == id)
             || partners.iter().any(|partner| partner.name == *id)
+            || partitions.iter().any(|partition| partition.name == *id)
     };
     let rules = root.tables("dispatch", RULES_MAX);
     let dispatch = doors::dispatch(rules, &known, read);
+    let has_store = root.has("store");
     let store = root.table("store").map(StoreFile::read);
-    if store.is_none() {
+    if !has_store {
         root.wrong(0, "store", "the records lie nowhere; add [store] with `dir`");
     }
-    let usual = match root.table("policy") {
-        Some(table) => Policy::read(table, &Policy::default()),
-        None => Policy::default(),
-    };
-    let mut policies = BTreeMap::new();
-    for (partition, table) in root.named("partition") {
-        let at = table.at();
-        let policy = Policy::read(table, &usual);
-        match partition.parse::<ControllerId>() {
-            Err(error) => root.wrong(at, &partition, &error.to_string()),
-            Ok(id) if !known(&id) => {
-                let problem = "there is no such partition: neither is it this controller's own \
-                               `name`, nor that of a [[partner]]; correct it, or leave it out";
-                root.wrong(at, &partition, problem);
-            }
-            Ok(id) => {
-                policies.insert(id, policy);
-            }
-        }
-    }
+    let device_keys = root.table("device-keys").map(|table| {
+        table.pairs(|name, value| {
+            let name: DeviceId = name.parse().map_err(|error: NameError| error.to_string())?;
+            Ok((name, doors::public_key(&text(value)?)?))
+        })
+    });
     root.end();
     let store = store??;
     Some(ControllerFile {
@@ -221,9 +226,52 @@ fn controller(read: &Source<'_>, source: &str) -> Option<ControllerFile> {
             None => None,
         },
         store,
+        link,
         usual,
-        policies,
+        partitions,
+        device_keys: device_keys.unwrap_or_default().into_iter().collect(),
     })
+}
+
+fn partition(name: &str, mut table: Table<'_, '_>, usual: &Policy) -> Option<PartitionConfig> {
+    let policy = policy::read(&mut table, usual);
+    let alternates = table.take("alternates", |value| {
+        list(value, ALTERNATES_MAX)?
+            .iter()
+            .map(|name| name.parse::<ControllerId>().map_err(|error| error.to_string()))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let mut queue = QueueConfig::default();
+    table.set(&mut queue.inputs_max, "queue", number(1, 1_000_000));
+    table.set(&mut queue.bytes_max, "queue-bytes", |value| match size(value)? {
+        few if few < LENGTH_MAX => Err("one message may have 1 MiB; take that or more".to_owned()),
+        bytes => usize::try_from(bytes).map_err(|_| "it is too much; take less".to_owned()),
+    });
+    let name = name.parse::<ControllerId>().map_err(|error| {
+        table.wrong(table.at(), name, &error.to_string());
+    });
+    table.end();
+    Some(PartitionConfig {
+        name: name.ok()?,
+        alternates: alternates.unwrap_or_default(),
+        policy,
+        queue,
+    })
+}
+
+fn link(mut table: Table<'_, '_>) -> LinkConfig {
+    let mut link = LinkConfig::default();
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(3600));
+    table.set(&mut link.ping_every, "ping", time(least, most));
+    table.set(&mut link.silence_max, "silence", time(least, most));
+    table.set(&mut link.retry_first, "retry-first", time(least, most));
+    table.set(&mut link.retry_most, "retry-most", time(least, most));
+    if link.silence_max <= link.ping_every {
+        let problem = "a link would be given up before the first answer; take more than `ping`";
+        table.wrong(table.at(), "silence", problem);
+    }
+    table.end();
+    link
 }
 
 /// The text of a file, what errors call it, and its folder.
@@ -245,9 +293,9 @@ fn read(path: &Path) -> Result<(String, String, PathBuf), ConfigError> {
 fn resolve(places: &[String]) -> Result<Vec<SocketAddr>, String> {
     let mut all: Vec<SocketAddr> = Vec::new();
     for place in places {
-        let found = place.to_socket_addrs().map_err(|error| {
-            format!("{place:?}: {error}; correct the name, or give an address")
-        })?;
+        let found = place
+            .to_socket_addrs()
+            .map_err(|error| format!("{place:?}: {error}; correct the name, or give an address"))?;
         for addr in found {
             if !all.contains(&addr) {
                 all.push(addr);

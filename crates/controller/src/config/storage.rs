@@ -27,8 +27,9 @@ pub(super) struct Postgres {
 
 impl StoreFile {
     pub(super) fn read(mut table: Table<'_, '_>) -> Option<Self> {
+        let has_dir = table.has("dir");
         let dir = table.path("dir");
-        if dir.is_none() {
+        if !has_dir {
             table.wrong(table.at(), "dir", "it is missing; name the directory of the records");
         }
         let params = table.take("postgres", text);

@@ -1,0 +1,95 @@
+//! From a file to a controller at work.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use eversock_engine::keys::read_key;
+use eversock_engine::{Config, PresharedKey, Sealing, StaticKey};
+
+use super::doors::{PartnerDoorFile, PartnerFile};
+use super::{ConfigError, ControllerFile, resolve};
+use crate::node::{DoorConfig, NodeConfig, PartnerConfig, PartnerDoorConfig};
+use crate::store::Opens;
+use crate::wire::Place;
+
+impl ControllerFile {
+    /// What a controller is started with that keeps its records elsewhere than the file says. Reads
+    /// the key files; blocks while names are looked up.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be had.
+    pub fn node_config_with(&self, opens: Arc<dyn Opens>) -> Result<NodeConfig, ConfigError> {
+        let mut config = NodeConfig::new(self.name.clone(), self.door()?, opens);
+        let keys = self.partner_keys()?;
+        config.partner_door = self.partner_door.as_ref().and_then(|door| self.listen(door, &keys));
+        config.insecure = self.partner_door.as_ref().is_some_and(|door| door.insecure);
+        for partner in &self.partners {
+            config.partners.push(self.partner(partner, &keys)?);
+            if !partner.door.is_empty() {
+                let addrs = self.addrs(&partner.door)?;
+                config.known.push(Place { controller: partner.name.clone(), addrs });
+            }
+        }
+        config.partitions.clone_from(&self.partitions);
+        config.policy = self.usual.clone();
+        config.device_keys.clone_from(&self.device_keys);
+        config.link = self.link;
+        Ok(config)
+    }
+
+    fn addrs(&self, places: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
+        resolve(places).map_err(|problem| self.unusable(problem))
+    }
+
+    fn door(&self) -> Result<DoorConfig, ConfigError> {
+        let mut door = DoorConfig::new(self.door.listen);
+        if !self.door.advertise.is_empty() {
+            door.advertised = self.addrs(&self.door.advertise)?;
+        }
+        self.door.socket.set(&mut door.socket);
+        let read = self.door.keys.read_into(&mut door.socket);
+        read.map_err(|error| self.unusable(error))?;
+        door.connections_max = self.door.connections_max;
+        door.registrations_per_second = self.door.registrations_per_second;
+        Ok(door)
+    }
+
+    /// A socket's configuration with what this side shows its partners.
+    fn partner_keys(&self) -> Result<Config, ConfigError> {
+        let mut socket = Config::default();
+        let Some(door) = &self.partner_door else { return Ok(socket) };
+        let wrong = |error| self.unusable(error);
+        if let Some(path) = &door.key {
+            socket.key = Some(PresharedKey(read_key(path).map_err(wrong)?));
+            socket.sealing = Sealing::Always;
+        }
+        if let Some(path) = &door.identity {
+            socket.identity = Some(StaticKey::from_bytes(read_key(path).map_err(wrong)?));
+        }
+        Ok(socket)
+    }
+
+    fn listen(&self, door: &PartnerDoorFile, keys: &Config) -> Option<PartnerDoorConfig> {
+        let mut socket = keys.clone();
+        door.socket.set(&mut socket);
+        if socket.identity.is_some() {
+            let known = self.partners.iter().filter_map(|partner| partner.public_key);
+            socket.allowed_clients = Some(known.collect());
+        }
+        // A new link may come while the old one is not known to be dead.
+        let connections_max = 16 + 4 * self.partners.len();
+        Some(PartnerDoorConfig { listen: door.listen?, socket, connections_max })
+    }
+
+    fn partner(&self, file: &PartnerFile, keys: &Config) -> Result<PartnerConfig, ConfigError> {
+        let mut socket = keys.clone();
+        file.socket.set(&mut socket);
+        if socket.identity.is_some() {
+            socket.server_key = file.public_key;
+        }
+        let addrs = if file.addrs.is_empty() { Vec::new() } else { self.addrs(&file.addrs)? };
+        let (id, dial, key) = (file.name.clone(), file.dial, file.public_key);
+        Ok(PartnerConfig { id, addrs, socket, dial, key })
+    }
+}
