@@ -31,6 +31,8 @@ mod output;
 mod program;
 mod redial;
 mod run;
+#[cfg(any(feature = "controller", feature = "spool"))]
+mod service;
 mod signals;
 mod sim;
 #[cfg(feature = "spool")]
