@@ -32,13 +32,20 @@ const GENERATED: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
 /// Which crates of the workspace a package may link to. `None`: any.
 const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-proto", Some(&[])),
+    ("eversock-fields", Some(&[])),
     ("eversock-engine", Some(&["eversock-proto"])),
     ("eversock-socket", Some(&["eversock-engine"])),
     ("eversock-rules", Some(&[])),
     ("eversock-preload", Some(&["eversock-engine", "eversock-rules", "eversock-dedup"])),
     ("eversock-dedup", Some(&["eversock-engine"])),
-    ("eversock-spool", Some(&["eversock-engine", "eversock-socket", "eversock-units"])),
-    ("eversock-controller", Some(&["eversock-engine", "eversock-socket", "eversock-units"])),
+    (
+        "eversock-spool",
+        Some(&["eversock-engine", "eversock-fields", "eversock-socket", "eversock-units"]),
+    ),
+    (
+        "eversock-controller",
+        Some(&["eversock-engine", "eversock-fields", "eversock-socket", "eversock-units"]),
+    ),
     ("eversock-units", Some(&[])),
     ("eversock-chaos", Some(&[])),
     ("eversock-sim", Some(&["eversock-proto"])),

@@ -5,6 +5,8 @@
 //! since" is a range of the table, is never longer than the table, and cannot overflow. Only ends of
 //! registrations that were purged are missing from it; see [`Store::purge`].
 
+pub mod memory;
+
 use std::path::PathBuf;
 
 use crate::model::{ControllerId, Record};

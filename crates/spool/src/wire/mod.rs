@@ -6,11 +6,11 @@
 //! * [`server`]: between a front and a server.
 //! * [`codes`]: every number that stands for something.
 //!
-//! Numbers are little-endian. A text or a run of bytes is its length as a u32 and then itself. A
-//! duration is its whole microseconds, rounded up, as a u64. Something that may be missing is 0, or
-//! 1 and then itself. Every length is checked against [`limits`](crate::limits) before memory is
-//! taken for it; what stands behind the last field is an error, as is a code that nobody has given
-//! a meaning.
+//! Fields are those of [`eversock_fields`]. Every length is checked against
+//! [`limits`](crate::limits) before memory is taken for it; what stands behind the last field is an
+//! error, as is a code that nobody has given a meaning.
+
+use eversock_fields::FieldError;
 
 pub mod codes;
 pub mod frame;
@@ -89,6 +89,19 @@ pub enum WireError {
     /// The name of a pair is none.
     #[error("{0:?} cannot be the name of a pair: 1 to 64 letters, digits, `-` and `_`")]
     PairName(String),
+}
+
+impl From<FieldError> for WireError {
+    fn from(error: FieldError) -> Self {
+        match error {
+            FieldError::Short(what) => Self::Short(what),
+            // Whoever knows the type says it with this error.
+            FieldError::Trailing { count } => Self::Trailing { kind: 0, count },
+            FieldError::UnknownCode { what, code } => Self::UnknownCode { what, code },
+            FieldError::TooLong { what, came, limit } => Self::TooLong { what, came, limit },
+            FieldError::NotText(what) => Self::NotText(what),
+        }
+    }
 }
 
 /// Whether a pair can have this name: 1 to [`PAIR_NAME_MAX`](crate::limits::PAIR_NAME_MAX) ASCII

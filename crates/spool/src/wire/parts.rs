@@ -1,6 +1,9 @@
 //! What messages are made of.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
+
+use eversock_fields::{Fields, put_bytes, put_option};
 
 use super::{WireError, codes, is_pair_name};
 use crate::limits::{DEADLINE_MAX, KEY_MAX, PAIR_NAME_MAX, PAYLOAD_MAX, TEXT_MAX};
@@ -8,51 +11,25 @@ use crate::record::Record;
 use crate::request::{Kind, Outcome, Reason, Request, RequestId};
 use crate::target::{Class, Grant, ItemResult, Report, Stamp};
 
-/// Reads fields from the front of a body and never beyond it.
+/// Reads the fields of a body, and what they make up.
 #[derive(Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(super) struct Reader<'a>(pub(super) Fields<'a>);
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], WireError> {
-        let (taken, rest) = self.0.split_at_checked(n).ok_or(WireError::Short(what))?;
-        self.0 = rest;
-        Ok(taken)
+impl<'a> Deref for Reader<'a> {
+    type Target = Fields<'a>;
+
+    fn deref(&self) -> &Fields<'a> {
+        &self.0
     }
+}
 
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], WireError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N, what)?);
-        Ok(array)
+impl<'a> DerefMut for Reader<'a> {
+    fn deref_mut(&mut self) -> &mut Fields<'a> {
+        &mut self.0
     }
+}
 
-    pub(super) fn u8(&mut self, what: &'static str) -> Result<u8, WireError> {
-        Ok(self.array::<1>(what)?[0])
-    }
-
-    pub(super) fn u16(&mut self, what: &'static str) -> Result<u16, WireError> {
-        Ok(u16::from_le_bytes(self.array(what)?))
-    }
-
-    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, WireError> {
-        Ok(u32::from_le_bytes(self.array(what)?))
-    }
-
-    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, WireError> {
-        Ok(u64::from_le_bytes(self.array(what)?))
-    }
-
-    pub(super) fn id(&mut self) -> Result<RequestId, WireError> {
-        Ok(RequestId(u128::from_le_bytes(self.array("a request's id")?)))
-    }
-
-    pub(super) fn flag(&mut self, what: &'static str) -> Result<bool, WireError> {
-        match self.u8(what)? {
-            0 => Ok(false),
-            1 => Ok(true),
-            code => Err(WireError::UnknownCode { what, code: code.into() }),
-        }
-    }
-
+impl Reader<'_> {
     pub(super) fn option<T>(
         &mut self,
         what: &'static str,
@@ -61,29 +38,17 @@ impl<'a> Reader<'a> {
         if self.flag(what)? { read(self).map(Some) } else { Ok(None) }
     }
 
-    /// A count or a length of at most `limit`.
-    pub(super) fn count(&mut self, what: &'static str, limit: usize) -> Result<usize, WireError> {
-        let came = self.u32(what)?;
-        match usize::try_from(came) {
-            Ok(count) if count <= limit => Ok(count),
-            _ => Err(WireError::TooLong { what, came: came.into(), limit: limit as u64 }),
-        }
-    }
-
-    fn bytes(&mut self, what: &'static str, limit: usize) -> Result<&'a [u8], WireError> {
-        let length = self.count(what, limit)?;
-        self.take(length, what)
+    pub(super) fn id(&mut self) -> Result<RequestId, WireError> {
+        Ok(RequestId(u128::from_le_bytes(self.array("a request's id")?)))
     }
 
     pub(super) fn text(&mut self, what: &'static str) -> Result<String, WireError> {
-        let bytes = self.bytes(what, TEXT_MAX)?;
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| WireError::NotText(what))
+        Ok(self.0.text(what, TEXT_MAX)?.to_owned())
     }
 
     pub(super) fn pair(&mut self) -> Result<String, WireError> {
         let what = "the name of a pair";
-        let bytes = self.bytes(what, PAIR_NAME_MAX)?;
-        let name = std::str::from_utf8(bytes).map_err(|_| WireError::NotText(what))?;
+        let name = self.0.text(what, PAIR_NAME_MAX)?;
         if is_pair_name(name) {
             Ok(name.to_owned())
         } else {
@@ -92,11 +57,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn duration(&mut self, what: &'static str) -> Result<Duration, WireError> {
-        let (came, limit) = (self.u64(what)?, micros(DEADLINE_MAX));
-        if came > limit {
-            return Err(WireError::TooLong { what, came, limit });
-        }
-        Ok(Duration::from_micros(came))
+        Ok(self.0.duration(what, DEADLINE_MAX)?)
     }
 
     fn kind(&mut self) -> Result<Kind, WireError> {
@@ -200,7 +161,7 @@ impl<'a> Reader<'a> {
     pub(super) fn report(&mut self) -> Result<Report, WireError> {
         Ok(Report {
             ready: self.flag("whether a server is ready")?,
-            holds: self.option("whether a server has the lock", |r| r.u64("its epoch"))?,
+            holds: self.option("whether a server has the lock", |r| Ok(r.u64("its epoch")?))?,
             seen: self.u64("the highest epoch seen")?,
             wants_switch: self.flag("whether a server wants a switch")?,
             stamp: self.stamp()?,
@@ -216,30 +177,18 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
-}
-
-pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    // A body that long is refused by `frame::put`.
-    out.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend(bytes);
-}
-
 /// Of a longer text goes what fits, whole characters of it.
 pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
-    let end = (0..=TEXT_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
-    put_bytes(&text.as_bytes()[..end.unwrap_or(0)], out);
+    eversock_fields::put_text(text, TEXT_MAX, out);
 }
 
 /// One that is longer than any may be goes as the longest.
 pub(super) fn put_duration(duration: Duration, out: &mut Vec<u8>) {
-    out.extend(micros(duration.min(DEADLINE_MAX)).to_le_bytes());
+    eversock_fields::put_duration(duration, DEADLINE_MAX, out);
 }
 
 pub(super) fn put_option_u64(value: Option<u64>, out: &mut Vec<u8>) {
-    out.push(value.is_some().into());
-    out.extend(value.into_iter().flat_map(u64::to_le_bytes));
+    put_option(value, out, |value, out| out.extend(value.to_le_bytes()));
 }
 
 pub(super) fn put_request(request: &Request, out: &mut Vec<u8>) {

@@ -4,8 +4,10 @@
 //! answers come in any order, each with the tag of its question. Tags are the sender's own, and
 //! mean something within one connection only.
 
+use eversock_fields::{Fields, put_bytes};
+
 use super::codes::kind;
-use super::parts::{Reader, put_bytes, put_outcome, put_request};
+use super::parts::{Reader, put_outcome, put_request};
 use super::{Bye, Hello, Message, WireError};
 use crate::request::{Outcome, Request, RequestId};
 
@@ -109,7 +111,7 @@ impl Message for SenderMessage {
     }
 
     fn decode(kind: u16, body: &[u8]) -> Result<Self, WireError> {
-        let mut reader = Reader(body);
+        let mut reader = Reader(Fields::new(body));
         let message = match kind {
             kind::HELLO => Self::Hello(Hello::read(&mut reader)?),
             kind::WELCOME => Self::Welcome { version: reader.u16("a version")? },
@@ -133,7 +135,7 @@ impl Message for SenderMessage {
             },
             _ => return Err(WireError::UnknownType(kind)),
         };
-        match reader.0.len() {
+        match reader.left() {
             0 => Ok(message),
             count => Err(WireError::Trailing { kind, count }),
         }

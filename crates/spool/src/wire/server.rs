@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use eversock_fields::{Fields, put_count};
+
 use super::codes::kind;
 use super::parts::{
     Reader, put_class, put_grant, put_item, put_option_u64, put_record, put_report,
@@ -163,9 +165,9 @@ impl Message for ServerMessage {
     }
 
     fn decode(kind: u16, body: &[u8]) -> Result<Self, WireError> {
-        let mut reader = Reader(body);
+        let mut reader = Reader(Fields::new(body));
         let message = read(kind, &mut reader)?;
-        match reader.0.len() {
+        match reader.left() {
             0 => Ok(message),
             count => Err(WireError::Trailing { kind, count }),
         }
@@ -184,7 +186,7 @@ fn read(kind: u16, reader: &mut Reader<'_>) -> Result<ServerMessage, WireError> 
         kind::EXECUTE => ServerMessage::Execute {
             call: reader.u64(CALL)?,
             epoch: reader.u64("a call's epoch")?,
-            job: reader.option("whether a call is of a job", |r| r.u64("a job"))?,
+            job: reader.option("whether a call is of a job", |r| Ok(r.u64("a job")?))?,
             items: list(reader, "how many items a call has", Reader::record)?.into(),
         },
         kind::RESULTS => ServerMessage::Results {
@@ -212,17 +214,12 @@ fn read(kind: u16, reader: &mut Reader<'_>) -> Result<ServerMessage, WireError> 
     })
 }
 
-fn put_count(count: usize, out: &mut Vec<u8>) {
-    // One that long is refused by `frame::put`.
-    out.extend(u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
-}
-
-/// Room is made as items are read, so that a count alone costs nothing.
 fn list<'a, T>(
     reader: &mut Reader<'a>,
     what: &'static str,
     read: impl Fn(&mut Reader<'a>) -> Result<T, WireError>,
 ) -> Result<Vec<T>, WireError> {
     let count = reader.count(what, BATCH_MAX)?;
+    // Room is made as items are read, so that a count alone costs nothing.
     (0..count).map(|_| read(reader)).collect()
 }

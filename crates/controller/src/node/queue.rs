@@ -1,0 +1,283 @@
+//! What waits for the thread of a partition.
+//!
+//! Partners, devices that are served and devices that want to be each have a room of their own:
+//! none of them can fill that of the others, and none waits for all of the others. What must not be
+//! lost (a link or a connection that is gone, an operator's order) always goes in; there is never
+//! much of it.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::QueueConfig;
+use super::worker::Machine;
+use crate::model::ControllerId;
+use crate::shard::Input;
+use crate::shard::input::ConnId;
+use crate::wire::client::Outcome;
+use crate::wire::peer::SyncMessage;
+
+/// What an input costs at least.
+const INPUT_BYTES: usize = 256;
+
+/// A question for a partition's machine, or why there is none now.
+pub(super) type Query =
+    Box<dyn FnOnce(Result<&mut dyn Machine, &str>) -> crate::store::Result<()> + Send>;
+
+/// What comes to a partition.
+pub(super) enum Work {
+    /// From a device, a third party or this process.
+    Input(Input),
+    /// From a partner, on this connection: worth nothing once another one has taken its place.
+    Link { partner: ControllerId, conn: ConnId, input: Input },
+    /// What the snapshot thread has done for this opening of the store.
+    Bulk { partner: ControllerId, opening: u64, input: Input },
+    /// A question, or something that only this process says.
+    Query(Query),
+    /// The end.
+    Close,
+}
+
+/// One of them.
+pub(super) struct Item {
+    pub(super) work: Work,
+    pub(super) came: Instant,
+    bytes: usize,
+    order: u64,
+}
+
+/// There is no room.
+pub(super) struct Full(pub(super) Work);
+
+/// What became of something from a partner.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// There is more.
+    Left,
+    /// There is none: its link is not to be read until [`Next::released`] says so.
+    None,
+}
+
+/// What a thread is given.
+pub(super) struct Next {
+    pub(super) item: Item,
+    /// A partner whose link may be read again.
+    pub(super) released: Option<ControllerId>,
+}
+
+/// See the module.
+pub(super) struct Queue {
+    config: QueueConfig,
+    lanes: Mutex<Lanes>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Lane {
+    items: VecDeque<Item>,
+    bytes: usize,
+    is_held: bool,
+}
+
+#[derive(Default)]
+struct Lanes {
+    control: VecDeque<Item>,
+    served: Lane,
+    new: Lane,
+    partners: Vec<(ControllerId, Lane)>,
+    next_partner: usize,
+    turn: usize,
+    order: u64,
+}
+
+/// Whose turn it is while all have something: those who are served come first.
+#[derive(Clone, Copy)]
+enum Turn {
+    Served,
+    Partners,
+    New,
+}
+const TURNS: [Turn; 4] = [Turn::Served, Turn::Partners, Turn::Served, Turn::New];
+
+impl Lane {
+    fn push(&mut self, item: Item) {
+        self.bytes += item.bytes;
+        self.items.push_back(item);
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        let item = self.items.pop_front()?;
+        self.bytes -= item.bytes;
+        Some(item)
+    }
+
+    fn is_over(&self, times: usize, config: QueueConfig) -> bool {
+        self.items.len() >= config.inputs_max.saturating_mul(times)
+            || self.bytes >= config.bytes_max.saturating_mul(times)
+    }
+}
+
+impl Queue {
+    pub(super) fn new(config: QueueConfig) -> Self {
+        Self { config, lanes: Mutex::default(), came: Condvar::new() }
+    }
+
+    /// What must not be lost and comes of this process.
+    pub(super) fn control(&self, work: Work) {
+        let mut lanes = self.lock();
+        let item = lanes.item(work);
+        lanes.control.push_back(item);
+        self.came.notify_one();
+    }
+
+    /// From a device or a third party.
+    pub(super) fn push(&self, input: Input) -> Result<(), Full> {
+        let mut lanes = self.lock();
+        let times = match &input {
+            Input::ConnLost { .. } => usize::MAX,
+            // Without them something stays under way that is not.
+            Input::Answer { .. } | Input::HandOffAnswer { .. } | Input::Deregister { .. } => 2,
+            _ => 1,
+        };
+        let is_new = matches!(input, Input::Register { .. } | Input::ConnLost { .. });
+        let item = lanes.item(Work::Input(input));
+        let lane = if is_new { &mut lanes.new } else { &mut lanes.served };
+        if lane.is_over(times, self.config) {
+            return Err(Full(item.work));
+        }
+        lane.push(item);
+        self.came.notify_one();
+        Ok(())
+    }
+
+    /// From a partner, or for it. It always goes in, but for a request that is passed on.
+    pub(super) fn push_partner(&self, partner: &ControllerId, work: Work) -> Result<Room, Full> {
+        let mut lanes = self.lock();
+        let is_request = matches!(&work, Work::Link { input: Input::Forward { .. }, .. });
+        let item = lanes.item(work);
+        let lane = lanes.partner(partner);
+        let is_over = lane.is_over(1, self.config);
+        if is_over && is_request {
+            return Err(Full(item.work));
+        }
+        lane.push(item);
+        lane.is_held |= is_over;
+        self.came.notify_one();
+        Ok(if is_over { Room::None } else { Room::Left })
+    }
+
+    /// The next one; `None` if there is none by then. Blocks until then.
+    pub(super) fn next(&self, until: Option<Instant>) -> Option<Next> {
+        let mut lanes = self.lock();
+        loop {
+            if let Some(next) = lanes.next(self.config) {
+                return Some(next);
+            }
+            let left = until?.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            lanes = match self.came.wait_timeout(lanes, left) {
+                Ok((lanes, _)) => lanes,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        let lanes = self.lock();
+        let partners: usize = lanes.partners.iter().map(|(_, lane)| lane.items.len()).sum();
+        lanes.control.len() + lanes.served.items.len() + lanes.new.items.len() + partners
+    }
+
+    /// How many devices wait to be registered.
+    pub(super) fn waiting_new(&self) -> usize {
+        self.lock().new.items.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lanes {
+    fn item(&mut self, work: Work) -> Item {
+        self.order += 1;
+        Item { bytes: bytes_of(&work), work, came: Instant::now(), order: self.order }
+    }
+
+    fn partner(&mut self, partner: &ControllerId) -> &mut Lane {
+        let at = self.partners.iter().position(|(known, _)| known == partner);
+        let at = at.unwrap_or_else(|| {
+            self.partners.push((partner.clone(), Lane::default()));
+            self.partners.len() - 1
+        });
+        &mut self.partners[at].1
+    }
+
+    fn next(&mut self, config: QueueConfig) -> Option<Next> {
+        if let Some(item) = self.control.pop_front() {
+            return Some(Next { item, released: None });
+        }
+        for _ in 0..TURNS.len() {
+            let turn = TURNS[self.turn % TURNS.len()];
+            self.turn = (self.turn + 1) % TURNS.len();
+            let next = match turn {
+                Turn::Served => self.served.pop().map(|item| Next { item, released: None }),
+                Turn::New => self.next_new().map(|item| Next { item, released: None }),
+                Turn::Partners => self.next_of_partners(config),
+            };
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
+    }
+
+    /// A connection is lost only after all that came on it.
+    fn next_new(&mut self) -> Option<Item> {
+        let first = self.new.items.front()?;
+        let is_loss = matches!(first.work, Work::Input(Input::ConnLost { .. }));
+        let is_early = self.served.items.front().is_some_and(|other| other.order < first.order);
+        if is_loss && is_early { self.served.pop() } else { self.new.pop() }
+    }
+
+    fn next_of_partners(&mut self, config: QueueConfig) -> Option<Next> {
+        for _ in 0..self.partners.len() {
+            self.next_partner = (self.next_partner + 1) % self.partners.len();
+            let (partner, lane) = &mut self.partners[self.next_partner];
+            let Some(item) = lane.pop() else { continue };
+            let has_room = lane.items.len() <= config.inputs_max / 2
+                && lane.bytes <= config.bytes_max / 2;
+            let is_released = has_room && std::mem::take(&mut lane.is_held);
+            return Some(Next { item, released: is_released.then(|| partner.clone()) });
+        }
+        None
+    }
+}
+
+/// About what a piece of work costs while it waits.
+fn bytes_of(work: &Work) -> usize {
+    let input = match work {
+        Work::Input(input) | Work::Link { input, .. } | Work::Bulk { input, .. } => input,
+        Work::Query(_) | Work::Close => return INPUT_BYTES,
+    };
+    INPUT_BYTES
+        + match input {
+            Input::Register { register, .. } => register.address.len(),
+            Input::Request { request, .. } => request.payload.len(),
+            Input::Forward { forward, .. } => forward.payload.len(),
+            Input::Answer { outcome: Outcome::Done(bytes), .. }
+            | Input::ForwardResult { outcome: Outcome::Done(bytes), .. } => bytes.len(),
+            Input::Sync { message: SyncMessage::Update { records, .. }, .. } => {
+                records.iter().map(crate::model::Record::weight).sum()
+            }
+            Input::Sync { message: SyncMessage::Chunk { data, .. }, .. }
+            | Input::ChunkRead { data: Some(data), .. } => data.len(),
+            Input::SnapshotRecords { records: Ok(records), .. } => {
+                records.iter().map(crate::model::Record::weight).sum()
+            }
+            _ => 0,
+        }
+}
