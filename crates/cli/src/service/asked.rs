@@ -10,8 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-/// Bytes of a request.
-pub(crate) const REQUEST_MAX: u64 = 512 << 10;
 /// Bytes of an answer: rows of it have less than 10 KiB each.
 const REPLY_MAX: u64 = 16 << 20;
 /// A command waits for a disk up to 30 s.
@@ -72,10 +70,6 @@ impl<'a> Asked<'a> {
         stream.set_write_timeout(Some(self.patience))?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        if line.len() as u64 > REQUEST_MAX {
-            let text = format!("{} bytes are asked at once, {REQUEST_MAX} may be", line.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
         stream.write_all(&line)?;
         let mut reply = Vec::new();
         BufReader::new(stream).take(REPLY_MAX).read_until(b'\n', &mut reply)?;

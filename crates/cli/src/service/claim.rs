@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Places;
-use super::asked::{REQUEST_MAX, Reply};
+use super::asked::Reply;
 use crate::failure::Failure;
 
 /// Connections at a time.
@@ -79,10 +79,12 @@ impl Claim {
     }
 
     /// Answers on threads of its own, whose names begin with `name`, for as long as the process
-    /// lives. `answer` makes a line of JSON of a request: see [`reply`].
+    /// lives. A request has `request_max` bytes at most; `answer` makes a line of JSON of it: see
+    /// [`reply`].
     pub(crate) fn serve<R: DeserializeOwned>(
         &self,
         name: &'static str,
+        request_max: u64,
         answer: impl Fn(R) -> Vec<u8> + Send + Sync + 'static,
     ) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
@@ -100,7 +102,7 @@ impl Claim {
                 let begun = thread::Builder::new().name(format!("{name}-asked")).spawn(move || {
                     let _place = place;
                     // Whoever asked has gone.
-                    let _gone = talk(&stream, &*answer);
+                    let _gone = talk(&stream, request_max, &*answer);
                 });
                 if let Err(error) = begun {
                     log::warn!("no thread for a connection to the control socket: {error}");
@@ -131,14 +133,14 @@ fn talk<R: DeserializeOwned>(stream: &UnixStream, answer: &dyn Fn(R) -> Vec<u8>)
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
-        reader.by_ref().take(REQUEST_MAX).read_until(b'\n', &mut line)?;
+        reader.by_ref().take(request_max).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Ok(());
         }
         let is_whole = line.ends_with(b"\n");
         let reply = match serde_json::from_slice(&line) {
             _ if !is_whole => {
-                refusal(format!("a request is one line of at most {} KiB", REQUEST_MAX >> 10))
+                refusal(format!("a request is one line of at most {} KiB", request_max >> 10))
             }
             Ok(request) => answer(request),
             Err(error) => refusal(format!("not understood: {error}; is it of another version?")),

@@ -9,6 +9,8 @@ use super::stat::{Front, Row};
 use crate::failure::Failure;
 use crate::service::asked;
 
+/// Bytes of a request.
+pub(super) const REQUEST_MAX: u64 = 64 << 10;
 /// Rows of one answer.
 pub(super) const ROWS_MAX: usize = 1000;
 /// Places in one request.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eversock_spool::config::{FrontFile, Running};
 
-use super::ask::{LSNS_MAX, Order, ROWS_MAX, Request};
+use super::ask::{LSNS_MAX, Order, REQUEST_MAX, ROWS_MAX, Request};
 use super::stat::{Front, Row};
 use crate::service::asked::Reply;
 use crate::service::claim::{Claim, refusal, reply};
@@ -17,7 +17,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// Answers on threads of its own, for as long as the process lives.
 pub(super) fn serve(claim: &Claim, file: FrontFile, running: &Arc<Running>) -> io::Result<()> {
     let server = Server { file, running: Arc::downgrade(running) };
-    claim.serve("spool", move |request| server.answer(request))
+    claim.serve("spool", REQUEST_MAX, move |request| server.answer(request))
 }
 
 struct Server {
