@@ -37,6 +37,7 @@ mod signals;
 mod sim;
 #[cfg(feature = "spool")]
 mod spool;
+mod terminal;
 mod top;
 mod units;
 mod wire;
