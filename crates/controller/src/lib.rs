@@ -5,6 +5,7 @@
 //! * [`model`]: who owns a device, and how two opinions of that become one.
 //! * [`report`]: what a controller tells about itself, as JSON has it.
 //! * [`shard`]: one partition of a controller, as a state machine without I/O.
+//! * [`snapshot`]: copies of a table as files, for partners that lack too much.
 //! * [`store`]: where a partition's records lie.
 //! * [`wire`]: what controllers, devices and third parties say to each other.
 //! * [`device`]: a device's side: whom it registers with, and when it turns to the backup.
@@ -17,5 +18,6 @@ pub mod model;
 pub mod node;
 pub mod report;
 pub mod shard;
+pub mod snapshot;
 pub mod store;
 pub mod wire;

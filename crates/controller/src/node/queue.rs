@@ -22,7 +22,10 @@ const INPUT_BYTES: usize = 256;
 
 /// A question for a partition's machine, or why there is none now.
 pub(super) type Query =
-    Box<dyn FnOnce(Result<&mut dyn Machine, &str>) -> crate::store::Result<()> + Send>;
+    Box<dyn FnOnce(Result<&mut dyn Machine, &str>) -> crate::store::Result<After> + Send>;
+
+/// What is done with the answer once what was seen is durable.
+pub(super) type After = Option<Box<dyn FnOnce() + Send>>;
 
 /// What comes to a partition.
 pub(super) enum Work {
@@ -173,6 +176,7 @@ impl Queue {
             if let Some(next) = lanes.next(self.config) {
                 return Some(next);
             }
+            // Without a time it does not wait.
             let left = until?.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;

@@ -71,9 +71,10 @@ pub(super) struct Opening {
     pub(super) snapshots: Box<dyn Snapshot>,
 }
 
-/// Opens the store of a partition, at this time, with these settings.
+/// Opens the store of a partition, at this time, with these settings; after it was set aside, if
+/// that is so.
 pub(super) type Open =
-    Box<dyn FnMut(Millis, &Arc<Settings>) -> store::Result<Opening> + Send>;
+    Box<dyn FnMut(Millis, &Arc<Settings>, bool) -> store::Result<Opening> + Send>;
 
 /// Where what a partition wants goes.
 pub(super) trait Outlet: Send + Sync {
@@ -86,7 +87,7 @@ pub(super) trait Outlet: Send + Sync {
     /// Links have to be made anew, as a partition has begun anew.
     fn relink(&self, partition: &ControllerId);
     /// A link may be read again.
-    fn release(&self, partner: &ControllerId);
+    fn release(&self, partition: &ControllerId, partner: &ControllerId);
 }
 
 /// What others may look at without asking the thread.
@@ -143,6 +144,7 @@ struct Running {
     opened: Instant,
     retry_at: Instant,
     back_off: Duration,
+    is_damaged: bool,
     wake: Millis,
     /// The connection of each link that the machine knows of.
     links: HashMap<ControllerId, ConnId>,
@@ -166,6 +168,7 @@ impl Worker {
             opened: now,
             retry_at: now,
             back_off: REOPEN_FIRST,
+            is_damaged: false,
             wake: 0,
             links: HashMap::new(),
             of_conns: BTreeSet::new(),
@@ -218,7 +221,7 @@ impl Running {
         for _ in 0..BATCH_MAX {
             let Some(Next { item, released }) = next else { break };
             if let Some(partner) = released {
-                self.worker.outlet.release(&partner);
+                self.worker.outlet.release(&self.worker.partition, &partner);
             }
             if matches!(item.work, Work::Close) {
                 goes_on = false;
@@ -437,9 +440,7 @@ impl Running {
         if catch_unwind(AssertUnwindSafe(|| self.machine = None)).is_err() {
             log::error!("partition {}: its end has failed too", self.worker.partition);
         }
-        if is_damaged {
-            bulk::forget_source(&self.worker.jobs);
-        }
+        self.is_damaged = is_damaged;
         self.lets.clear();
         for asker in std::mem::take(&mut self.askers) {
             if let Asker::Register { conn, device, .. } = asker {
@@ -474,7 +475,7 @@ impl Running {
         match self.worker.queue.next(Some(self.retry_at)) {
             Some(Next { item, released }) => {
                 if let Some(partner) = released {
-                    self.worker.outlet.release(&partner);
+                    self.worker.outlet.release(&self.worker.partition, &partner);
                 }
                 self.refuse(item)
             }
@@ -485,10 +486,11 @@ impl Running {
     fn reopen(&mut self) {
         let now = self.now();
         let open = &mut self.worker.open;
-        let settings = &self.worker.settings;
-        let opened = catch_unwind(AssertUnwindSafe(|| open(now, settings)));
+        let (settings, is_damaged) = (&self.worker.settings, self.is_damaged);
+        let opened = catch_unwind(AssertUnwindSafe(|| open(now, settings, is_damaged)));
         match opened {
             Ok(Ok(opening)) => {
+                self.is_damaged = false;
                 log::warn!("partition {}: it works again", self.worker.partition);
                 self.set_error("");
                 self.begin(opening);
@@ -499,6 +501,7 @@ impl Running {
             Ok(Err(error)) => {
                 log::error!("partition {}: {error}", self.worker.partition);
                 self.set_error(&error.to_string());
+                self.is_damaged |= matches!(error, StoreError::Damaged { .. });
                 self.put_off();
             }
             Err(_) => {

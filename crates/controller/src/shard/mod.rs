@@ -13,11 +13,13 @@
 mod ends;
 mod hand_over;
 pub mod input;
+mod looks;
 pub mod output;
 mod registrar;
 mod requests;
 mod sessions;
 mod status;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ pub use output::{Event, Output};
 pub use status::ShardStatus;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use ends::Ends;
@@ -33,6 +36,7 @@ use hand_over::{Devices, HandOver, Surroundings};
 use input::{ConnId, Settings};
 use registrar::{Registrar, Step};
 use requests::{Requests, Whereabouts};
+use sync::Sync;
 
 use crate::model::{ControllerId, DeviceId, Location, Record, kind};
 use crate::node::status::Counts;
@@ -63,6 +67,7 @@ pub struct Shard {
     registrar: Registrar,
     requests: Requests,
     hand_over: HandOver,
+    sync: Sync,
     ends: Ends,
     ends_due: Millis,
     /// What the operators of partners have set.
@@ -91,6 +96,7 @@ impl Shard {
             registrar,
             requests: Requests::new(config.me.clone(), config.seed),
             hand_over: HandOver::new(config.me.clone(), config.partition.clone(), config.seed),
+            sync: Sync::new(config.partners.iter().cloned()),
             ends: Ends::default(),
             ends_due: now,
             modes: HashMap::new(),
@@ -147,12 +153,13 @@ impl Shard {
         let registrar = self.registrar.counts();
         let requests = self.requests.counts();
         let hand_over = self.hand_over.counts();
+        let sync = self.sync.counts();
         Ok(ShardStatus {
             owned: self.registrar.sessions().len() as u64,
             connected: self.registrar.sessions().connected() as u64,
             totals: self.store.totals()?,
             head: self.store.head(),
-            sync: Vec::new(),
+            sync: self.sync.status(now, self.store.as_mut())?,
             requests: self.requests.len(),
             hand_overs: self.hand_over.len(),
             registrations: registrar.registrations,
@@ -167,7 +174,10 @@ impl Shard {
                 requests_not_here: requests.not_here,
                 handed_over: hand_over.done,
                 hand_overs_failed: hand_over.failed,
-                ..Counts::default()
+                updates_sent: sync.updates_sent,
+                updates_received: sync.updates_received,
+                snapshots_sent: sync.snapshots_sent,
+                snapshots_received: sync.snapshots_received,
             },
         })
     }
@@ -263,21 +273,51 @@ impl Shard {
             Input::Order(order) => self.order(now, &order, out)?,
             Input::PartnerMode { partner, mode } => {
                 if self.is_partner(&partner) {
+                    self.sync.partner_paused(&partner, mode.paused);
                     self.modes.insert(partner, mode);
                 }
             }
             Input::Settings(settings) => self.settings = settings,
-            Input::LinkUp { partner, place, .. } => {
-                self.places.insert(partner.clone(), place);
-                self.requests.link_up(partner);
+            Input::LinkUp { partner, place, head, taken } => {
+                if self.is_partner(&partner) {
+                    self.places.insert(partner.clone(), place);
+                    self.requests.link_up(partner.clone());
+                    let (sync, mut step) = self.sync(now, out);
+                    sync.link_up(&mut step, &partner, head, taken)?;
+                }
             }
-            Input::LinkDown { partner } => self.requests.link_down(now, &partner, out),
+            Input::LinkDown { partner } => {
+                self.requests.link_down(now, &partner, out);
+                self.sync.link_down(&partner);
+            }
+            Input::Sync { partner, message } => {
+                self.merging(now, out, |sync, step, merge| {
+                    sync.message(step, merge, &partner, message)
+                })?;
+            }
+            Input::SnapshotBuilt { partner, manifest } => {
+                self.sync.snapshot_built(&partner, manifest);
+            }
+            Input::ChunkRead { partner, snapshot, index, data } => {
+                let (sync, mut step) = self.sync(now, out);
+                sync.chunk_read(&mut step, &partner, snapshot, index, data);
+            }
+            Input::SnapshotOpened { partner, snapshot, next } => {
+                self.sync.snapshot_opened(now, &partner, snapshot, next);
+            }
+            Input::ChunkWritten { partner, snapshot, index, kept } => {
+                self.sync.chunk_written(now, &partner, snapshot, index, kept);
+            }
+            Input::SnapshotRecords { partner, snapshot, records } => {
+                self.merging(now, out, |sync, step, merge| {
+                    sync.snapshot_records(step, merge, &partner, snapshot, records)
+                })?;
+            }
             Input::Tick => {
                 self.requests.tick(now, out);
                 let (registrar, mut step) = self.registrar(now, out);
                 registrar.tick(&mut step)?;
             }
-            _ => {}
         }
         Ok(())
     }
@@ -290,6 +330,35 @@ impl Shard {
     ) -> (&'a mut Registrar, Step<'a>) {
         let store = self.store.as_mut();
         (&mut self.registrar, Step { now, store, settings: &self.settings, out })
+    }
+
+    /// The exchange with partners, and what its steps need.
+    fn sync<'a>(
+        &'a mut self,
+        now: Millis,
+        out: &'a mut Vec<Output>,
+    ) -> (&'a mut Sync, sync::Step<'a>) {
+        let store = self.store.as_mut();
+        (&mut self.sync, sync::Step { now, store, settings: &self.settings, out })
+    }
+
+    /// A step of the exchange that brings records.
+    fn merging(
+        &mut self,
+        now: Millis,
+        out: &mut Vec<Output>,
+        f: impl FnOnce(&mut Sync, &mut sync::Step<'_>, &mut sync::Merge<'_>) -> store::Result<()>,
+    ) -> store::Result<()> {
+        let Self { registrar, sync, store, settings, .. } = self;
+        let mut merged = Vec::new();
+        let mut merge = |store: &mut dyn Store, record: &Record, partner: &ControllerId| {
+            let mut step = Step { now, store, settings, out: &mut merged };
+            registrar.merge(&mut step, record, partner)
+        };
+        let mut step = sync::Step { now, store: store.as_mut(), settings, out };
+        f(sync, &mut step, &mut merge)?;
+        out.append(&mut merged);
+        Ok(())
     }
 
     fn forward_result(
@@ -316,14 +385,22 @@ impl Shard {
         wall_s: u32,
         settings: &'a Settings,
     ) -> Surroundings<'a> {
-        Surroundings { now, wall_s, settings, home_in_sync_since: None }
+        let home_in_sync_since = self.sync.in_sync_since(&self.config.partition);
+        Surroundings { now, wall_s, settings, home_in_sync_since }
     }
 
     fn order(&mut self, now: Millis, order: &Order, out: &mut Vec<Output>) -> store::Result<()> {
         if let Order::Maintenance(on) = order {
             self.registrar.close(*on);
         }
-        self.hand_over.order(order, out);
+        match order {
+            Order::Pause { partner, paused } => self.sync.pause(partner.as_ref(), *paused),
+            Order::Resync(partner) => {
+                let (sync, mut step) = self.sync(now, out);
+                sync.resync(&mut step, partner)?;
+            }
+            _ => self.hand_over.order(order, out),
+        }
         Ok(())
     }
 
@@ -334,6 +411,9 @@ impl Shard {
     /// What follows from the input, whichever it was.
     fn settle(&mut self, now: Millis, wall_s: u32, out: &mut Vec<Output>) -> store::Result<()> {
         let settings = self.settings.clone();
+        // Before the hand-overs: they look at how the exchange with the home stands.
+        let (sync, mut step) = self.sync(now, out);
+        sync.pump(&mut step)?;
         let at = self.surroundings(now, wall_s, &settings);
         for location in self.registrar.take_moved() {
             if location.owner != self.config.me {
@@ -346,14 +426,30 @@ impl Shard {
         }
         let Self { registrar, requests, modes, .. } = self;
         self.hand_over.step(&at, &mut Served { registrar, requests, modes }, out);
+        if now >= self.ends_due {
+            let store = self.store.as_mut();
+            let taken = self.sync.taken_by_all(store);
+            self.ends_due = self.ends.step(now, store, settings.keep_ends, taken)?;
+        }
         Ok(())
     }
 
     /// When to come again though nothing happens.
     fn due(&self) -> Option<Millis> {
-        let dues =
-            [self.registrar.due(), self.requests.due(), self.hand_over.due(), Some(self.ends_due)];
+        let dues = [
+            self.registrar.due(),
+            self.requests.due(),
+            self.hand_over.due(),
+            self.sync.due(),
+            Some(self.ends_due),
+        ];
         dues.into_iter().flatten().min()
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").field("config", &self.config).finish_non_exhaustive()
     }
 }
 

@@ -5,11 +5,16 @@
 //! since" is a range of the table, is never longer than the table, and cannot overflow. Only ends of
 //! registrations that were purged are missing from it; see [`Store::purge`].
 
+mod book;
 pub mod memory;
+mod quota;
+pub mod sqlite;
 
 use std::path::PathBuf;
 
 use crate::model::{ControllerId, Record};
+
+pub use self::quota::Quota;
 
 /// A place in a partition's changes, as its store counts them. Each opening of a store begins a new
 /// `run`, so that a store that was brought back from a backup, or lost its last changes, is not

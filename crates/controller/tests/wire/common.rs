@@ -66,8 +66,11 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         bytes().prop_map(Outcome::Done),
         Just(Outcome::Unknown),
-        (name(), any::<u64>(), addrs())
-            .prop_map(|(owner, seq, place)| Outcome::NotHere { owner, seq, place }),
+        (name(), any::<u64>(), addrs()).prop_map(|(owner, seq, place)| Outcome::NotHere {
+            owner,
+            seq,
+            place
+        }),
         text().prop_map(Outcome::Unreachable),
         span().prop_map(|after| Outcome::Busy { after }),
         Just(Outcome::TimedOut),
@@ -77,8 +80,11 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let role = prop_oneof![Just(Role::Device), Just(Role::ThirdParty), Just(Role::Partner)];
-    (any::<u16>(), any::<u16>(), role)
-        .prop_map(|(oldest, newest, role)| Hello { oldest, newest, role })
+    (any::<u16>(), any::<u16>(), role).prop_map(|(oldest, newest, role)| Hello {
+        oldest,
+        newest,
+        role,
+    })
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
@@ -86,8 +92,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
 }
 
 fn bye() -> impl Strategy<Value = Bye> {
-    (any::<(u8, u32)>(), text())
-        .prop_map(|((code, after_ms), text)| Bye { code, after_ms, text })
+    (any::<(u8, u32)>(), text()).prop_map(|((code, after_ms), text)| Bye { code, after_ms, text })
 }
 
 fn registration() -> impl Strategy<Value = ClientMessage> {
@@ -115,8 +120,11 @@ fn registration() -> impl Strategy<Value = ClientMessage> {
                 })
             }
         ),
-        (device(), number(), terms)
-            .prop_map(|(device, seq, terms)| ClientMessage::Registered { device, seq, terms }),
+        (device(), number(), terms).prop_map(|(device, seq, terms)| ClientMessage::Registered {
+            device,
+            seq,
+            terms
+        }),
         (device(), span()).prop_map(|(device, after)| ClientMessage::Retry { device, after }),
         (device(), number()).prop_map(|(device, seq)| ClientMessage::Jump { device, seq }),
         (device(), text()).prop_map(|(device, text)| ClientMessage::Refused { device, text }),
@@ -131,7 +139,7 @@ fn registration() -> impl Strategy<Value = ClientMessage> {
     ]
 }
 
-pub fn client_message() -> impl Strategy<Value = ClientMessage> {
+pub(crate) fn client_message() -> impl Strategy<Value = ClientMessage> {
     let number = any::<u64>;
     let answer = prop_oneof![
         Just(HandOffAnswer::Goes),
@@ -183,18 +191,20 @@ fn sync() -> impl Strategy<Value = SyncMessage> {
         position().prop_map(|upto| SyncMessage::Taken { upto }),
         Just(SyncMessage::Resync),
         manifest().prop_map(SyncMessage::Snapshot),
-        (number(), 0..CHUNKS_MAX, 0..5u32)
-            .prop_map(|(snapshot, first, count)| SyncMessage::Need { snapshot, first, count }),
+        (number(), 0..CHUNKS_MAX, 0..5u32).prop_map(|(snapshot, first, count)| SyncMessage::Need {
+            snapshot,
+            first,
+            count
+        }),
         (number(), 0..CHUNKS_MAX, any::<u32>(), bytes()).prop_map(
             |(snapshot, index, crc, data)| SyncMessage::Chunk { snapshot, index, crc, data }
         ),
         number().prop_map(|snapshot| SyncMessage::Gone { snapshot }),
-        (number(), position())
-            .prop_map(|(snapshot, at)| SyncMessage::Loaded { snapshot, at }),
+        (number(), position()).prop_map(|(snapshot, at)| SyncMessage::Loaded { snapshot, at }),
     ]
 }
 
-pub fn peer_message() -> impl Strategy<Value = PeerMessage> {
+pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
     let number = any::<u64>;
     let standpoint = (name(), position(), option::of(position()))
         .prop_map(|(partition, head, taken)| Standpoint { partition, head, taken });

@@ -132,7 +132,7 @@ impl Requests {
         Self {
             me,
             // Room for so many numbers that they never begin anew.
-            next: (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2) + 1,
+            next: (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8) + 1,
             entries: HashMap::new(),
             by_origin: HashMap::new(),
             by_asker_conn: BTreeSet::new(),

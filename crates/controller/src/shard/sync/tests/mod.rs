@@ -1,0 +1,1 @@
+//! Two and three tables that exchange what they have.
