@@ -1,9 +1,11 @@
 //! Who owns a device, and how two opinions of that become one.
 
+mod dispatch;
 mod location;
 mod names;
 mod record;
 
+pub use dispatch::{Dispatch, DispatchError, DispatchMode, Dispatched, Pattern, RULES_MAX};
 pub use location::{Location, LocationError, Standing};
 pub use names::{ControllerId, DeviceId, NameError};
 pub use record::{Record, kind};
