@@ -9,7 +9,7 @@ use eversock_engine::keys::KEY_BYTES;
 use super::keys::{Keys, SocketFile};
 use super::table::{Source, Table, addr, controller, flag, number, parsed, places, text};
 use crate::limits::DEVICE_MAX;
-use crate::model::{ControllerId, DeviceId};
+use crate::model::{ControllerId, DeviceId, DispatchMode, Dispatched, Pattern};
 use crate::node::Dial;
 
 /// The door for devices and third parties.
@@ -197,53 +197,22 @@ pub(super) fn public_key(text: &str) -> Result<PublicKey, String> {
     Ok(PublicKey(bytes))
 }
 
-/// Which devices a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DispatchWhat {
-    /// This one.
-    Device(DeviceId),
-    /// Those whose names begin so.
-    Prefix(String),
-    /// All others.
-    Default,
-}
-
-/// What is done with a device's requests, and with it itself, here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DispatchMode {
-    /// It is registered here if it comes; requests for it are passed on if it is elsewhere.
-    Serve,
-    /// It is not registered here; requests are passed on.
-    Proxy,
-    /// Neither.
-    Refuse,
-}
-
-/// A rule of the dispatch table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DispatchRule {
-    /// Which devices.
-    pub what: DispatchWhat,
-    /// Whose they are.
-    pub partition: ControllerId,
-    /// What is done.
-    pub mode: DispatchMode,
-}
+/// A rule of the dispatch table; `None` instead of a pattern: for all other devices.
+pub(super) type Rule = (Option<Pattern>, Dispatched);
 
 pub(super) fn dispatch(
     tables: Vec<Table<'_, '_>>,
     known: &dyn Fn(&ControllerId) -> bool,
     read: &Source<'_>,
-) -> Vec<DispatchRule> {
-    let mut all: Vec<DispatchRule> = Vec::new();
+) -> Vec<Rule> {
+    let mut all: Vec<Rule> = Vec::new();
     for mut table in tables {
-        let device = table.take("device", parsed::<DeviceId>).map(DispatchWhat::Device);
+        let device = table.take("device", parsed::<DeviceId>).map(|id| Some(Pattern::Device(id)));
         let prefix = table.take("prefix", |value| prefix(&text(value)?));
         let rest = table.take("default", |value| {
             if flag(value)? { Ok(()) } else { Err("it is false; leave it out".to_owned()) }
         });
-        let mut whats =
-            [device, prefix, rest.map(|()| DispatchWhat::Default)].into_iter().flatten();
+        let mut whats = [device, prefix, rest.map(|()| None)].into_iter().flatten();
         let what = whats.next();
         if what.is_none() || whats.next().is_some() {
             let problem = "a rule has one of `device`, `prefix` and `default`";
@@ -260,23 +229,22 @@ pub(super) fn dispatch(
             other => Err(format!("{other:?}; take \"serve\", \"proxy\" or \"refuse\"")),
         });
         if let Some(what) = &what
-            && all.iter().any(|rule| rule.what == *what)
+            && all.iter().any(|(other, _)| other == what)
         {
             read.note(table.at(), "another [[dispatch]] is about the same devices; keep one");
         }
         table.end();
         if let (Some(what), Some(partition)) = (what, partition) {
             let mode = mode.unwrap_or(DispatchMode::Serve);
-            all.push(DispatchRule { what, partition, mode });
+            all.push((what, Dispatched { partition, mode }));
         }
     }
     all
 }
 
-fn prefix(text: &str) -> Result<DispatchWhat, String> {
-    let fits = (1..=DEVICE_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    if fits {
-        return Ok(DispatchWhat::Prefix(text.to_owned()));
+fn prefix(text: &str) -> Result<Option<Pattern>, String> {
+    if text.parse::<DeviceId>().is_ok() {
+        return Ok(Some(Pattern::Prefix(text.to_owned())));
     }
     Err(format!("{text:?} begins no device's name: take 1 to {DEVICE_MAX} characters of it"))
 }

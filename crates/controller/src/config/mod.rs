@@ -26,7 +26,7 @@ use std::time::Duration;
 use eversock_engine::PublicKey;
 
 pub use device::DeviceFile;
-pub use doors::{DispatchMode, DispatchRule, DispatchWhat, PartnerFile};
+pub use doors::PartnerFile;
 
 use crate::limits::{ADDRS_MAX, ALTERNATES_MAX, PARTITIONS_MAX};
 use crate::model::{ControllerId, DeviceId, NameError};
@@ -110,9 +110,7 @@ pub struct ControllerFile {
     pub metrics: Option<SocketAddr>,
     /// Its partners, in the order of the file.
     pub partners: Vec<PartnerFile>,
-    /// Which partition a device belongs to, and what is done with its requests; of several rules
-    /// that fit, the longest counts.
-    pub dispatch: Vec<DispatchRule>,
+    dispatch: Vec<doors::Rule>,
     door: DoorFile,
     partner_door: Option<PartnerDoorFile>,
     store: StoreFile,

@@ -8,8 +8,10 @@ use eversock_engine::{Config, PresharedKey, Sealing, StaticKey};
 
 use super::doors::{PartnerDoorFile, PartnerFile};
 use super::{ConfigError, ControllerFile, resolve};
+use crate::model::{ControllerId, Dispatch, DispatchMode, Dispatched};
 use crate::node::{DoorConfig, NodeConfig, PartnerConfig, PartnerDoorConfig};
 use crate::store::Opens;
+use crate::store::sqlite::SqliteStores;
 use crate::wire::Place;
 
 impl ControllerFile {
@@ -36,6 +38,40 @@ impl ControllerFile {
         config.device_keys.clone_from(&self.device_keys);
         config.link = self.link;
         Ok(config)
+    }
+
+    /// Makes the directory of the records, for its user alone, if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The system does not let it.
+    pub fn make_dir(&self) -> Result<(), ConfigError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let dir = &self.store.dir;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|error| {
+            let dir = dir.display();
+            self.unusable(format!("`dir`: {dir} cannot be made: {error}; make it, or name another"))
+        })
+    }
+
+    /// Where its partitions keep their records.
+    fn opens(&self) -> Result<Arc<dyn Opens>, ConfigError> {
+        self.make_dir()?;
+        Ok(Arc::new(SqliteStores::new(&self.store.dir, self.store.quota)))
+    }
+
+    /// Which partition a device belongs to; without a rule for all others, to its own.
+    fn dispatch(&self, partitions: &[ControllerId]) -> Result<Dispatch, ConfigError> {
+        let mut rules = Vec::new();
+        let mut default = Dispatched { partition: self.name.clone(), mode: DispatchMode::Serve };
+        for (pattern, to) in &self.dispatch {
+            match pattern {
+                Some(pattern) => rules.push((pattern.clone(), to.clone())),
+                None => default = to.clone(),
+            }
+        }
+        Dispatch::new(1, rules, default, partitions).map_err(|error| self.unusable(error))
     }
 
     fn addrs(&self, places: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {

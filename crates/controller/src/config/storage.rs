@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::table::{Table, number, size, text, time};
+use crate::store::Quota;
 
 /// Where the records lie, and how many.
 #[derive(Debug, Clone)]
@@ -12,8 +13,7 @@ pub(super) struct StoreFile {
     pub(super) dir: PathBuf,
     pub(super) postgres: Option<Postgres>,
     /// Of each partition.
-    pub(super) quota_records: u64,
-    pub(super) quota_bytes: u64,
+    pub(super) quota: Quota,
 }
 
 /// A database of PostgreSQL.
@@ -57,6 +57,7 @@ impl StoreFile {
             bytes => Ok(bytes),
         });
         table.end();
+        let usual = Quota::default();
         Some(Self {
             dir: dir?,
             postgres: params.map(|params| Postgres {
@@ -64,8 +65,10 @@ impl StoreFile {
                 schema: schema.unwrap_or_else(|| "eversock_controller".to_owned()),
                 timeout: timeout.unwrap_or(Duration::from_secs(10)),
             }),
-            quota_records: quota_records.unwrap_or(10_000_000),
-            quota_bytes: quota_bytes.unwrap_or(10 << 30),
+            quota: Quota {
+                records: quota_records.unwrap_or(usual.records),
+                bytes: quota_bytes.unwrap_or(usual.bytes),
+            },
         })
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::node::{Dial, DoorConfig};
 use crate::shard::input::FailBackPolicy;
+use crate::store::Quota;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
 
@@ -118,10 +119,9 @@ fn what_the_example_sets_are_the_defaults() {
         assert_eq!(one.door.connections_max, door.connections_max);
         assert_eq!(one.door.registrations_per_second, door.registrations_per_second);
     }
-    assert_eq!(file.store.quota_bytes, bare.store.quota_bytes);
-    assert_eq!(file.store.quota_records, bare.store.quota_records);
+    assert_eq!((file.store.quota, bare.store.quota), (Quota::default(), Quota::default()));
     assert_eq!((file.partners[0].dial, bare.partners[0].dial), (Dial::Auto, Dial::Auto));
-    assert_eq!(file.dispatch[0].mode, bare.dispatch[0].mode);
+    assert_eq!(file.dispatch[0].1.mode, bare.dispatch[0].1.mode);
     assert_eq!(file.control, PathBuf::from("/var/lib/eversock/controller/control.sock"));
     assert_eq!(bare.control, PathBuf::from("/f/d/control.sock"));
 }
