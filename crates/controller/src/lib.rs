@@ -2,6 +2,7 @@
 //! other (WO 2005/055517).
 //!
 //! * [`config`]: a controller, or a device, as a file says it.
+//! * [`conn`]: connections: one thread that reads and writes all of them.
 //! * [`model`]: who owns a device, and how two opinions of that become one.
 //! * [`report`]: what a controller tells about itself, as JSON has it.
 //! * [`shard`]: one partition of a controller, as a state machine without I/O.
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod conn;
 pub mod device;
 pub mod limits;
 pub mod model;

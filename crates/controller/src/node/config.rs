@@ -10,7 +10,7 @@ use eversock_engine::{Config, PublicKey};
 
 use super::{NodeError, Policy};
 use crate::limits::{ADDRS_MAX, PARTITIONS_MAX};
-use crate::model::{ControllerId, DeviceId};
+use crate::model::{ControllerId, DeviceId, Dispatch};
 use crate::store::Opens;
 use crate::wire::Place;
 
@@ -35,6 +35,9 @@ pub struct NodeConfig {
     /// What is special about single partitions. There is one for the devices of this controller
     /// and of each partner, and for each that is named here.
     pub partitions: Vec<PartitionConfig>,
+    /// Which partition each device belongs to; `None`: all to this controller. Its generation is
+    /// the first one.
+    pub dispatch: Option<Dispatch>,
     /// Opens the stores of the partitions, and of [`SHARED`].
     pub opens: Arc<dyn Opens>,
     /// How partitions behave that are not named there, where the shared parameters say nothing.
@@ -199,6 +202,7 @@ impl NodeConfig {
             partners: Vec::new(),
             known: Vec::new(),
             partitions: Vec::new(),
+            dispatch: None,
             opens,
             policy: Policy::default(),
             parameters: String::new(),

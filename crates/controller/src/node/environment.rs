@@ -185,11 +185,11 @@ impl Environment {
     ) -> Settings {
         let alternates = alternates(config, partition);
         let known = |name: &ControllerId| self.places.get(name).cloned();
-        let alternates: Vec<_> =
-            alternates.iter().filter_map(known).take(ALTERNATES_MAX).collect();
-        let others = self.places.values().filter(|place| {
-            !alternates.iter().any(|other| other.controller == place.controller)
-        });
+        let alternates: Vec<_> = alternates.iter().filter_map(known).take(ALTERNATES_MAX).collect();
+        let others = self
+            .places
+            .values()
+            .filter(|place| !alternates.iter().any(|other| other.controller == place.controller));
         let places = alternates.iter().chain(others).cloned().collect();
         Settings {
             terms: Terms {

@@ -14,6 +14,7 @@ use super::queue::{Full, Queue, Room, Work};
 use super::status::PartnerStatus;
 use super::worker::{Gauges, Outlet};
 use super::{NodeConfig, NodeEvent, SHARED};
+use crate::conn::Reactor;
 use crate::model::{ControllerId, DeviceId, Dispatch, DispatchMode, Record};
 use crate::shard::Input;
 use crate::shard::input::ConnId;
@@ -22,38 +23,16 @@ use crate::wire::client::{ClientMessage, Outcome};
 use crate::wire::frame;
 use crate::wire::peer::{Lane, PeerMessage};
 
-/// Bytes that wait for a device or a third party; one that has more does not read.
-const CLIENT_QUEUED_MAX: usize = 8 << 20;
-/// The same for a partner, whose windows bound most of what it is sent.
-const PARTNER_QUEUED_MAX: usize = 256 << 20;
 /// Events that nobody has taken.
 pub(super) const EVENTS_MAX: usize = 4096;
 
 /// Who is told what came of a request.
 pub(super) type Reply = Box<dyn FnOnce(Outcome) + Send>;
 
-/// How what is to be said gets to connections.
-pub(super) trait Transport: Send + Sync {
-    /// Sends a whole frame. Never blocks; nothing happens if the connection is gone.
-    fn send(&self, conn: ConnId, lane: Lane, frame: Vec<u8>);
-    /// Bytes that wait to be sent on it.
-    fn queued(&self, conn: ConnId) -> usize;
-    /// Stops reading, or goes on.
-    fn hold(&self, conn: ConnId, on: bool);
-    /// Ends a connection after what waits.
-    fn close(&self, conn: ConnId);
-    /// Lets the front look at its notes.
-    fn wake(&self);
-}
-
 /// What other threads have for the front.
 pub(super) enum Note {
     /// Where a partition stands with a partner; `None`: it has nothing to exchange now.
-    Standpoint {
-        conn: ConnId,
-        index: usize,
-        standpoint: Option<(Position, Option<Position>)>,
-    },
+    Standpoint { conn: ConnId, index: usize, standpoint: Option<(Position, Option<Position>)> },
     /// A partition has begun anew.
     Relink(ControllerId),
     /// A partner's link may be read again, as far as this partition goes.
@@ -78,7 +57,7 @@ pub(super) struct Hub {
     pub(super) config: NodeConfig,
     /// All partitions; [`SHARED`] is the last one.
     pub(super) partitions: Vec<Partition>,
-    pub(super) transport: OnceLock<Box<dyn Transport>>,
+    pub(super) reactor: OnceLock<Reactor>,
     pub(super) dispatch: RwLock<Arc<Dispatch>>,
     pub(super) environment: Mutex<Environment>,
     pub(super) notes: Sender<Note>,
@@ -87,8 +66,8 @@ pub(super) struct Hub {
     pub(super) events_lost: AtomicU64,
     pub(super) replies: Mutex<HashMap<u64, Reply>>,
     pub(super) next_reply: AtomicU64,
-    /// The links, as the front has told last; and since when.
-    pub(super) board: Mutex<Vec<(PartnerStatus, Instant)>>,
+    /// The links, as the front has told last; since when, and their connections.
+    pub(super) board: Mutex<Vec<(PartnerStatus, Instant, Option<ConnId>)>>,
     pub(super) connections: AtomicUsize,
     pub(super) retries: AtomicU64,
     pub(super) refused: AtomicU64,
@@ -160,27 +139,21 @@ impl Hub {
 
     pub(super) fn note(&self, note: Note) {
         let _gone = self.notes.send(note);
-        if let Some(transport) = self.transport.get() {
-            transport.wake();
+        if let Some(reactor) = self.reactor.get() {
+            reactor.wake();
         }
     }
 
     pub(super) fn send_client(&self, conn: ConnId, message: &ClientMessage) {
-        let Some(transport) = self.transport.get() else { return };
-        if transport.queued(conn) > CLIENT_QUEUED_MAX {
-            log::warn!("a device or third party does not read what it is told, and is left");
-            return transport.close(conn);
+        if let Some(reactor) = self.reactor.get() {
+            reactor.send(conn, Lane::Control, frame(message));
         }
-        transport.send(conn, Lane::Control, frame(message));
     }
 
     pub(super) fn send_partner(&self, conn: ConnId, message: &PeerMessage) {
-        let Some(transport) = self.transport.get() else { return };
-        if transport.queued(conn) > PARTNER_QUEUED_MAX {
-            log::warn!("a partner does not read what it is told, and is left");
-            return transport.close(conn);
+        if let Some(reactor) = self.reactor.get() {
+            reactor.send(conn, message.lane(), frame(message));
         }
-        transport.send(conn, message.lane(), frame(message));
     }
 
     /// Tells all partitions what they are to do, after something of it has changed.
@@ -208,7 +181,7 @@ impl Hub {
             }
         };
         drop(environment);
-        self.tell(event);
+        self.announce(event);
         self.note(Note::Parameters);
     }
 
@@ -219,7 +192,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn tell(&self, event: NodeEvent) {
+    pub(super) fn announce(&self, event: NodeEvent) {
         if let Err(TrySendError::Full(_)) = self.events.try_send(event) {
             self.events_lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -254,7 +227,7 @@ impl Outlet for Hub {
     }
 
     fn event(&self, event: NodeEvent) {
-        Self::tell(self, event);
+        self.announce(event);
     }
 
     fn relink(&self, partition: &ControllerId) {

@@ -81,7 +81,8 @@ fn bucket(took: Duration) -> usize {
     let doublings = micros.ilog2();
     // The two bits behind the highest one.
     let quarter = if doublings >= 2 { (micros >> (doublings - 2)) & 3 } else { 0 };
-    usize::try_from(u64::from(doublings) * 4 + quarter).map_or(BUCKETS - 1, |at| at.min(BUCKETS - 1))
+    usize::try_from(u64::from(doublings) * 4 + quarter)
+        .map_or(BUCKETS - 1, |at| at.min(BUCKETS - 1))
 }
 
 /// The longest time that falls into a bucket.

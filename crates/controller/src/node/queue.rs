@@ -34,7 +34,7 @@ pub(super) enum Work {
     /// From a partner, on this connection: worth nothing once another one has taken its place.
     Link { partner: ControllerId, conn: ConnId, input: Input },
     /// What the snapshot thread has done for this opening of the store.
-    Bulk { partner: ControllerId, opening: u64, input: Input },
+    Bulk { opening: u64, input: Input },
     /// A question, or something that only this process says.
     Query(Query),
     /// The end.
@@ -49,8 +49,9 @@ pub(super) struct Item {
     order: u64,
 }
 
-/// There is no room.
-pub(super) struct Full(pub(super) Work);
+/// There is no room: it has not gone in.
+#[derive(Debug)]
+pub(super) struct Full;
 
 /// What became of something from a partner.
 #[derive(Debug, PartialEq, Eq)]
@@ -146,7 +147,7 @@ impl Queue {
         let item = lanes.item(Work::Input(input));
         let lane = if is_new { &mut lanes.new } else { &mut lanes.served };
         if lane.is_over(times, self.config) {
-            return Err(Full(item.work));
+            return Err(Full);
         }
         lane.push(item);
         self.came.notify_one();
@@ -161,7 +162,7 @@ impl Queue {
         let lane = lanes.partner(partner);
         let is_over = lane.is_over(1, self.config);
         if is_over && is_request {
-            return Err(Full(item.work));
+            return Err(Full);
         }
         lane.push(item);
         lane.is_held |= is_over;
@@ -252,8 +253,8 @@ impl Lanes {
             self.next_partner = (self.next_partner + 1) % self.partners.len();
             let (partner, lane) = &mut self.partners[self.next_partner];
             let Some(item) = lane.pop() else { continue };
-            let has_room = lane.items.len() <= config.inputs_max / 2
-                && lane.bytes <= config.bytes_max / 2;
+            let has_room =
+                lane.items.len() <= config.inputs_max / 2 && lane.bytes <= config.bytes_max / 2;
             let is_released = has_room && std::mem::take(&mut lane.is_held);
             return Some(Next { item, released: is_released.then(|| partner.clone()) });
         }

@@ -158,8 +158,8 @@ struct Running {
 }
 
 impl Worker {
-    /// Works until it is told to close. `opened`: what was opened before.
-    pub(super) fn run(self, opened: Opening) {
+    /// Works until it is told to close. `opened`: what became of the first opening.
+    pub(super) fn run(self, opened: store::Result<Opening>) {
         let now = Instant::now();
         let mut running = Running {
             worker: self,
@@ -178,7 +178,13 @@ impl Worker {
             lets: Vec::new(),
             askers: Vec::new(),
         };
-        running.begin(opened);
+        match opened {
+            Ok(opened) => running.begin(opened),
+            Err(error) => {
+                let is_damaged = matches!(error, StoreError::Damaged { .. });
+                running.fail(&error.to_string(), is_damaged);
+            }
+        }
         while running.step() {}
         running.leave("the controller is closing");
     }
@@ -248,7 +254,7 @@ impl Running {
                 self.handle(input)
             }
             Work::Link { partner, conn, input } => self.take_link(partner, conn, input),
-            Work::Bulk { opening, input, .. } if opening == self.opening => self.handle(input),
+            Work::Bulk { opening, input } if opening == self.opening => self.handle(input),
             Work::Bulk { .. } | Work::Close => Ok(()),
             Work::Query(query) => self.query(query),
         }
@@ -396,7 +402,7 @@ impl Running {
         if let Job::Do { opening, output } = refused
             && let Some((partner, input)) = bulk::refusal(output)
         {
-            let work = Work::Bulk { partner: partner.clone(), opening, input };
+            let work = Work::Bulk { opening, input };
             let _room = self.worker.queue.push_partner(&partner, work);
         }
     }

@@ -3,17 +3,17 @@
 //! Nothing here blocks. What a partition has no room for is answered at once: registrations and
 //! requests may come again later, and a handshake that is lost is one that the device misses.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::link::Key;
 use crate::limits::DEADLINE_MAX;
 use crate::model::{DeviceId, DispatchMode};
 use crate::node::admission::Admission;
 use crate::node::hub::{Hub, Route, locked};
-use crate::node::queue::{Full, Work};
+use crate::node::queue::Full;
 use crate::node::worker::INDEX_BITS;
 use crate::shard::Input;
 use crate::shard::input::{ConnId, Origin};
@@ -21,8 +21,8 @@ use crate::wire::client::{ClientMessage, Outcome, Register, Request};
 use crate::wire::codes::bye;
 use crate::wire::{Bye, Role, Welcome};
 
-/// How long the first message may be waited for.
-const GREETING_MAX: Duration = Duration::from_secs(10);
+/// Bytes that may wait to be written to a connection, which may have a hundred thousand devices.
+const QUEUE_MAX: usize = 32 << 20;
 
 /// A connection of a device or a third party.
 struct Client {
@@ -36,20 +36,17 @@ struct Client {
 pub(super) struct Door {
     hub: Arc<Hub>,
     clients: HashMap<ConnId, Client>,
-    /// Those that have come, in that order; greeted or not.
-    ungreeted: VecDeque<(Instant, ConnId)>,
     admission: Admission,
 }
 
 impl Door {
     pub(super) fn new(hub: Arc<Hub>, now: Instant) -> Self {
         let admission = Admission::new(hub.config.door.registrations_per_second, now);
-        Self { hub, clients: HashMap::new(), ungreeted: VecDeque::new(), admission }
+        Self { hub, clients: HashMap::new(), admission }
     }
 
-    pub(super) fn opened(&mut self, now: Instant, conn: ConnId, key: Option<Key>) {
+    pub(super) fn opened(&mut self, conn: ConnId, key: Option<Key>) {
         self.clients.insert(conn, Client { role: None, key, partitions: 0 });
-        self.ungreeted.push_back((now, conn));
         self.hub.connections.store(self.clients.len(), Ordering::Relaxed);
     }
 
@@ -62,22 +59,6 @@ impl Door {
                 let _taken = partition.queue.push(Input::ConnLost { conn });
             }
         }
-    }
-
-    /// Those that have not said hello in time, and when to look again.
-    pub(super) fn turn(&mut self, now: Instant) -> (Vec<ConnId>, Option<Instant>) {
-        let mut late = Vec::new();
-        while let Some((since, conn)) = self.ungreeted.front().copied() {
-            let is_silent = self.clients.get(&conn).is_some_and(|client| client.role.is_none());
-            if is_silent && now.saturating_duration_since(since) < GREETING_MAX {
-                return (late, Some(since + GREETING_MAX));
-            }
-            self.ungreeted.pop_front();
-            if is_silent {
-                late.push(conn);
-            }
-        }
-        (late, None)
     }
 
     /// A message. An error ends the connection, after that word.
@@ -94,6 +75,10 @@ impl Door {
             };
             let version = hello.agree(&[Role::Device, Role::ThirdParty])?;
             client.role = Some(hello.role);
+            if let Some(reactor) = self.hub.reactor.get() {
+                reactor.greeted(conn);
+                reactor.set_queue_max(conn, QUEUE_MAX);
+            }
             let controller = self.hub.config.me.clone();
             let welcome = ClientMessage::Welcome(Welcome { version, controller });
             self.hub.send_client(conn, &welcome);
@@ -110,12 +95,7 @@ impl Door {
         Ok(())
     }
 
-    fn of_device(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        message: ClientMessage,
-    ) -> Result<(), Bye> {
+    fn of_device(&mut self, now: Instant, conn: ConnId, message: ClientMessage) -> Result<(), Bye> {
         match message {
             ClientMessage::Register(register) => self.register(now, conn, register),
             ClientMessage::Handshake { device, seq } => {
@@ -157,13 +137,10 @@ impl Door {
             let text = "devices of this home are not served here".to_owned();
             return self.refuse(conn, register.device, text);
         }
-        let index = route.index;
-        let Err(Full(work)) = self.try_push(conn, index, Input::Register { conn, register }) else {
-            return;
-        };
-        if let Work::Input(Input::Register { register, .. }) = work {
+        let (index, device) = (route.index, register.device.clone());
+        if self.try_push(conn, index, Input::Register { conn, register }).is_err() {
             self.hub.retries.fetch_add(1, Ordering::Relaxed);
-            let (device, after) = (register.device, self.hub.full_for(index));
+            let after = self.hub.full_for(index);
             self.hub.send_client(conn, &ClientMessage::Retry { device, after });
         }
     }
@@ -178,7 +155,7 @@ impl Door {
             let input = Input::Request { origin: Origin::Conn(conn, id), request };
             match self.try_push(conn, route.index, input) {
                 Ok(()) => return,
-                Err(_) => Outcome::Busy { after: self.hub.full_for(route.index) },
+                Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index) },
             }
         };
         self.hub.send_client(conn, &ClientMessage::Response { id, outcome: refused });

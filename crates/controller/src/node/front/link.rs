@@ -40,6 +40,8 @@ pub(in crate::node) enum Act {
     Dial(usize),
     /// Say something.
     Send(ConnId, Box<PeerMessage>),
+    /// Whoever is there speaks this protocol.
+    Greeted(ConnId),
     /// End a connection, after the last word.
     Close(ConnId, Option<Bye>),
     /// Ask all partitions where they stand with a partner, for [`Links::introduce`].
@@ -376,6 +378,7 @@ impl Links {
         match hello.agree(&[Role::Partner]) {
             Ok(version) => {
                 line.stage = Stage::Introductions;
+                self.acts.push(Act::Greeted(conn));
                 let controller = self.me.clone();
                 self.send(conn, PeerMessage::Welcome(Welcome { version, controller }));
                 Ok(())
@@ -405,20 +408,17 @@ impl Links {
         }
         if welcome.controller != self.known[partner].id {
             let id = &self.known[partner].id;
-            let text = format!("{} answers where {id} should: check the address", welcome.controller);
+            let text =
+                format!("{} answers where {id} should: check the address", welcome.controller);
             self.set_state(now, partner, "not let in", &text);
             return Err(Bye::new(bye::MISMATCH, text));
         }
+        self.acts.push(Act::Greeted(conn));
         self.acts.push(Act::Ask(partner, conn));
         Ok(())
     }
 
-    fn introduced(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        theirs: Introduction,
-    ) -> Result<(), Bye> {
+    fn introduced(&mut self, now: Instant, conn: ConnId, theirs: Introduction) -> Result<(), Bye> {
         let Some(line) = self.lines.get_mut(&conn) else { return Ok(()) };
         let partner = match line.partner {
             Some(partner) if self.known[partner].id == theirs.controller => partner,

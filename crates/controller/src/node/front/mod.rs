@@ -12,22 +12,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Receiver;
 
+use super::NodeEvent;
 use super::hub::{Hub, Note, locked};
 use super::queue::{Full, Room, Work};
 use super::status::PartnerStatus;
 use super::worker::INDEX_BITS;
-use super::NodeEvent;
+use crate::conn::{Handler, Opened, Reactor};
 use crate::model::{ControllerId, DispatchMode};
 use crate::shard::Input;
 use crate::shard::input::ConnId;
 use crate::store::Position;
 use crate::wire::client::{ClientMessage, Outcome};
-use crate::wire::codes::bye;
 use crate::wire::peer::{Introduction, Mode, PeerMessage, Standpoint};
 use crate::wire::{Bye, Message, Place};
 
 use door::Door;
-use link::{Act, Key, Known, Links};
+use link::{Act, Known, Links};
 
 /// What connections at the door for devices are known by.
 pub(super) const DOOR: u64 = 0;
@@ -35,19 +35,16 @@ pub(super) const DOOR: u64 = 0;
 pub(super) const PARTNERS: u64 = 1;
 /// The first partner that is dialled.
 pub(super) const DIALS: u64 = 2;
+/// Bytes that may wait to be written to a partner: more than all windows together.
+const QUEUE_MAX: usize = 256 << 20;
 /// From here on clocks that differ are told of.
 const SKEW_MS: i64 = 30_000;
-
-/// Dials partners; what comes of it is told to the front.
-pub(super) trait Dials: Send {
-    fn dial(&self, partner: usize);
-}
 
 /// See the module.
 pub(super) struct Front {
     hub: Arc<Hub>,
     notes: Receiver<Note>,
-    dials: Box<dyn Dials>,
+    reactor: Reactor,
     door: Door,
     links: Links,
     /// Where this controller's own door is.
@@ -68,7 +65,7 @@ impl Front {
     pub(super) fn new(
         hub: Arc<Hub>,
         notes: Receiver<Note>,
-        dials: Box<dyn Dials>,
+        reactor: Reactor,
         addrs: Vec<SocketAddr>,
         boot: u128,
         now: Instant,
@@ -83,69 +80,7 @@ impl Front {
             Links::new(config.me.clone(), known.collect(), config.link, config.insecure, now);
         let door = Door::new(Arc::clone(&hub), now);
         let (asked, held) = (HashMap::new(), BTreeMap::new());
-        Self { hub, notes, dials, door, links, addrs, boot, asked, held }
-    }
-
-    pub(super) fn opened(&mut self, conn: ConnId, token: u64, key: Option<Key>) {
-        let now = Instant::now();
-        match token {
-            DOOR => self.door.opened(now, conn, key),
-            PARTNERS => self.links.opened(now, conn, None, key),
-            dialled => {
-                let partner = usize::try_from(dialled - DIALS).unwrap_or(usize::MAX);
-                self.links.opened(now, conn, Some(partner), key);
-            }
-        }
-        self.act();
-    }
-
-    pub(super) fn frame(&mut self, conn: ConnId, kind: u16, body: &[u8]) -> Result<(), Bye> {
-        let now = Instant::now();
-        let result = if self.links.has(conn) {
-            match read::<PeerMessage>(kind, body)? {
-                Some(message) => self.links.heard(now, conn, message),
-                None => Ok(()),
-            }
-        } else {
-            match read::<ClientMessage>(kind, body)? {
-                Some(message) => self.door.heard(now, conn, message),
-                None => Ok(()),
-            }
-        };
-        self.act();
-        result
-    }
-
-    pub(super) fn closed(&mut self, conn: ConnId, why: &str) {
-        self.door.closed(conn);
-        self.links.closed(Instant::now(), conn, why);
-        self.asked.remove(&conn);
-        self.act();
-    }
-
-    pub(super) fn dial_failed(&mut self, token: u64, why: &str) {
-        let partner = usize::try_from(token.saturating_sub(DIALS)).unwrap_or(usize::MAX);
-        if partner < self.hub.config.partners.len() {
-            self.links.dial_failed(Instant::now(), partner, why);
-        }
-        self.act();
-    }
-
-    /// What other threads have for this one, and what is due; gives when to come again.
-    pub(super) fn turn(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        while let Ok(note) = self.notes.try_recv() {
-            self.take_note(now, note);
-        }
-        let (late, next_greeting) = self.door.turn(now);
-        for conn in late {
-            let text = "no hello has come in time";
-            self.hub.send_client(conn, &ClientMessage::Bye(Bye::new(bye::SLOW, text)));
-            self.close(conn);
-        }
-        let next_link = self.links.turn(now);
-        self.act();
-        Some(next_greeting.map_or(next_link, |next| next.min(next_link)))
+        Self { hub, notes, reactor, door, links, addrs, boot, asked, held }
     }
 
     fn take_note(&mut self, now: Instant, note: Note) {
@@ -180,26 +115,28 @@ impl Front {
 
     fn act_one(&mut self, act: Act) {
         match act {
-            Act::Dial(partner) => self.dials.dial(partner),
+            Act::Dial(partner) => {
+                let of_it = &self.hub.config.partners[partner];
+                let token = DIALS + partner as u64;
+                self.reactor.dial(of_it.addrs.clone(), of_it.socket.clone(), token);
+            }
+            Act::Greeted(conn) => {
+                self.reactor.greeted(conn);
+                self.reactor.set_queue_max(conn, QUEUE_MAX);
+            }
             Act::Send(conn, message) => self.hub.send_partner(conn, &message),
             Act::Close(conn, bye) => {
                 if let Some(bye) = bye {
                     self.hub.send_partner(conn, &PeerMessage::Bye(bye));
                 }
                 self.asked.remove(&conn);
-                self.close(conn);
+                self.reactor.close(conn);
             }
             Act::Ask(partner, conn) => self.ask(partner, conn),
             Act::Up(partner, conn, theirs) => self.up(partner, conn, &theirs),
             Act::Down(partner, conn) => self.down(partner, conn),
             Act::Heard(partner, conn, message) => self.of_partner(partner, conn, *message),
             Act::State(partner) => self.publish(partner),
-        }
-    }
-
-    fn close(&self, conn: ConnId) {
-        if let Some(transport) = self.hub.transport.get() {
-            transport.close(conn);
         }
     }
 
@@ -244,10 +181,7 @@ impl Front {
         let introduction = Introduction {
             controller: self.hub.config.me.clone(),
             boot: self.boot,
-            place: Place {
-                controller: self.hub.config.me.clone(),
-                addrs: self.addrs.clone(),
-            },
+            place: Place { controller: self.hub.config.me.clone(), addrs: self.addrs.clone() },
             partitions: standpoints,
             wall_ms: wall_ms(),
         };
@@ -265,7 +199,7 @@ impl Front {
             log::warn!(
                 "the clock of {id} is {ahead} ms ahead of this one; that does no harm but to logs"
             );
-            self.hub.tell(NodeEvent::Skew { partner: id.clone(), ahead_ms: ahead });
+            self.hub.announce(NodeEvent::Skew { partner: id.clone(), ahead_ms: ahead });
         }
         let place = theirs.place.clone();
         if place.controller == id && !place.addrs.is_empty() {
@@ -307,7 +241,7 @@ impl Front {
                 // It may have partitions that there are not here.
                 let Some(index) = self.hub.index(&partition) else { return };
                 let input = Input::Sync { partner: id, message };
-                self.to_partition(partner, index, conn, input);
+                self.pass_on(partner, index, conn, input);
             }
             PeerMessage::Forward(forward) => {
                 let route = self.hub.route(&forward.device);
@@ -318,7 +252,7 @@ impl Front {
                     let input = Input::Forward { partner: id.clone(), forward };
                     match self.hub.to_partition(route.index, &id, conn, input) {
                         Ok(_) => return,
-                        Err(Full(_)) => Outcome::Busy { after: self.hub.full_for(route.index) },
+                        Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index) },
                     }
                 };
                 self.hub.send_partner(conn, &PeerMessage::Result { id: id_there, outcome });
@@ -328,7 +262,7 @@ impl Front {
                 if index < self.hub.of_devices().len() {
                     let number = number >> INDEX_BITS;
                     let input = Input::ForwardResult { partner: id, id: number, outcome };
-                    self.to_partition(partner, index, conn, input);
+                    self.pass_on(partner, index, conn, input);
                 }
             }
             PeerMessage::Mode(mode) => {
@@ -346,7 +280,7 @@ impl Front {
                     && peer.refused != refused
                 {
                     let (generation, error) = (*generation, error.clone());
-                    self.hub.tell(NodeEvent::PartnerRefused { partner: id, generation, error });
+                    self.hub.announce(NodeEvent::PartnerRefused { partner: id, generation, error });
                 }
                 peer.refused = refused;
                 self.publish(partner);
@@ -355,7 +289,7 @@ impl Front {
         }
     }
 
-    fn to_partition(&mut self, partner: usize, index: usize, conn: ConnId, input: Input) {
+    fn pass_on(&mut self, partner: usize, index: usize, conn: ConnId, input: Input) {
         let id = self.links.id(partner).clone();
         if let Ok(Room::None) = self.hub.to_partition(index, &id, conn, input)
             && self.held.entry(partner).or_default().insert(index)
@@ -385,9 +319,7 @@ impl Front {
 
     fn hold(&mut self, conn: ConnId, on: bool) {
         self.links.hold(Instant::now(), conn, on);
-        if let Some(transport) = self.hub.transport.get() {
-            transport.hold(conn, on);
-        }
+        self.reactor.hold(conn, on);
     }
 
     fn mode(&self) -> PeerMessage {
@@ -414,9 +346,9 @@ impl Front {
         let id = self.links.id(partner).clone();
         let (refused_generation, refused) = peer.refused.clone().unwrap_or_default();
         let mut board = locked(&self.hub.board);
-        let Some((status, since)) = board.get_mut(partner) else { return };
+        let Some((status, since, conn)) = board.get_mut(partner) else { return };
         let is_news = status.state != peer.state || status.error != peer.error;
-        *since = peer.since;
+        (*since, *conn) = (peer.since, peer.up);
         *status = PartnerStatus {
             partner: id.clone(),
             state: peer.state,
@@ -436,8 +368,67 @@ impl Front {
         drop(board);
         if is_news {
             let (state, error) = (peer.state, peer.error.clone());
-            self.hub.tell(NodeEvent::Link { partner: id, state, error });
+            self.hub.announce(NodeEvent::Link { partner: id, state, error });
         }
+    }
+}
+
+impl Handler for Front {
+    fn opened(&mut self, conn: ConnId, opened: Opened) {
+        let key = opened.peer_key.map(|key| key.0);
+        let now = Instant::now();
+        match opened.token {
+            DOOR => self.door.opened(conn, key),
+            PARTNERS => self.links.opened(now, conn, None, key),
+            dialled => {
+                let partner = usize::try_from(dialled - DIALS).unwrap_or(usize::MAX);
+                self.links.opened(now, conn, Some(partner), key);
+            }
+        }
+        self.act();
+    }
+
+    fn frame(&mut self, conn: ConnId, kind: u16, body: &[u8]) -> Result<(), Bye> {
+        let now = Instant::now();
+        let result = if self.links.has(conn) {
+            match read::<PeerMessage>(kind, body)? {
+                Some(message) => self.links.heard(now, conn, message),
+                None => Ok(()),
+            }
+        } else {
+            match read::<ClientMessage>(kind, body)? {
+                Some(message) => self.door.heard(now, conn, message),
+                None => Ok(()),
+            }
+        };
+        self.act();
+        result
+    }
+
+    fn closed(&mut self, conn: ConnId, why: &str) {
+        self.door.closed(conn);
+        self.links.closed(Instant::now(), conn, why);
+        self.asked.remove(&conn);
+        self.act();
+    }
+
+    fn dial_failed(&mut self, token: u64, why: String) {
+        let partner = usize::try_from(token.saturating_sub(DIALS)).unwrap_or(usize::MAX);
+        if partner < self.hub.config.partners.len() {
+            self.links.dial_failed(Instant::now(), partner, &why);
+        }
+        self.act();
+    }
+
+    /// What other threads have for this one, and what is due; gives when to come again.
+    fn turn(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        while let Ok(note) = self.notes.try_recv() {
+            self.take_note(now, note);
+        }
+        let next = self.links.turn(now);
+        self.act();
+        Some(next)
     }
 }
 
