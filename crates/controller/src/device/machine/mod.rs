@@ -127,6 +127,8 @@ pub enum Event {
         seq: u64,
         /// How long that took, since it was not registered or was told to go there.
         took: Millis,
+        /// How long the controller took, since it was asked first.
+        answer: Millis,
     },
     /// An attempt to register has failed; another follows.
     Failed {
@@ -134,6 +136,11 @@ pub enum Event {
         controller: ControllerId,
         /// Why.
         why: Cow<'static, str>,
+    },
+    /// The controller that serves it has left a handshake without an answer.
+    Silent {
+        /// Who.
+        controller: ControllerId,
     },
     /// The controller that served it does not any more.
     Lost {
@@ -193,6 +200,23 @@ pub enum State {
     Leaving,
     /// It has deregistered.
     Ended,
+}
+
+impl State {
+    /// For people and metrics: a lower-case name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Seeking => "seeking",
+            Self::Home => "home",
+            Self::Probing => "probing",
+            Self::Backup => "backup",
+            Self::HandingOver => "handing-over",
+            Self::Leaving => "leaving",
+            Self::Ended => "ended",
+        }
+    }
 }
 
 /// One device. See the module.

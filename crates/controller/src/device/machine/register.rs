@@ -30,6 +30,8 @@ pub(super) struct Attempt {
     again: Millis,
     /// Its counter and nonce, once it was sent.
     sent: Option<(u64, u64)>,
+    /// When it was sent first.
+    sent_at: Millis,
     sends: u8,
     opens: u8,
     jumps: u8,
@@ -71,6 +73,7 @@ impl Machine {
             deadline: self.now + within.max(1),
             again: Millis::MAX,
             sent: None,
+            sent_at: self.now,
             sends: 0,
             opens: 0,
             jumps: 0,
@@ -115,7 +118,9 @@ impl Machine {
             }
         };
         let Some(attempt) = &mut self.attempt else { return };
-        attempt.sent = Some((seq, nonce));
+        if attempt.sent.replace((seq, nonce)).is_none() {
+            attempt.sent_at = self.now;
+        }
         attempt.sends += 1;
         attempt.again = if attempt.sends < SENDS_MAX {
             self.now + (self.policy.answer_within / u64::from(SENDS_MAX)).max(1)
@@ -207,7 +212,8 @@ impl Machine {
         self.put_off_handshake();
         self.learn(terms.alternates, from);
         let took = self.now - attempt.began;
-        out.push(Output::Event(Event::Registered { controller: from.clone(), seq, took }));
+        let answer = self.now - attempt.sent_at;
+        out.push(Output::Event(Event::Registered { controller: from.clone(), seq, took, answer }));
         if let Some(before) = before {
             let event = Event::HandedOver { from: before.controller, to: from.clone() };
             out.push(Output::Event(event));

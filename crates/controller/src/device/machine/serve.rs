@@ -104,6 +104,10 @@ impl Machine {
                 let why = format!("{} handshakes without an answer", serving.misses);
                 return self.lose_serving(why.into(), out);
             }
+            if serving.misses > 0 {
+                let controller = serving.controller.clone();
+                out.push(Output::Event(Event::Silent { controller }));
+            }
             self.put_off_handshake();
             self.shake(out);
         }
