@@ -10,6 +10,7 @@
 //! * [`store`]: where a partition's records lie.
 //! * [`wire`]: what controllers, devices and third parties say to each other.
 //! * [`device`]: a device's side: whom it registers with, and when it turns to the backup.
+//! * [`third`]: whoever else has requests for devices.
 //! * [`node`]: a whole controller: its partitions, its links, its doors.
 #![forbid(unsafe_code)]
 
@@ -23,4 +24,5 @@ pub mod report;
 pub mod shard;
 pub mod snapshot;
 pub mod store;
+pub mod third;
 pub mod wire;

@@ -199,13 +199,15 @@ impl ReactorThread {
 
     fn end(&mut self) {
         self.shared.stop();
-        let Some(thread) = self.thread.take() else { return };
-        // Dropped by its own handler: there is nobody to wait for.
-        if thread.thread().id() != thread::current().id() {
-            if thread.join().is_err() {
-                log::error!("the thread of {} has panicked", self.shared.name());
+        let dialling = dial::end(&self.shared);
+        for thread in self.thread.take().into_iter().chain(dialling) {
+            // Dropped by its own handler: there is nobody to wait for.
+            if thread.thread().id() == thread::current().id() {
+                return;
             }
-            dial::end(&self.shared);
+            if thread.join().is_err() {
+                log::error!("a thread of {} has panicked", self.shared.name());
+            }
         }
     }
 }

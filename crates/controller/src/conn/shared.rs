@@ -50,9 +50,10 @@ pub(super) enum Order {
     Close {
         conn: ConnId,
     },
-    /// More waits than may.
-    Overflow {
+    /// Ends it at once.
+    Reset {
         conn: ConnId,
+        why: &'static str,
     },
 }
 
@@ -140,6 +141,8 @@ struct State {
     gauges: HashMap<ConnId, Arc<Gauge>>,
     /// The thread waits for events, and hears the bell only.
     sleeps: bool,
+    /// The bell was rung since.
+    rung: bool,
     woken: bool,
     stopping: bool,
     /// The thread takes no orders any more.
@@ -193,11 +196,17 @@ impl Shared {
         }
         let bytes = frame.len();
         let waits = gauge.queued.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let is_over = waits > gauge.queue_max.load(Ordering::Relaxed);
-        if is_over || bytes > MESSAGE_MAX + HEADER_BYTES {
+        let reset = if bytes > MESSAGE_MAX + HEADER_BYTES {
+            Some("a message for the peer is longer than any may be")
+        } else if waits > gauge.queue_max.load(Ordering::Relaxed) {
+            Some("the peer does not read what is sent to it")
+        } else {
+            None
+        };
+        if let Some(why) = reset {
             gauge.written(bytes);
             gauge.set_closing();
-            state.orders.push(Order::Overflow { conn });
+            state.orders.push(Order::Reset { conn, why });
         } else {
             state.orders.push(Order::Send { conn, lane, frame });
         }
@@ -222,9 +231,11 @@ impl Shared {
 
     fn ring(&self, mut state: MutexGuard<'_, State>) {
         if std::mem::take(&mut state.sleeps) {
-            drop(state);
-            // Full is as good as rung.
-            let _full = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+            state.rung = true;
+            // Under the lock: a bell that is rung later would wake the next sleep for nothing.
+            if let Err(error) = rustix::io::write(&self.bell, &1u64.to_ne_bytes()) {
+                log::debug!("the bell of {} rings already: {error}", self.name);
+            }
         }
     }
 
@@ -248,8 +259,12 @@ impl Shared {
     }
 
     pub(super) fn awake(&self) {
-        let slept = !std::mem::take(&mut lock(&self.state).sleeps);
-        if slept {
+        let was_rung = {
+            let mut state = lock(&self.state);
+            state.sleeps = false;
+            std::mem::take(&mut state.rung)
+        };
+        if was_rung {
             let _empty = rustix::io::read(&self.bell, &mut [0; 8]);
         }
     }

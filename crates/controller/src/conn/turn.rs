@@ -29,6 +29,9 @@ const SHARE: usize = 256;
 /// How long all ends may take once the reactor is stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Between looks at whether a peer that was dialled, and is gone, was started anew.
+const DIALLED_LOOK: Duration = Duration::from_secs(1);
+
 /// The bell among the events' data; connections have their numbers there.
 const BELL: u64 = u64::MAX;
 /// The first listener; the others follow.
@@ -70,6 +73,9 @@ struct Turns<H> {
     dirty: Vec<ConnId>,
     /// Those that have had their share, or are held no more: there is no event of what is here.
     again: Vec<ConnId>,
+    /// Those that this side has dialled, and when to look at them.
+    dialled: BTreeSet<ConnId>,
+    look_at: Instant,
     orders: Vec<Order>,
     scratch: Vec<u8>,
     /// When it is over whatever waits; stopping.
@@ -89,6 +95,8 @@ impl<H: Handler> Turns<H> {
             deadlines: BTreeSet::new(),
             dirty: Vec::new(),
             again: Vec::new(),
+            dialled: BTreeSet::new(),
+            look_at: Instant::now(),
             orders: Vec::new(),
             scratch: vec![0; READ_BYTES],
             stop_at: None,
@@ -129,7 +137,8 @@ impl<H: Handler> Turns<H> {
     ) -> io::Result<usize> {
         let doors = self.doors.iter().filter_map(|door| door.paused).min();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let until = [next, doors, deadline, self.stop_at].into_iter().flatten().min();
+        let look = (!self.dialled.is_empty()).then_some(self.look_at);
+        let until = [next, doors, deadline, look, self.stop_at].into_iter().flatten().min();
         let may_sleep = self.again.is_empty() && self.shared.may_sleep(self.stop_at.is_some());
         let timeout = match until {
             _ if !may_sleep => Some(Duration::ZERO),
@@ -161,9 +170,7 @@ impl<H: Handler> Turns<H> {
                 Order::Send { conn, lane, frame } => self.queue(conn, lane, frame),
                 Order::Look { conn } => self.look(conn),
                 Order::Close { conn } => self.close(conn, "this side has closed it"),
-                Order::Overflow { conn } => {
-                    self.reset(conn, "the peer does not read what is sent to it");
-                }
+                Order::Reset { conn, why } => self.reset(conn, why),
             }
         }
         self.orders = orders;
@@ -323,6 +330,7 @@ impl<H: Handler> Turns<H> {
     fn end(&mut self, conn: ConnId, why: &str) {
         let Some(mut line) = self.lines.remove(&conn) else { return };
         Self::no_deadline(&mut self.deadlines, conn, &mut line);
+        self.dialled.remove(&conn);
         if let Some(door) = line.door.and_then(|door| self.doors.get_mut(door)) {
             door.connections -= 1;
         }
@@ -358,6 +366,10 @@ impl<H: Handler> Turns<H> {
                 self.watch(number);
             }
         }
+        if self.look_at <= now {
+            self.look_at = now + DIALLED_LOOK;
+            self.look_at_the_dialled();
+        }
         while let Some(&(at, conn)) = self.deadlines.first() {
             if at > now {
                 return;
@@ -372,6 +384,15 @@ impl<H: Handler> Turns<H> {
                 let text = format!("the greeting was not done in {seconds} s");
                 self.dismiss(conn, Bye::new(bye::SLOW, text));
             }
+        }
+    }
+
+    fn look_at_the_dialled(&mut self) {
+        let lines = &mut self.lines;
+        let is_unknown = |conn: &&ConnId| lines.get_mut(conn).is_some_and(|line| line.is_unknown());
+        let unknown: Vec<ConnId> = self.dialled.iter().filter(is_unknown).copied().collect();
+        for conn in unknown {
+            self.reset(conn, "the peer was started anew and does not know the session");
         }
     }
 
@@ -453,6 +474,9 @@ impl<H: Handler> Turns<H> {
         self.lines.insert(conn, Line::new(gauge, door, deadline));
         if let Some(door) = door.and_then(|door| self.doors.get_mut(door)) {
             door.connections += 1;
+        }
+        if opened.dialled {
+            self.dialled.insert(conn);
         }
         self.handler.opened(conn, opened);
     }
