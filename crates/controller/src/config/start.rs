@@ -9,12 +9,31 @@ use eversock_engine::{Config, PresharedKey, Sealing, StaticKey};
 use super::doors::{PartnerDoorFile, PartnerFile};
 use super::{ConfigError, ControllerFile, resolve};
 use crate::model::{ControllerId, Dispatch, DispatchMode, Dispatched};
-use crate::node::{DoorConfig, NodeConfig, PartnerConfig, PartnerDoorConfig};
+use crate::node::{DoorConfig, Node, NodeConfig, PartnerConfig, PartnerDoorConfig};
 use crate::store::Opens;
 use crate::store::sqlite::SqliteStores;
 use crate::wire::Place;
 
 impl ControllerFile {
+    /// Starts the controller. Blocks while names are looked up and tables are opened.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be had; nothing is served then.
+    pub fn start(&self) -> Result<Node, ConfigError> {
+        Node::start(self.node_config()?).map_err(|error| self.unusable(error))
+    }
+
+    /// What a controller is started with. Makes the directory of the records and reads the key
+    /// files; blocks while names are looked up.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be had.
+    pub fn node_config(&self) -> Result<NodeConfig, ConfigError> {
+        self.node_config_with(self.opens()?)
+    }
+
     /// What a controller is started with that keeps its records elsewhere than the file says. Reads
     /// the key files; blocks while names are looked up.
     ///
@@ -37,6 +56,9 @@ impl ControllerFile {
         config.policy = self.usual.clone();
         config.device_keys.clone_from(&self.device_keys);
         config.link = self.link;
+        if !self.dispatch.is_empty() {
+            config.dispatch = Some(self.dispatch(&config.partition_names())?);
+        }
         Ok(config)
     }
 

@@ -261,7 +261,13 @@ fn the_example_of_a_device_has_every_key_and_no_other() {
     let text = std::fs::read_to_string(&path).unwrap();
     let file = DeviceFile::from_text(&text, &path, Path::new("/f")).unwrap();
     assert_eq!(file.name.as_str(), "lamp-1");
-    assert_eq!((file.home.controller.as_str(), file.backups.len()), ("north", 1));
+    let config = file.device_config().unwrap();
+    let places: Vec<&str> =
+        config.policy.controllers.iter().map(|place| place.controller.as_str()).collect();
+    assert_eq!(places, ["north", "south"]);
+    config.policy.check().unwrap();
+    let usual = crate::device::Policy::new(config.policy.controllers.clone());
+    assert_eq!(format!("{:?}", config.policy), format!("{usual:?}"));
     for (heading, tables) in
         [("[device]", &["home", "backup"][..]), ("[device.home]", &[]), ("[[device.backup]]", &[])]
     {
