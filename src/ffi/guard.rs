@@ -75,7 +75,7 @@ pub(crate) fn pointer<T>(body: impl FnOnce() -> io::Result<*mut T>) -> *mut T {
 
 /// Runs what is to happen whole, a panic being ENOTRECOVERABLE: the thread is not cancelled in it.
 /// For what calls libc's cancellation points on its way, and within calls that sleep outside of it.
-#[cfg(any(feature = "dedup", feature = "spool"))]
+#[cfg(any(feature = "controller", feature = "dedup", feature = "spool"))]
 pub(crate) fn whole<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let _whole = eversock_engine::Uncancelled::begin();
     run(body).or_else(fail)
@@ -94,7 +94,7 @@ fn run<T>(body: impl FnOnce() -> io::Result<T>) -> Result<T, c_int> {
 }
 
 /// An error of the crates below as one with a number: some of their own have a kind alone.
-#[cfg(any(feature = "dedup", feature = "spool"))]
+#[cfg(any(feature = "controller", feature = "dedup", feature = "spool"))]
 pub(crate) fn numbered(error: &io::Error) -> io::Error {
     let number = match (posix::error_number(error), error.kind()) {
         (libc::EIO, io::ErrorKind::InvalidInput) => libc::EINVAL,

@@ -7,13 +7,13 @@
 //!
 //! Not here: any decision about sockets or sessions, which is the engine's.
 
+#[cfg(any(feature = "controller", feature = "spool"))]
+mod edge;
 mod guard;
 mod plain;
-#[cfg(any(feature = "dedup", feature = "spool"))]
+#[cfg(any(feature = "controller", feature = "dedup", feature = "spool"))]
 mod sized;
-#[cfg(feature = "spool")]
-mod spool_edge;
-#[cfg(any(feature = "dedup", feature = "spool"))]
+#[cfg(any(feature = "controller", feature = "dedup", feature = "spool"))]
 mod strings;
 
 use eversock_engine::cabi::{addr, memory};
@@ -63,3 +63,6 @@ pub mod spool_results;
 
 #[cfg(feature = "spool")]
 pub mod spool_front;
+
+#[cfg(feature = "controller")]
+pub mod controller;

@@ -12,7 +12,7 @@ use eversock_spool::{Kind, Outcome, Reason, Request, RequestId};
 use libc::{c_char, c_int, c_void, size_t};
 
 use crate::ffi::config::{UserData, evs_config};
-use crate::ffi::spool_edge::{self, Callback, Owned, refuse};
+use crate::ffi::edge::{self, Callback, Owned, refuse};
 use crate::ffi::spool_outcome::{Lent, Room, evs_spool_outcome};
 use crate::ffi::strings::some_text;
 use crate::ffi::{memory, sized};
@@ -121,13 +121,13 @@ unsafe fn config(given: *const evs_spool_config, size: size_t) -> io::Result<Sen
     }
     let usual = SenderConfig::default();
     // SAFETY: the caller's word.
-    let socket = unsafe { spool_edge::session(given.session)? };
+    let socket = unsafe { edge::session(given.session)? };
     let (grace, connect_timeout) = (usual.socket.grace, usual.socket.connect_timeout);
     let socket = socket.unwrap_or_else(|| eversock_engine::Config {
         grace,
         grace_after_close: grace,
         connect_timeout,
-        ..spool_edge::default_session()
+        ..edge::default_session()
     });
     let or = |given: u32, usual: Duration| match given {
         0 => usual,
@@ -224,14 +224,14 @@ pub unsafe extern "C" fn evs_spool_connect(
     config: *const evs_spool_config,
     size: size_t,
 ) -> *mut evs_spool {
-    spool_edge::handle(|| {
+    edge::handle(|| {
         // SAFETY: the caller's word.
         let (fronts, pair) = unsafe { (some_text(fronts)?, some_text(pair)?) };
         // SAFETY: as above.
         let config = unsafe { self::config(config, size)? };
         let fronts = fronts.split(',').map(str::trim).filter(|front| !front.is_empty());
         let sender = Sender::connect(fronts, &pair, config);
-        let sender = sender.map_err(|error| spool_edge::told(&error))?;
+        let sender = sender.map_err(|error| edge::told(&error))?;
         Ok(evs_spool { sender: Owned::new(sender) })
     })
 }
@@ -261,7 +261,7 @@ pub unsafe extern "C" fn evs_spool_request(
     out: *mut evs_spool_outcome,
     out_size: size_t,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         let mut room = unsafe { Room::new(out, out_size)? };
         // SAFETY: as above.
@@ -318,7 +318,7 @@ pub unsafe extern "C" fn evs_spool_submit(
     done: evs_spool_done_fn,
     user: *mut c_void,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         let sender = unsafe { sender(spool)? };
         // SAFETY: as above.
@@ -384,7 +384,7 @@ pub unsafe extern "C" fn evs_spool_fetch(
     out: *mut evs_spool_outcome,
     out_size: size_t,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         let mut room = unsafe { Room::new(out, out_size)? };
         // SAFETY: as above.
@@ -393,7 +393,7 @@ pub unsafe extern "C" fn evs_spool_fetch(
         let id = self::id(unsafe { memory::read(id.cast::<[u8; 16]>())? })?;
         Callback::Done.refuse_within()?;
         let found = sender.fetch(id, Duration::from_millis(timeout_ms.into()));
-        match found.map_err(|error| spool_edge::told(&error))? {
+        match found.map_err(|error| edge::told(&error))? {
             Some(outcome) => Lent::new(outcome).give(&mut room),
             None => refuse(libc::ENOENT, format!("the front does not know {id}")),
         }
@@ -415,11 +415,11 @@ pub unsafe extern "C" fn evs_spool_fetch(
 /// `spool` is NULL, or from evs_spool_connect() and not yet ended.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_close(spool: *mut evs_spool) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         let close = |spool: evs_spool| spool.sender.into_inner().close();
         // SAFETY: the caller's word.
         unsafe {
-            spool_edge::end(spool, Callback::Done, close, |spool| spool.sender.belongs_here())
+            edge::end(spool, Callback::Done, close, |spool| spool.sender.belongs_here())
         }
     })
 }

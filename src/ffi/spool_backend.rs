@@ -16,7 +16,7 @@ use libc::{c_char, c_int, c_void, size_t};
 
 use crate::ffi::config::evs_config;
 use crate::ffi::sized;
-use crate::ffi::spool_edge::{self, Callback, Owned, refuse};
+use crate::ffi::edge::{self, Callback, Owned, refuse};
 use crate::ffi::spool_results::{self, evs_spool_item, evs_spool_results};
 use crate::ffi::strings::{some_text, text};
 
@@ -370,7 +370,7 @@ pub unsafe extern "C" fn evs_spool_backend_serve(
     config: *const evs_spool_backend_config,
     size: size_t,
 ) -> *mut evs_spool_backend {
-    spool_edge::handle(|| {
+    edge::handle(|| {
         // SAFETY: the caller's word.
         let listen = unsafe { some_text(listen)? };
         // SAFETY: as above; pointers and numbers without padding (`abi_layout.c`).
@@ -378,10 +378,10 @@ pub unsafe extern "C" fn evs_spool_backend_serve(
         // SAFETY: as above.
         let program = unsafe { program(&given)? };
         // SAFETY: as above.
-        let session = unsafe { spool_edge::session(given.session)? };
-        let session = session.unwrap_or_else(spool_edge::default_session);
-        let addrs = spool_edge::addresses(&listen)?;
-        let told = |error: io::Error| spool_edge::told(&error);
+        let session = unsafe { edge::session(given.session)? };
+        let session = session.unwrap_or_else(edge::default_session);
+        let addrs = edge::addresses(&listen)?;
+        let told = |error: io::Error| edge::told(&error);
         let listener = VirtualListener::bind_with(&*addrs, session).map_err(told)?;
         let mut config = ServeConfig::default();
         if given.workers > 0 {
@@ -408,11 +408,11 @@ pub unsafe extern "C" fn evs_spool_backend_addr(
     addr: *mut c_char,
     size: size_t,
 ) -> c_int {
-    spool_edge::length(|| {
+    edge::length(|| {
         // SAFETY: the caller's word.
         let text = unsafe { server(backend)? }.addr().to_string();
         // SAFETY: as above.
-        unsafe { spool_edge::store_text(&text, addr, size) }
+        unsafe { edge::store_text(&text, addr, size) }
     })
 }
 
@@ -430,7 +430,7 @@ pub unsafe extern "C" fn evs_spool_backend_addr(
 pub unsafe extern "C" fn evs_spool_backend_ask_for_switch(
     backend: *mut evs_spool_backend,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         unsafe { server(backend)? }.ask_for_switch();
         Ok(())
@@ -451,10 +451,10 @@ pub unsafe extern "C" fn evs_spool_backend_ask_for_switch(
 /// `backend` is NULL, or from evs_spool_backend_serve() and not yet ended.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_backend_close(backend: *mut evs_spool_backend) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         let close = |backend: evs_spool_backend| backend.server.into_inner().close();
         let is_mine = |backend: &evs_spool_backend| backend.server.belongs_here();
         // SAFETY: the caller's word.
-        unsafe { spool_edge::end(backend, Callback::Backend, close, is_mine) }
+        unsafe { edge::end(backend, Callback::Backend, close, is_mine) }
     })
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::ffi::guard;
 use crate::ffi::memory;
-use crate::ffi::spool_edge::{self, Callback, Owned, refuse};
+use crate::ffi::edge::{self, Callback, Owned, refuse};
 use crate::ffi::strings::some_text;
 
 /// evs_spool_front_command(): let the other server take over; running work is finished first.
@@ -57,7 +57,7 @@ fn told(error: &ConfigError) -> io::Error {
 }
 
 fn named(number: io::Error, error: &ConfigError) -> io::Error {
-    spool_edge::explain(&error.to_string());
+    edge::explain(&error.to_string());
     number
 }
 
@@ -95,7 +95,7 @@ fn start(file: Result<FrontFile, ConfigError>) -> io::Result<evs_spool_front> {
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn evs_spool_front_start(path: *const c_char) -> *mut evs_spool_front {
-    spool_edge::handle(|| {
+    edge::handle(|| {
         // SAFETY: the caller's word.
         let path = unsafe { some_text(path)? };
         start(FrontFile::from_file(Path::new(&path)))
@@ -118,7 +118,7 @@ pub unsafe extern "C" fn evs_spool_front_start_text(
     text: *const c_char,
     folder: *const c_char,
 ) -> *mut evs_spool_front {
-    spool_edge::handle(|| {
+    edge::handle(|| {
         // SAFETY: the caller's word.
         let (text, folder) = unsafe { (some_text(text)?, some_text(folder)?) };
         start(FrontFile::from_text(&text, "the front's text", Path::new(&folder)))
@@ -143,14 +143,14 @@ pub unsafe extern "C" fn evs_spool_front_addr(
     addr: *mut c_char,
     size: size_t,
 ) -> c_int {
-    spool_edge::length(|| {
+    edge::length(|| {
         // SAFETY: the caller's word.
         let listening = unsafe { running(front)? }.listening();
         let Some(door) = listening.get(index) else {
             return refuse(libc::ENOENT, format!("door {index} of {}", listening.len()));
         };
         // SAFETY: as above.
-        unsafe { spool_edge::store_text(&door.addr.to_string(), addr, size) }
+        unsafe { edge::store_text(&door.addr.to_string(), addr, size) }
     })
 }
 
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn evs_spool_front_status(
     json: *mut c_char,
     size: size_t,
 ) -> c_int {
-    spool_edge::length(|| {
+    edge::length(|| {
         // SAFETY: the caller's word.
         let front = unsafe { running(front)? };
         // SAFETY: as above.
@@ -186,7 +186,7 @@ pub unsafe extern "C" fn evs_spool_front_status(
             return refuse(libc::ENOENT, text);
         };
         // SAFETY: as above.
-        unsafe { spool_edge::store_text(&shown(&pair, &status), json, size) }
+        unsafe { edge::store_text(&shown(&pair, &status), json, size) }
     })
 }
 
@@ -270,7 +270,7 @@ pub unsafe extern "C" fn evs_spool_front_command(
     lsns: *const u64,
     count: size_t,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         let front = unsafe { running(front)? };
         // SAFETY: as above.
@@ -324,10 +324,10 @@ fn command(number: c_int, lsns: Vec<u64>) -> io::Result<Command> {
 /// `front` is NULL, or from evs_spool_front_start() and not yet ended.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_front_close(front: *mut evs_spool_front) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         let close = |front: evs_spool_front| front.running.into_inner().close();
         let is_mine = |front: &evs_spool_front| front.running.belongs_here();
         // SAFETY: the caller's word.
-        unsafe { spool_edge::end(front, Callback::None, close, is_mine) }
+        unsafe { edge::end(front, Callback::None, close, is_mine) }
     })
 }

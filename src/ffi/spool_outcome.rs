@@ -8,7 +8,7 @@ use eversock_spool::{Outcome, Reason, RequestId};
 use libc::{c_char, c_int, c_void, size_t};
 
 use crate::ffi::guard::{self, fail};
-use crate::ffi::{memory, sized, spool_edge};
+use crate::ffi::{memory, sized, edge};
 
 /// evs_spool_task: stores something under a key.
 pub const EVS_SPOOL_WRITE: c_int = 1;
@@ -246,7 +246,7 @@ pub unsafe extern "C" fn evs_spool_outcome_free(outcome: *mut evs_spool_outcome)
 /// Since:         0.1
 #[unsafe(no_mangle)]
 pub extern "C" fn evs_spool_error() -> *const c_char {
-    let found = guard::pointer(|| Ok(spool_edge::last_error().cast_mut()));
+    let found = guard::pointer(|| Ok(edge::last_error().cast_mut()));
     if found.is_null() { EMPTY.as_ptr() } else { found }
 }
 
@@ -261,8 +261,8 @@ pub extern "C" fn evs_spool_error() -> *const c_char {
 /// `id` is writable for 16 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_id_random(id: *mut u8) -> c_int {
-    spool_edge::status(|| {
-        let random = RequestId::random().map_err(|error| spool_edge::told(&error))?;
+    edge::status(|| {
+        let random = RequestId::random().map_err(|error| edge::told(&error))?;
         // SAFETY: the caller's word.
         unsafe { store_id(random, id) }
     })
@@ -284,9 +284,9 @@ pub unsafe extern "C" fn evs_spool_id_of_name(
     len: size_t,
     id: *mut u8,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         if len > memory::RW_MAX {
-            return spool_edge::refuse(libc::EINVAL, "a name of 2 GiB or more: give its hash");
+            return edge::refuse(libc::EINVAL, "a name of 2 GiB or more: give its hash");
         }
         // SAFETY: the caller's word.
         let name = unsafe { memory::bytes(name, len)? };

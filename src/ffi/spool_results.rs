@@ -10,7 +10,7 @@ use eversock_spool::target::ItemResult;
 use libc::{c_char, c_int, c_void, size_t};
 
 use crate::ffi::memory;
-use crate::ffi::spool_edge::{self, refuse};
+use crate::ffi::edge::{self, refuse};
 use crate::ffi::strings::text;
 
 /// One request for a backend. Borrowed until evs_spool_execute_fn returns. New members are added at
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn evs_spool_result_done(
     len: size_t,
     again: c_int,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         if len > PAYLOAD_MAX {
             let text = format!("an answer of {len} bytes: {PAYLOAD_MAX} are allowed");
             return refuse(libc::EMSGSIZE, text);
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn evs_spool_result_refused(
     code: u32,
     why: *const c_char,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         let mut text = unsafe { text(why)? };
         let mut kept = text.len().min(TEXT_MAX);
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn evs_spool_result_later(
     index: size_t,
     after_ms: u32,
 ) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         let after = Duration::from_millis(after_ms.into());
         // SAFETY: the caller's word.
         unsafe { set(results, index, ItemResult::Later { after }) }
@@ -208,7 +208,7 @@ pub unsafe extern "C" fn evs_spool_result_later(
 /// `results` is what evs_spool_execute_fn was given, which has not returned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_may_go_on(results: *mut evs_spool_results) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         let results = unsafe { self::results(results)? };
         // SAFETY: lives as long as the call does; see `evs_spool_results`.
@@ -229,7 +229,7 @@ pub unsafe extern "C" fn evs_spool_may_go_on(results: *mut evs_spool_results) ->
 /// `results` is what evs_spool_execute_fn was given, which has not returned; `job` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn evs_spool_job(results: *mut evs_spool_results, job: *mut u64) -> c_int {
-    spool_edge::status(|| {
+    edge::status(|| {
         // SAFETY: the caller's word.
         match unsafe { self::results(results)? }.job {
             // SAFETY: as above.

@@ -31,10 +31,13 @@ mod output;
 mod program;
 mod redial;
 mod run;
+#[cfg(any(feature = "controller", feature = "spool"))]
+mod service;
 mod signals;
 mod sim;
 #[cfg(feature = "spool")]
 mod spool;
+mod terminal;
 mod top;
 mod units;
 mod wire;

@@ -1,14 +1,11 @@
 //! `evs top`: a table of the sessions that is kept up to date.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, stdin, stdout};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use eversock::State;
-use ratatui::DefaultTerminal;
 use ratatui::buffer::Buffer;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
@@ -17,7 +14,7 @@ use ratatui::widgets::{Cell, Row, Table, Widget};
 use crate::control::{self, Entry};
 use crate::failure::Failure;
 use crate::units::{show_millis, show_size};
-use crate::{ls, output, units};
+use crate::{ls, output, terminal, units};
 
 /// Watch the sessions of your running programs.
 #[derive(Debug, Args)]
@@ -30,10 +27,6 @@ pub(crate) struct Top {
     once: bool,
 }
 
-/// The size of the frame that `--once` prints.
-const ONCE_COLUMNS: u16 = 160;
-const ONCE_ROWS_MAX: u16 = 1000;
-const INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Heading, a line of sums, and the line of keys.
 const FIXED_ROWS: usize = 3;
 
@@ -43,46 +36,18 @@ impl Top {
             let frame = Frame::new(control::entries()?, None);
             return output::text(&frame.as_text()).map(|()| true);
         }
-        if !(stdin().is_terminal() && stdout().is_terminal()) {
-            return Err(Failure::usage(
-                "top needs a terminal; `evs top --once` and `evs ls` do not",
-            ));
-        }
-        let failed = |error| Failure::new(format!("cannot use the terminal: {error}"));
-        let mut terminal = ratatui::try_init().map_err(failed)?;
-        let watched = self.watch(&mut terminal);
-        ratatui::restore();
-        watched.map(|()| true)
-    }
-
-    fn watch(&self, terminal: &mut DefaultTerminal) -> Result<(), Failure> {
-        let failed = |error| Failure::new(format!("cannot use the terminal: {error}"));
         let mut last: Option<Frame> = None;
-        loop {
+        terminal::watch("top", self.interval, || {
             let frame = Frame::new(control::entries()?, last.as_ref());
-            let until = Instant::now() + self.interval.max(INTERVAL_MIN);
-            terminal.draw(|screen| screen.render_widget(&frame, screen.area())).map_err(failed)?;
-            last = Some(frame);
-            while event::poll(until.saturating_duration_since(Instant::now())).map_err(failed)? {
-                match event::read().map_err(failed)? {
-                    Event::Key(key) if key.kind == KeyEventKind::Press => {
-                        let control = key.modifiers.contains(KeyModifiers::CONTROL);
-                        match key.code {
-                            KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
-                            KeyCode::Char('c') if control => return Ok(()),
-                            _ => break,
-                        }
-                    }
-                    Event::Resize(..) => break,
-                    _ => {}
-                }
-            }
-        }
+            last = Some(frame.clone());
+            Ok(frame)
+        })?;
+        Ok(true)
     }
 }
 
 /// The sessions at one moment, with their speeds since the last one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Frame {
     at: Instant,
     entries: Vec<Entry>,
@@ -163,17 +128,7 @@ impl Frame {
     }
 
     fn as_text(&self) -> String {
-        let rows = u16::try_from(self.entries.len() + FIXED_ROWS).unwrap_or(ONCE_ROWS_MAX);
-        let area = Rect::new(0, 0, ONCE_COLUMNS, rows.min(ONCE_ROWS_MAX));
-        let mut buffer = Buffer::empty(area);
-        self.render(area, &mut buffer);
-        let mut text = String::new();
-        for y in 0..area.height {
-            let line: String = (0..area.width).map(|x| buffer[(x, y)].symbol()).collect();
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-        text
+        terminal::as_text(self, self.entries.len() + FIXED_ROWS)
     }
 }
 

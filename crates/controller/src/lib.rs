@@ -1,8 +1,10 @@
 //! Controller sync: controllers in different places serve their own devices and stand in for each
 //! other (WO 2005/055517).
 //!
+//! * [`config`]: a controller, or a device, as a file says it.
 //! * [`conn`]: connections: one thread that reads and writes all of them.
 //! * [`model`]: who owns a device, and how two opinions of that become one.
+//! * [`report`]: what a controller tells about itself, as JSON has it.
 //! * [`shard`]: one partition of a controller, as a state machine without I/O.
 //! * [`snapshot`]: copies of a table as files, for partners that lack too much.
 //! * [`store`]: where a partition's records lie.
@@ -12,11 +14,13 @@
 //! * [`node`]: a whole controller: its partitions, its links, its doors.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod conn;
 pub mod device;
 pub mod limits;
 pub mod model;
 pub mod node;
+pub mod report;
 pub mod shard;
 pub mod snapshot;
 pub mod store;

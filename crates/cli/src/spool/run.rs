@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,9 +10,9 @@ use clap::Args;
 use eversock_spool::config::Running;
 use serde_json::json;
 
-use super::control::Claim;
-use super::{Which, metrics};
+use super::{Which, control, metrics};
 use crate::failure::Failure;
+use crate::service::claim::Claim;
 use crate::{output, signals};
 
 /// Run a front: it takes requests, gives them to the main server of their pair, and spools writes
@@ -45,7 +44,7 @@ impl Run {
             .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let file = self.which.file()?;
         file.make_dir().map_err(Failure::new)?;
-        let claim = Claim::new(&file.control)?;
+        let claim = Claim::new(&file.control, "a front")?;
         let running = Arc::new(file.start().map_err(Failure::new)?);
         let metrics = match file.metrics {
             None => None,
@@ -57,8 +56,7 @@ impl Run {
                 })?)
             }
         };
-        claim
-            .serve(file.clone(), &running)
+        control::serve(&claim, file.clone(), &running)
             .map_err(|error| Failure::new(format!("no thread for the control socket: {error}")))?;
         self.say_ready(&file.control.display().to_string(), metrics, &running)?;
         let name = stopped.recv().unwrap_or("nobody who could stop it");
@@ -112,50 +110,5 @@ fn end(mut running: Arc<Running>) {
             Err(shared) => running = shared,
         }
         thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// So many may be in at a time.
-#[derive(Debug, Clone)]
-pub(super) struct Places {
-    taken: Arc<AtomicUsize>,
-    most: usize,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub(super) struct Taken(Arc<AtomicUsize>);
-
-impl Places {
-    pub(super) fn new(most: usize) -> Self {
-        Self { taken: Arc::new(AtomicUsize::new(0)), most }
-    }
-
-    pub(super) fn take(&self) -> Option<Taken> {
-        let next = |taken| (taken < self.most).then_some(taken + 1);
-        let order = Ordering::AcqRel;
-        self.taken.fetch_update(order, Ordering::Acquire, next).ok()?;
-        Some(Taken(Arc::clone(&self.taken)))
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_bounded_and_come_back() {
-        let places = Places::new(2);
-        let one = places.take();
-        let two = places.take();
-        assert!(one.is_some() && two.is_some() && places.take().is_none());
-        drop(one);
-        assert!(places.take().is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! Reads a file of TOML key by key, and notes all that is wrong with it, each with its line.
 
 use std::cell::RefCell;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Problem;
+use crate::model::ControllerId;
+use crate::node::SHARED;
 
 /// Problems of one file that are told; more are of no use to anybody.
 const PROBLEMS_MAX: usize = 100;
@@ -38,7 +40,13 @@ impl<'a> Source<'a> {
             let at = error.span().map_or(0, |span| span.start);
             self.note(at, error.message().trim_end().replace('\n', "; "));
         }
-        Table { source: self, at: 0, heading: String::new(), left: root.into_inner(), known: vec![] }
+        Table {
+            source: self,
+            at: 0,
+            heading: String::new(),
+            left: root.into_inner(),
+            known: vec![],
+        }
     }
 
     /// Notes what is wrong at this byte of the text.
@@ -77,6 +85,11 @@ impl<'a, 's> Table<'a, 's> {
     /// Where it begins.
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    /// Whether the key stands there, right or wrong; to be asked before it is taken.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.left.contains_key(key)
     }
 
     /// Notes what is wrong with a key, where the table begins.
@@ -126,7 +139,7 @@ impl<'a, 's> Table<'a, 's> {
         key: &'static str,
         read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
     ) -> Option<T> {
-        if !self.left.contains_key(key) {
+        if !self.has(key) {
             self.wrong(self.at, key, "it is missing; add it");
         }
         self.take(key, read)
@@ -245,6 +258,16 @@ pub(super) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     text(value)?.parse().map_err(|error: T::Err| error.to_string())
 }
 
+/// The name of a controller, and of a partition.
+pub(super) fn controller(value: &DeValue<'_>) -> Result<ControllerId, String> {
+    match parsed::<ControllerId>(value)? {
+        id if id.as_str() == SHARED => Err(format!(
+            "{SHARED} is the partition of what all controllers share; take another name"
+        )),
+        id => Ok(id),
+    }
+}
+
 /// True or false.
 pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| other(value, "true or false"))
@@ -295,25 +318,32 @@ pub(super) fn addr(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| other(value, "an address with a port, as \"127.0.0.1:7600\""))
 }
 
-/// An address, a name with a port, or several of them. Names are looked up: that may block.
-pub(super) fn addrs(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
+/// Some text, or several: 1 to `most`.
+pub(super) fn list(value: &DeValue<'_>, most: usize) -> Result<Vec<String>, String> {
     let texts: Vec<String> = match value {
-        DeValue::Array(array) => array.iter().map(|one| text(one.get_ref())).collect::<Result<_, _>>()?,
+        DeValue::Array(array) => {
+            array.iter().map(|one| text(one.get_ref())).collect::<Result<_, _>>()?
+        }
         one => vec![text(one)?],
     };
-    let mut all: Vec<SocketAddr> = Vec::new();
-    for text in texts {
-        let found = text.to_socket_addrs().map_err(|error| {
-            format!("{text:?}: {error}; take HOST:PORT, with a name that can be looked up")
-        })?;
-        for addr in found {
-            if !all.contains(&addr) {
-                all.push(addr);
-            }
+    if (1..=most).contains(&texts.len()) {
+        return Ok(texts);
+    }
+    Err(format!("it has {}; take 1 to {most}", texts.len()))
+}
+
+/// `HOST:PORT`, or several of them. Names are looked up later, when they are needed.
+pub(super) fn places(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let texts = list(value, ADDRS_MAX)?;
+    for text in &texts {
+        let split = text.rsplit_once(':');
+        let is_place = split.is_some_and(|(host, port)| {
+            let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace());
+            is_host && port.parse::<u16>().is_ok()
+        });
+        if !is_place {
+            return Err(format!("{text:?} is no place; take HOST:PORT, as \"10.0.0.1:7600\""));
         }
     }
-    if (1..=ADDRS_MAX).contains(&all.len()) {
-        return Ok(all);
-    }
-    Err(format!("it has {} addresses; take 1 to {ADDRS_MAX}", all.len()))
+    Ok(texts)
 }

@@ -1,5 +1,5 @@
-//! What the calls of spool failover share: the text of the last error, whose handle it is, and what
-//! must not be called from a callback.
+//! What the calls of spool failover and of controllers share: the text of the last error, whose
+//! handle it is, and what must not be called from a callback.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
@@ -21,7 +21,7 @@ thread_local! {
     static RUNNING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs the body of a call, whole: 0 or -errno, and the text for evs_spool_error().
+/// Runs the body of a call, whole: 0 or -errno, and the text for evs_spool_error() and its likes.
 pub(super) fn status(body: impl FnOnce() -> io::Result<()>) -> c_int {
     guard::status(|| begun(|| guard::whole(body)))
 }
@@ -65,13 +65,13 @@ pub(super) fn last_error() -> *const c_char {
     ERROR.try_with(|text| text.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
-/// `Err` of an errno, with a text for evs_spool_error().
+/// `Err` of an errno, with a text for evs_spool_error() and its likes.
 pub(super) fn refuse<T>(number: c_int, why: impl Display) -> io::Result<T> {
     explain(&why.to_string());
     fail(number)
 }
 
-/// An error of the crate below: its number, and its text for evs_spool_error().
+/// An error of the crate below: its number, and its text for evs_spool_error() and its likes.
 pub(super) fn told(error: &io::Error) -> io::Error {
     explain(&error.to_string());
     guard::numbered(error)
@@ -138,11 +138,20 @@ impl<T> Owned<T> {
 #[derive(Clone, Copy)]
 pub(super) enum Callback {
     /// None that could be waited for.
+    #[cfg(feature = "spool")]
     None = 0,
     /// Of evs_spool_submit().
+    #[cfg(feature = "spool")]
     Done = 1,
     /// Of a backend.
+    #[cfg(feature = "spool")]
     Backend = 2,
+    /// Of evs_controller_request().
+    #[cfg(feature = "controller")]
+    Controller = 4,
+    /// Of a device.
+    #[cfg(feature = "controller")]
+    Device = 8,
 }
 
 impl Callback {
