@@ -120,9 +120,9 @@ impl Check {
             }
             Ok(what) => output::text(&format!("{}: {what}\n", path.display())).map(|()| true),
             Err(ConfigError::Wrong { problems, .. }) if self.which.json => {
-                let all = problems.iter().map(|one| {
-                    serde_json::json!({ "line": one.line, "problem": one.text })
-                });
+                let all = problems
+                    .iter()
+                    .map(|one| serde_json::json!({ "line": one.line, "problem": one.text }));
                 let all: Vec<_> = all.collect();
                 output::json_line(&serde_json::json!({ "ok": false, "problems": all }))?;
                 Err(Failure::silent(2))
