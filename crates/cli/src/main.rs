@@ -3,7 +3,7 @@
 //! connections on purpose (`chaos`), simulates whole systems (`sim`), loads a set-up with sessions
 //! (`load`), measures (`bench`, behind the feature of that name), runs fronts that spool what is
 //! written while servers change places (`spool`, likewise) and controllers that stand in for each
-//! other (`controller`, likewise), and looks into the sessions of running
+//! other (`controller`, with devices to try them by: `device`), and looks into the sessions of running
 //! programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`, `dedup`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
@@ -19,6 +19,8 @@ mod control;
 mod controller;
 mod dedup;
 mod demo;
+#[cfg(feature = "controller")]
+mod device;
 mod doctor;
 mod failure;
 mod gateway;
@@ -81,6 +83,8 @@ enum Command {
     Spool(spool::Spool),
     #[cfg(feature = "controller")]
     Controller(controller::Controller),
+    #[cfg(feature = "controller")]
+    Device(device::Device),
     #[command(hide = true)]
     DemoPeer(demo::peer::DemoPeer),
     #[command(hide = true)]
@@ -117,6 +121,8 @@ fn main() -> ExitCode {
         Command::Spool(command) => command.run(),
         #[cfg(feature = "controller")]
         Command::Controller(command) => command.run(),
+        #[cfg(feature = "controller")]
+        Command::Device(command) => command.run(),
         Command::DemoPeer(command) => command.run(),
         Command::Hold(command) => command.run(),
         Command::LoadCuts(command) => command.run(),
