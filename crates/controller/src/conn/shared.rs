@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use eversock_engine::{PublicKey, posix};
 use eversock_socket::{VirtualListener, VirtualStream};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -116,8 +117,14 @@ impl Gauge {
         !self.is_held.load(Ordering::Relaxed) && !self.is_closing.load(Ordering::Relaxed)
     }
 
+    /// Also of a session that is over, until that is read from it.
     pub(super) fn is_cut(&self) -> bool {
-        self.stream.info().is_ok_and(|info| info.detached_ms.is_some())
+        posix::link(self.stream.as_raw_fd()).is_ok_and(|link| !link.attached)
+    }
+
+    /// The static key that the peer has proven to have.
+    pub(super) fn peer_key(&self) -> Option<PublicKey> {
+        posix::link(self.stream.as_raw_fd()).ok()?.key
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -443,8 +444,8 @@ impl<H: Handler> Turns<H> {
                 doors::refuse(&stream, door.connections_max, conn);
                 continue;
             }
-            let opened = Opened { token: door.token, dialled: false, peer, peer_key: None };
-            self.open(conn, stream, Some(number), opened);
+            let token = door.token;
+            self.open(conn, stream, Some(number), (token, peer));
         }
     }
 
@@ -452,31 +453,36 @@ impl<H: Handler> Turns<H> {
         let ready = stream.set_nonblocking(true).and_then(|()| stream.peer_addr());
         match ready {
             Ok(peer) => {
-                let opened = Opened { token, dialled: true, peer, peer_key: None };
-                self.open(next_conn(), stream, None, opened);
+                self.open(next_conn(), stream, None, (token, peer));
             }
             Err(error) => self.handler.dial_failed(token, error.to_string()),
         }
     }
 
-    fn open(&mut self, conn: ConnId, stream: VirtualStream, door: Option<usize>, opened: Opened) {
+    fn open(
+        &mut self,
+        conn: ConnId,
+        stream: VirtualStream,
+        door: Option<usize>,
+        (token, peer): (u64, SocketAddr),
+    ) {
         if let Err(error) = self.epoll.add(&stream, libc::EPOLLIN, conn) {
-            log::warn!("a connection of {} cannot be waited for: {error}", opened.peer);
-            if opened.dialled {
-                self.handler.dial_failed(opened.token, error.to_string());
+            log::warn!("a connection of {peer} cannot be waited for: {error}");
+            if door.is_none() {
+                self.handler.dial_failed(token, error.to_string());
             }
             return;
         }
         let gauge = Arc::new(Gauge::new(stream));
+        let dialled = door.is_none();
+        let opened = Opened { token, dialled, peer, peer_key: gauge.peer_key() };
         self.shared.add(conn, &gauge);
         let deadline = Instant::now() + GREETING_TIMEOUT;
         self.deadlines.insert((deadline, conn));
         self.lines.insert(conn, Line::new(gauge, door, deadline));
-        if let Some(door) = door.and_then(|door| self.doors.get_mut(door)) {
-            door.connections += 1;
-        }
-        if opened.dialled {
-            self.dialled.insert(conn);
+        match door.and_then(|door| self.doors.get_mut(door)) {
+            Some(door) => door.connections += 1,
+            None => drop(self.dialled.insert(conn)),
         }
         self.handler.opened(conn, opened);
     }
