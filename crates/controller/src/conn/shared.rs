@@ -12,7 +12,7 @@ use eversock_socket::{VirtualListener, VirtualStream};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::dial::Pool;
-use super::{ConnId, Lane, QUEUE_MAX};
+use super::{ConnId, Lane, PARTIAL_MAX, QUEUE_MAX};
 use crate::limits::MESSAGE_MAX;
 use crate::wire::HEADER_BYTES;
 
@@ -132,6 +132,7 @@ impl Gauge {
 pub(super) struct Shared {
     name: String,
     bell: OwnedFd,
+    partial_max: AtomicUsize,
     state: Mutex<State>,
     pub(super) pool: Mutex<Pool>,
 }
@@ -162,9 +163,18 @@ impl Shared {
         Ok(Self {
             name: name.to_owned(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            partial_max: AtomicUsize::new(PARTIAL_MAX),
             state: Mutex::default(),
             pool: Mutex::default(),
         })
+    }
+
+    pub(super) fn partial_max(&self) -> usize {
+        self.partial_max.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_partial_max(&self, bytes: usize) {
+        self.partial_max.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn name(&self) -> &str {
