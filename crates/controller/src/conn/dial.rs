@@ -75,18 +75,12 @@ pub(super) fn begin(shared: &Arc<Shared>, job: Job) {
     }
 }
 
-/// Dials no more, and waits for the threads.
-pub(super) fn end(shared: &Shared) {
+/// Dials no more; gives the threads that still do.
+pub(super) fn end(shared: &Shared) -> Vec<JoinHandle<()>> {
     let mut pool = lock(&shared.pool);
     pool.ended = true;
     pool.waiting.clear();
-    let threads = std::mem::take(&mut pool.threads);
-    drop(pool);
-    for thread in threads {
-        if thread.join().is_err() {
-            log::error!("a thread that dials for {} has panicked", shared.name());
-        }
-    }
+    std::mem::take(&mut pool.threads)
 }
 
 fn run(shared: &Shared) {

@@ -5,6 +5,9 @@ use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crossbeam_channel::Receiver;
+use eversock_engine::{Event, EventKind};
+
 use super::shared::Gauge;
 use super::{ConnId, Handler, Lane};
 use crate::limits::{GREETING_MAX, MESSAGE_MAX};
@@ -18,6 +21,8 @@ const SLICES: usize = 16;
 const WRITE_BYTES: usize = 64 << 10;
 /// Bytes that a connection may write in a turn.
 const WRITE_BUDGET: usize = 1 << 20;
+/// The reason of a server that does not know a session (PROTOCOL 3.3): it was started anew.
+const UNKNOWN_SESSION: u8 = 1;
 /// A read buffer that has grown beyond this is not kept.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
@@ -28,6 +33,8 @@ pub(super) struct Line {
     pub(super) door: Option<usize>,
     /// When it is ended: for a greeting that does not come, or an end that takes too long.
     pub(super) deadline: Option<Instant>,
+    /// What is told of the session while a connection that this side dialled is cut.
+    pub(super) events: Option<Receiver<Event>>,
     /// Why it is being closed, if it is.
     pub(super) closing: Option<String>,
     /// What it is waited for.
@@ -70,6 +77,7 @@ impl Line {
             gauge,
             door,
             deadline: Some(deadline),
+            events: None,
             closing: None,
             interest: libc::EPOLLIN,
             is_dirty: false,
@@ -101,9 +109,30 @@ impl Line {
         self.begun.is_none() && self.lanes.iter().all(VecDeque::is_empty)
     }
 
-    /// Whether a message has come in part.
-    pub(super) fn is_inside(&self) -> bool {
-        !self.inbox.is_empty()
+    /// Bytes of what came and was not given to the handler: of a message that is not whole, mostly.
+    pub(super) fn kept(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Throws that away.
+    pub(super) fn drop_kept(&mut self) {
+        self.inbox = Vec::new();
+    }
+
+    /// Of a connection that this side dialled and that is cut: whether the peer has said that it does
+    /// not know the session, so that there is no use in redialling. To be asked now and then.
+    pub(super) fn is_unknown(&mut self) -> bool {
+        if !self.gauge.is_cut() {
+            self.events = None;
+            return false;
+        }
+        let Some(events) = &self.events else {
+            self.events = self.gauge.stream.events().ok();
+            return false;
+        };
+        events
+            .try_iter()
+            .any(|event| matches!(event.kind, EventKind::Refused { reason: UNKNOWN_SESSION, .. }))
     }
 
     /// Gives what is there to the handler, `share` messages at most.

@@ -38,6 +38,10 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// otherwise.
 pub const QUEUE_MAX: usize = 4 << 20;
 
+/// Bytes of messages that are not whole yet, of all connections together, unless
+/// [`Reactor::set_partial_max`] says otherwise. Beyond that the connection with the most is ended.
+pub const PARTIAL_MAX: usize = 256 << 20;
+
 /// A connection that has come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
@@ -137,6 +141,11 @@ impl Reactor {
         }
     }
 
+    /// How many bytes of messages may be here that are not whole yet, of all connections together.
+    pub fn set_partial_max(&self, bytes: usize) {
+        self.shared.set_partial_max(bytes);
+    }
+
     /// The greeting is done: messages can have [`MESSAGE_MAX`](crate::limits::MESSAGE_MAX) bytes
     /// from the next one on, and the connection stays.
     pub fn greeted(&self, conn: ConnId) {
@@ -199,13 +208,15 @@ impl ReactorThread {
 
     fn end(&mut self) {
         self.shared.stop();
-        let Some(thread) = self.thread.take() else { return };
-        // Dropped by its own handler: there is nobody to wait for.
-        if thread.thread().id() != thread::current().id() {
-            if thread.join().is_err() {
-                log::error!("the thread of {} has panicked", self.shared.name());
+        let dialling = dial::end(&self.shared);
+        for thread in self.thread.take().into_iter().chain(dialling) {
+            // Dropped by its own handler: there is nobody to wait for.
+            if thread.thread().id() == thread::current().id() {
+                return;
             }
-            dial::end(&self.shared);
+            if thread.join().is_err() {
+                log::error!("a thread of {} has panicked", self.shared.name());
+            }
         }
     }
 }

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use eversock_engine::{PublicKey, posix};
 use eversock_socket::{VirtualListener, VirtualStream};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::dial::Pool;
-use super::{ConnId, Lane, QUEUE_MAX};
+use super::{ConnId, Lane, PARTIAL_MAX, QUEUE_MAX};
 use crate::limits::MESSAGE_MAX;
 use crate::wire::HEADER_BYTES;
 
@@ -50,9 +51,10 @@ pub(super) enum Order {
     Close {
         conn: ConnId,
     },
-    /// More waits than may.
-    Overflow {
+    /// Ends it at once.
+    Reset {
         conn: ConnId,
+        why: &'static str,
     },
 }
 
@@ -115,8 +117,14 @@ impl Gauge {
         !self.is_held.load(Ordering::Relaxed) && !self.is_closing.load(Ordering::Relaxed)
     }
 
+    /// Also of a session that is over, until that is read from it.
     pub(super) fn is_cut(&self) -> bool {
-        self.stream.info().is_ok_and(|info| info.detached_ms.is_some())
+        posix::link(self.stream.as_raw_fd()).is_ok_and(|link| !link.attached)
+    }
+
+    /// The static key that the peer has proven to have.
+    pub(super) fn peer_key(&self) -> Option<PublicKey> {
+        posix::link(self.stream.as_raw_fd()).ok()?.key
     }
 }
 
@@ -124,6 +132,7 @@ impl Gauge {
 pub(super) struct Shared {
     name: String,
     bell: OwnedFd,
+    partial_max: AtomicUsize,
     state: Mutex<State>,
     pub(super) pool: Mutex<Pool>,
 }
@@ -140,6 +149,8 @@ struct State {
     gauges: HashMap<ConnId, Arc<Gauge>>,
     /// The thread waits for events, and hears the bell only.
     sleeps: bool,
+    /// The bell was rung since.
+    rung: bool,
     woken: bool,
     stopping: bool,
     /// The thread takes no orders any more.
@@ -152,9 +163,18 @@ impl Shared {
         Ok(Self {
             name: name.to_owned(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            partial_max: AtomicUsize::new(PARTIAL_MAX),
             state: Mutex::default(),
             pool: Mutex::default(),
         })
+    }
+
+    pub(super) fn partial_max(&self) -> usize {
+        self.partial_max.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_partial_max(&self, bytes: usize) {
+        self.partial_max.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn name(&self) -> &str {
@@ -193,11 +213,17 @@ impl Shared {
         }
         let bytes = frame.len();
         let waits = gauge.queued.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let is_over = waits > gauge.queue_max.load(Ordering::Relaxed);
-        if is_over || bytes > MESSAGE_MAX + HEADER_BYTES {
+        let reset = if bytes > MESSAGE_MAX + HEADER_BYTES {
+            Some("a message for the peer is longer than any may be")
+        } else if waits > gauge.queue_max.load(Ordering::Relaxed) {
+            Some("the peer does not read what is sent to it")
+        } else {
+            None
+        };
+        if let Some(why) = reset {
             gauge.written(bytes);
             gauge.set_closing();
-            state.orders.push(Order::Overflow { conn });
+            state.orders.push(Order::Reset { conn, why });
         } else {
             state.orders.push(Order::Send { conn, lane, frame });
         }
@@ -222,9 +248,11 @@ impl Shared {
 
     fn ring(&self, mut state: MutexGuard<'_, State>) {
         if std::mem::take(&mut state.sleeps) {
-            drop(state);
-            // Full is as good as rung.
-            let _full = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+            state.rung = true;
+            // Under the lock: a bell that is rung later would wake the next sleep for nothing.
+            if let Err(error) = rustix::io::write(&self.bell, &1u64.to_ne_bytes()) {
+                log::debug!("the bell of {} rings already: {error}", self.name);
+            }
         }
     }
 
@@ -248,8 +276,12 @@ impl Shared {
     }
 
     pub(super) fn awake(&self) {
-        let slept = !std::mem::take(&mut lock(&self.state).sleeps);
-        if slept {
+        let was_rung = {
+            let mut state = lock(&self.state);
+            state.sleeps = false;
+            std::mem::take(&mut state.rung)
+        };
+        if was_rung {
             let _empty = rustix::io::read(&self.bell, &mut [0; 8]);
         }
     }
