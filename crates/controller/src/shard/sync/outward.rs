@@ -110,7 +110,7 @@ impl Outward {
         run: u128,
     ) -> store::Result<()> {
         let head = step.store.head();
-        if self.partner_run.replace(run) != Some(run) {
+        if self.partner_run.replace(run) != Some(run) || taken.is_none() {
             // It may have lost what it told in a run before, and is told that again.
             self.skip_after = head;
         }
@@ -335,6 +335,9 @@ impl Outward {
         }
         self.confirmed = Some(at.lsn);
         self.told_max = self.told_max.max(at.lsn);
+        // The snapshot may have brought back what the partner had purged: what became of that here
+        // goes to it, though it told it.
+        self.skip_after = step.store.head();
         self.mode = Mode::Updates(Feed::new(at.lsn, at.run == step.store.run()));
         Ok(Ok(()))
     }
