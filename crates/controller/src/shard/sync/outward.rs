@@ -61,7 +61,9 @@ pub(super) struct Outward {
     mode: Mode,
     /// The partner has all up to here, as far as it was heard of in this process.
     confirmed: Option<u64>,
-    /// Rows that the partner told, up to here, it may have lost since.
+    /// The run of the partner's table at the last link.
+    partner_run: Option<u128>,
+    /// Rows behind this one that the partner told, it told in that run: it has them.
     skip_after: u64,
     /// The highest change that it was told of over this link.
     told_max: u64,
@@ -85,6 +87,7 @@ impl Outward {
             partner,
             mode: Mode::Idle,
             confirmed: None,
+            partner_run: None,
             skip_after: u64::MAX,
             told_max: 0,
             send_all: false,
@@ -99,16 +102,18 @@ impl Outward {
         }
     }
 
-    /// The link stands. `is_same`: the partner's table is the one it was when it last told
-    /// something.
+    /// The link stands, and the partner's table is in this run.
     pub(super) fn link_up(
         &mut self,
         step: &mut Step<'_>,
         taken: Option<Position>,
-        is_same: bool,
+        run: u128,
     ) -> store::Result<()> {
         let head = step.store.head();
-        self.skip_after = if is_same { 0 } else { head };
+        if self.partner_run.replace(run) != Some(run) || taken.is_none() {
+            // It may have lost what it told in a run before, and is told that again.
+            self.skip_after = head;
+        }
         // Whoever has nothing stands before the first change.
         let nowhere = Position { run: step.store.run(), lsn: 0 };
         let from = taken.unwrap_or(nowhere);
@@ -243,7 +248,8 @@ impl Outward {
         self.backoff.clear();
         self.build_at = None;
         if !matches!(self.mode, Mode::Idle) {
-            self.drop_kept(false);
+            // Not the same again, of which some is on its way.
+            self.drop_kept(true);
             self.mode = Mode::Want;
         }
     }
@@ -329,6 +335,9 @@ impl Outward {
         }
         self.confirmed = Some(at.lsn);
         self.told_max = self.told_max.max(at.lsn);
+        // The snapshot may have brought back what the partner had purged: what became of that here
+        // goes to it, though it told it.
+        self.skip_after = step.store.head();
         self.mode = Mode::Updates(Feed::new(at.lsn, at.run == step.store.run()));
         Ok(Ok(()))
     }

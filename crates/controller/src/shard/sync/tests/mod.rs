@@ -1,1 +1,5 @@
 //! Two and three tables that exchange what they have.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod chance;
+mod world;
