@@ -8,6 +8,7 @@
 //! * [`store`]: where a partition's records lie.
 //! * [`wire`]: what controllers, devices and third parties say to each other.
 //! * [`device`]: a device's side: whom it registers with, and when it turns to the backup.
+//! * [`third`]: whoever else has requests for devices.
 //! * [`node`]: a whole controller: its partitions, its links, its doors.
 #![forbid(unsafe_code)]
 
@@ -18,4 +19,5 @@ pub mod node;
 pub mod shard;
 pub mod snapshot;
 pub mod store;
+pub mod third;
 pub mod wire;

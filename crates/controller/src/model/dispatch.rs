@@ -1,6 +1,7 @@
 //! Which partition a device belongs to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 use super::{ControllerId, DeviceId};
 use crate::limits::DEVICE_MAX;
@@ -105,7 +106,7 @@ impl Dispatch {
         let mut devices = HashMap::new();
         let mut prefixes = BTreeMap::new();
         for (pattern, to) in rules {
-            let name = || name_of(&pattern);
+            let name = || format!("the rule for {pattern}");
             check(&name, &to)?;
             let is_new = match &pattern {
                 Pattern::Device(device) => devices.insert(device.clone(), to).is_none(),
@@ -163,10 +164,12 @@ impl Dispatch {
     }
 }
 
-fn name_of(pattern: &Pattern) -> String {
-    match pattern {
-        Pattern::Device(device) => format!("the rule for the device {device}"),
-        Pattern::Prefix(prefix) => format!("the rule for the prefix {prefix:?}"),
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(device) => write!(f, "the device {device}"),
+            Self::Prefix(prefix) => write!(f, "the prefix {prefix:?}"),
+        }
     }
 }
 

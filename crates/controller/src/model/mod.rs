@@ -6,6 +6,7 @@ mod names;
 mod record;
 
 pub use dispatch::{Dispatch, DispatchError, DispatchMode, Dispatched, Pattern, RULES_MAX};
+pub(crate) use dispatch::{Prefixes, is_prefix};
 pub use location::{Location, LocationError, Standing};
 pub use names::{ControllerId, DeviceId, NameError};
 pub use record::{Record, kind};

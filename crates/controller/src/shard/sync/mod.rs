@@ -219,7 +219,6 @@ impl Sync {
     }
 
     /// As of the last pump. `None`: no such partner.
-    #[cfg(test)]
     pub(super) fn state(&self, partner: &ControllerId) -> Option<SyncState> {
         self.peers.get(partner).map(|peer| peer.state)
     }
