@@ -7,6 +7,8 @@
 
 mod book;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod quota;
 pub mod sqlite;
 

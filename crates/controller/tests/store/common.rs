@@ -200,6 +200,13 @@ macro_rules! on_each {
                 super::$name(&crate::common::SqliteMaker::new());
             })*
         }
+        mod postgres {
+            $(#[test]
+            fn $name() {
+                let Some(maker) = crate::cluster::PostgresMaker::new() else { return };
+                super::$name(&maker);
+            })*
+        }
     };
 }
 pub(crate) use on_each;

@@ -172,3 +172,9 @@ pub(crate) fn a_quota(maker: &dyn Maker) {
 fn sqlite_quota() {
     a_quota(&crate::common::SqliteMaker::new());
 }
+
+#[test]
+fn postgres_quota() {
+    let Some(maker) = crate::cluster::PostgresMaker::new() else { return };
+    a_quota(&maker);
+}

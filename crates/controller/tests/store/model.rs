@@ -8,6 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use crate::cluster::{Cluster, PostgresMaker};
 use crate::common::{KIND, Maker, ROOMY, home, location, named, records, snapshot};
 
 const TIGHT: Quota = Quota { records: 6, bytes: 900 };
@@ -270,4 +271,12 @@ fn sqlite() {
 #[test]
 fn sqlite_with_little_room() {
     random_calls(&|| Box::new(crate::common::SqliteMaker::new()), TIGHT, 60);
+}
+
+#[test]
+fn postgres() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let maker = || PostgresMaker::on(cluster.clone());
+    random_calls(&|| Box::new(maker()), ROOMY, 12);
+    random_calls(&|| Box::new(maker()), TIGHT, 12);
 }

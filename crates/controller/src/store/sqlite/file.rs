@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, params};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use super::fault::Fault;
 use crate::store::book::Counters;
@@ -19,6 +19,10 @@ const VERSION: i64 = 1;
 pub(super) const PAGE: u64 = 4096;
 /// Pages of the log from which on it is written into the file.
 const LOG_PAGES: u64 = 1024;
+/// Bytes that are set aside: the log, one transaction more, and the log's index.
+const RESERVE: u64 = 6 << 20;
+/// By this much less, if there is no room for all.
+const PART: u64 = 64 << 10;
 /// How long a connection waits for another that reads or recovers the file.
 const BUSY: Duration = Duration::from_secs(10);
 /// Pages in memory for the writer, in KiB.
@@ -81,6 +85,29 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // A child that is not yet another program has the file open too, so to close is not enough.
         let _gone = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Room that is set aside, so that a store can be opened and read when its disk is full: the log and
+/// its index need some. A spent one is taken up again by the next opening that finds the room.
+#[derive(Debug)]
+pub(super) struct Reserve(pub(super) PathBuf);
+
+impl Reserve {
+    /// Takes up as much of the room as there is; says whether that is all.
+    pub(super) fn restore(&self) -> io::Result<bool> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.0)?;
+        if file.metadata()?.len() >= RESERVE {
+            return Ok(true);
+        }
+        // Where a file system cannot do that, stores cannot be opened when it is full.
+        let take = |parts| fallocate(&file, FallocateFlags::empty(), 0, parts * PART).is_ok();
+        Ok((1..=RESERVE / PART).rev().find(|parts| take(*parts)) == Some(RESERVE / PART))
+    }
+
+    /// Gives it up; says whether there was any.
+    pub(super) fn spend(&self) -> bool {
+        fs::metadata(&self.0).is_ok_and(|meta| meta.len() > 0) && fs::remove_file(&self.0).is_ok()
     }
 }
 

@@ -1,9 +1,10 @@
 //! The tables of partitions in files of SQLite, one for each: the store that needs no server.
 //!
 //! For the partition `P` there are in the folder: `P.db`; `P.db-wal` and `P.db-shm` (SQLite's own);
-//! `P.lock` (locked by the process that has it open); `P.snapshots`; and `P.db.damaged-MS`, at most
-//! three files that were set aside, with the milliseconds since 1970. They belong on a local disk:
-//! SQLite's locks and its log are not made for network file systems.
+//! `P.lock` (locked by the process that has it open); `P.reserve` (6 MiB, given up to open the store
+//! on a full disk); `P.snapshots`; and `P.db.damaged-MS`, at most three files that were set aside,
+//! with the milliseconds since 1970. They belong on a local disk: SQLite's locks and its log are not
+//! made for network file systems.
 //!
 //! A commit is one write to the log and one sync. The log is written into the file whenever it has
 //! 4 MiB. Whoever reads a snapshot hinders its being cut; when it comes to the size of the quota (64
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use self::fault::Fault;
-use self::file::Lock;
+use self::file::{Lock, Reserve};
 use self::read::{int, select};
 use self::snapshot::{Signals, SqliteSnapshot};
 use super::book::{Book, RUNS_KEPT, Run, row_checksum, taken_checksum};
@@ -117,7 +118,13 @@ impl Drop for SqliteStore {
 impl SqliteStore {
     fn open(path: &Path, partition: &ControllerId, quota: Quota, lock: Lock) -> Outcome<Self> {
         file::create(path, partition.as_str())?;
-        let conn = file::open_writer(path, partition.as_str())?;
+        let reserve = Reserve(path.with_extension("reserve"));
+        let conn = match file::open_writer(path, partition.as_str()) {
+            Err(Fault::Full | Fault::Unwritten(_)) if reserve.spend() => {
+                file::open_writer(path, partition.as_str())?
+            }
+            opened => opened?,
+        };
         let now = read::counters(&conn, partition.as_str())?;
         let mut runs = read::runs(&conn)?;
         if runs.last().is_some_and(|last| last.began > now.head) {
@@ -147,6 +154,10 @@ impl SqliteStore {
                 store.writing = false;
             }
             Err(fault) => return Err(fault),
+        }
+        match reserve.restore() {
+            Ok(true) => {}
+            left => log::warn!("{}: its disk is nearly full: {left:?}", store.name()),
         }
         Ok(store)
     }
