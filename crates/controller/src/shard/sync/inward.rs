@@ -433,6 +433,10 @@ impl Inward {
         self.job.is_some() || self.ask_at.is_some() || (self.head.is_some() && !self.is_gapless)
     }
 
+    pub(super) fn is_loading(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| matches!(job.stage, Stage::Loading(_)))
+    }
+
     pub(super) fn is_caught_up(&self) -> bool {
         self.is_caught_up
     }

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 
 use peer::Peer;
 
+#[cfg(test)]
 use super::output::SyncState;
 use super::{Millis, Output};
 use crate::model::{ControllerId, Record};
@@ -219,6 +220,7 @@ impl Sync {
     }
 
     /// As of the last pump. `None`: no such partner.
+    #[cfg(test)]
     pub(super) fn state(&self, partner: &ControllerId) -> Option<SyncState> {
         self.peers.get(partner).map(|peer| peer.state)
     }
@@ -229,8 +231,12 @@ impl Sync {
     }
 
     /// Every partner that has this partition has confirmed all changes up to this one, in this
-    /// process.
+    /// process. While a snapshot goes into the table it is none: what is purged meanwhile would come
+    /// back with it, as it was before.
     pub(super) fn taken_by_all(&self, store: &dyn Store) -> u64 {
+        if self.peers.values().any(|peer| peer.inward.is_loading()) {
+            return 0;
+        }
         let having = self.peers.values().filter(|peer| !peer.is_absent);
         let confirmed = having.map(|peer| peer.outward.confirmed().unwrap_or(0));
         confirmed.min().unwrap_or_else(|| store.head())

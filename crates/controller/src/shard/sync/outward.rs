@@ -30,7 +30,7 @@ enum Mode {
     /// The partner was told of a snapshot.
     Offered(Offer),
     /// The snapshot was lost on the way: the partner knows, and asks anew.
-    Gone,
+    Gone(Manifest),
 }
 
 #[derive(Debug)]
@@ -61,9 +61,8 @@ pub(super) struct Outward {
     mode: Mode,
     /// The partner has all up to here, as far as it was heard of in this process.
     confirmed: Option<u64>,
-    /// The run of the partner's table at the last link.
-    partner_run: Option<u128>,
-    /// Rows behind this one that the partner told, it told in that run: it has them.
+    /// Rows behind this one that the partner told, it told over this link and after the last
+    /// snapshot that it took: it has them.
     skip_after: u64,
     /// The highest change that it was told of over this link.
     told_max: u64,
@@ -87,7 +86,6 @@ impl Outward {
             partner,
             mode: Mode::Idle,
             confirmed: None,
-            partner_run: None,
             skip_after: u64::MAX,
             told_max: 0,
             send_all: false,
@@ -102,18 +100,16 @@ impl Outward {
         }
     }
 
-    /// The link stands, and the partner's table is in this run.
+    /// The link stands.
     pub(super) fn link_up(
         &mut self,
         step: &mut Step<'_>,
         taken: Option<Position>,
-        run: u128,
     ) -> store::Result<()> {
         let head = step.store.head();
-        if self.partner_run.replace(run) != Some(run) || taken.is_none() {
-            // It may have lost what it told in a run before, and is told that again.
-            self.skip_after = head;
-        }
+        // What the partner told may be gone there by now: purged, and brought back as it was before
+        // by a snapshot, or lost with a disk. What it told since it took the last is little.
+        self.skip_after = head;
         // Whoever has nothing stands before the first change.
         let nowhere = Position { run: step.store.run(), lsn: 0 };
         let from = taken.unwrap_or(nowhere);
@@ -164,7 +160,7 @@ impl Outward {
                 offer.read(step, &self.partner);
                 Ok(())
             }
-            Mode::Idle | Mode::Gone => Ok(()),
+            Mode::Idle | Mode::Gone(_) => Ok(()),
         }
     }
 
@@ -236,7 +232,7 @@ impl Outward {
             Mode::Idle | Mode::Want => return,
             // It was of no use, and may be damaged here.
             Mode::Offered(_) => self.drop_kept(true),
-            Mode::Updates(_) | Mode::Gone => {}
+            Mode::Updates(_) | Mode::Gone(_) => {}
         }
         self.confirmed = Some(0);
         self.mode = Mode::Want;
@@ -269,8 +265,8 @@ impl Outward {
         match &mut self.mode {
             Mode::Offered(offer) if offer.manifest.snapshot == snapshot => {
                 if offer.went > 2 * u64::from(offer.manifest.chunks) + CHUNKS_SPARE {
+                    self.mode = Mode::Gone(offer.manifest.clone());
                     self.drop_kept(false);
-                    self.mode = Mode::Gone;
                     self.say(step, SyncMessage::Gone { snapshot });
                     return Err("asks for the same chunks again and again: given no more".into());
                 }
@@ -278,7 +274,7 @@ impl Outward {
             }
             // It will be told of the next one.
             Mode::Offered(_) | Mode::Want | Mode::Idle => Ok(()),
-            Mode::Updates(_) | Mode::Gone => {
+            Mode::Updates(_) | Mode::Gone(_) => {
                 self.say(step, SyncMessage::Gone { snapshot });
                 Ok(())
             }
@@ -302,8 +298,8 @@ impl Outward {
             let crc = crc32fast::hash(&data);
             self.say(step, SyncMessage::Chunk { snapshot, index, crc, data });
         } else {
+            self.mode = Mode::Gone(offer.manifest.clone());
             self.drop_kept(true);
-            self.mode = Mode::Gone;
             self.say(step, SyncMessage::Gone { snapshot });
         }
     }
@@ -315,10 +311,12 @@ impl Outward {
         at: Position,
     ) -> store::Result<Result<(), Odd>> {
         match &self.mode {
-            Mode::Offered(offer)
-                if offer.manifest.snapshot == snapshot && offer.manifest.at == at => {}
+            Mode::Offered(Offer { manifest, .. })
+                if manifest.snapshot == snapshot && manifest.at == at => {}
+            // The partner had all of it before it was lost here.
+            Mode::Gone(manifest) if manifest.snapshot == snapshot && manifest.at == at => {}
             Mode::Offered(_) | Mode::Want | Mode::Idle => return Ok(Ok(())),
-            Mode::Updates(_) | Mode::Gone => {
+            Mode::Updates(_) | Mode::Gone(_) => {
                 return Ok(Err(
                     "says to have a snapshot that it was not told of: not believed".into()
                 ));
@@ -335,8 +333,7 @@ impl Outward {
         }
         self.confirmed = Some(at.lsn);
         self.told_max = self.told_max.max(at.lsn);
-        // The snapshot may have brought back what the partner had purged: what became of that here
-        // goes to it, though it told it.
+        // The same holds for what the partner told while the snapshot was on its way.
         self.skip_after = step.store.head();
         self.mode = Mode::Updates(Feed::new(at.lsn, at.run == step.store.run()));
         Ok(Ok(()))
@@ -347,7 +344,7 @@ impl Outward {
     }
 
     pub(super) fn is_bulk(&self) -> bool {
-        matches!(self.mode, Mode::Want | Mode::Offered(_) | Mode::Gone)
+        matches!(self.mode, Mode::Want | Mode::Offered(_) | Mode::Gone(_))
     }
 
     pub(super) fn feed(&self) -> Option<&Feed> {

@@ -74,7 +74,7 @@ impl Peer {
             return Ok(());
         };
         self.is_linked = true;
-        self.outward.link_up(step, taken, head.run)?;
+        self.outward.link_up(step, taken)?;
         self.inward.link_up(step, head)
     }
 
