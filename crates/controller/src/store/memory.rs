@@ -32,6 +32,24 @@ impl MemTable {
         self.rows.values().map(|row| &row.record)
     }
 
+    /// The rows whose last change is behind this one, in the order of their changes.
+    pub fn rows_after(&self, lsn: u64) -> impl Iterator<Item = &Row> {
+        let keys = self.by_lsn.range(lsn.saturating_add(1)..).map(|(_, key)| key);
+        keys.filter_map(|key| self.rows.get(key))
+    }
+
+    /// Ends up to this change may have been purged.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The number of the last change.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
     /// The record under a kind and key.
     #[must_use]
     pub fn get(&self, kind: u16, key: &[u8]) -> Option<&Record> {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::backoff::Backoff;
-use super::load::Load;
+use super::load::{Load, take_over};
 use super::outward::Odd;
 use super::{Merge, Step, check};
-use crate::limits::{CHUNK_BYTES, CHUNKS_IN_FLIGHT};
+use crate::limits::CHUNKS_IN_FLIGHT;
 use crate::model::{ControllerId, Record};
 use crate::shard::{Millis, Output};
-use crate::snapshot::format::check_manifest;
+use crate::snapshot::format::{bytes_of, check_manifest};
 use crate::store::{self, Position};
 use crate::wire::peer::{Manifest, SyncMessage};
 
@@ -62,8 +62,8 @@ pub(super) struct Inward {
     head: Option<Position>,
     /// Updates go on without a gap from what is taken.
     is_gapless: bool,
-    /// The highest position of an update of this link.
-    heard: u64,
+    /// The last position of an update since updates began.
+    heard: Option<u64>,
     /// All was taken that the partner had when the link came.
     is_caught_up: bool,
     /// When to ask for everything.
@@ -73,7 +73,7 @@ pub(super) struct Inward {
     job: Option<Job>,
     backoff: Backoff,
     /// The last snapshot that came into the table: the partner may not know yet.
-    last_loaded: Option<u128>,
+    last_loaded: Option<Manifest>,
     pub(super) updates_received: u64,
     pub(super) snapshots_received: u64,
 }
@@ -84,7 +84,7 @@ impl Inward {
             partner,
             head: None,
             is_gapless: false,
-            heard: 0,
+            heard: None,
             is_caught_up: false,
             ask_at: None,
             wants_all: false,
@@ -99,7 +99,7 @@ impl Inward {
     pub(super) fn link_up(&mut self, step: &mut Step<'_>, head: Position) -> store::Result<()> {
         self.head = Some(head);
         self.is_gapless = true;
-        self.heard = 0;
+        self.heard = None;
         let taken = step.store.taken(&self.partner)?;
         self.is_caught_up = head.lsn == 0;
         self.see(taken);
@@ -164,6 +164,7 @@ impl Inward {
         &mut self,
         step: &mut Step<'_>,
         merge: &mut Merge<'_>,
+        confirmed: u64,
         upto: Position,
         records: &[Record],
     ) -> store::Result<Result<(), Odd>> {
@@ -180,17 +181,21 @@ impl Inward {
             self.ask(step.now);
             return Ok(Err(fault));
         }
-        for record in records {
-            merge(step.store, record, &self.partner)?;
+        // Old changes may be about what has ended and was purged since: they are not taken again.
+        if self.heard.is_some_and(|heard| upto.lsn < heard) {
+            return Ok(Err("sends changes that go backwards: left out".into()));
         }
-        self.updates_received += records.len() as u64;
+        if self.heard.replace(upto.lsn) != Some(upto.lsn) {
+            for record in records {
+                take_over(step, merge, &self.partner, confirmed, record)?;
+            }
+            self.updates_received += records.len() as u64;
+        }
         if !self.is_gapless {
             return Ok(Ok(()));
         }
-        if upto.lsn < self.heard {
-            return Ok(Err("sends changes that go backwards: not acknowledged".into()));
-        }
-        self.heard = upto.lsn;
+        // A snapshot of a link before is not needed any more, and as old as such changes.
+        self.give_up(step);
         self.advance(step, upto)?;
         self.say(step, SyncMessage::Taken { upto });
         Ok(Ok(()))
@@ -214,7 +219,7 @@ impl Inward {
             return Err(format!("offers a snapshot with {what}: another is asked for"));
         }
         let (snapshot, at) = (manifest.snapshot, manifest.at);
-        if self.last_loaded == Some(snapshot) {
+        if self.last_loaded.as_ref() == Some(&manifest) {
             // The link went before the partner heard of it.
             self.say(step, SyncMessage::Loaded { snapshot, at });
             self.resume();
@@ -316,6 +321,7 @@ impl Inward {
         &mut self,
         step: &mut Step<'_>,
         merge: &mut Merge<'_>,
+        confirmed: u64,
         snapshot: u128,
         records: Result<Vec<Record>, String>,
     ) -> store::Result<Result<(), Odd>> {
@@ -323,7 +329,7 @@ impl Inward {
         let Some(job) = self.job(snapshot) else { return Ok(Ok(())) };
         let Stage::Loading(load) = &mut job.stage else { return Ok(Ok(())) };
         let fault = match records {
-            Ok(records) => match load.records(step, merge, &partner, &records)? {
+            Ok(records) => match load.records(step, merge, &partner, confirmed, &records)? {
                 Ok(()) => return Ok(Ok(())),
                 Err(fault) => fault,
             },
@@ -337,7 +343,12 @@ impl Inward {
     }
 
     /// Goes on with what waits.
-    pub(super) fn pump(&mut self, step: &mut Step<'_>, is_active: bool) -> store::Result<()> {
+    pub(super) fn pump(
+        &mut self,
+        step: &mut Step<'_>,
+        is_active: bool,
+        confirmed: u64,
+    ) -> store::Result<()> {
         if is_active {
             if self.ask_at.is_some_and(|at| step.now >= at) {
                 self.ask_at = None;
@@ -346,7 +357,7 @@ impl Inward {
             }
             self.pull(step);
         }
-        self.load(step)
+        self.load(step, confirmed)
     }
 
     /// Asks for chunks.
@@ -383,7 +394,7 @@ impl Inward {
     }
 
     /// Brings what is whole into the table.
-    fn load(&mut self, step: &mut Step<'_>) -> store::Result<()> {
+    fn load(&mut self, step: &mut Step<'_>, confirmed: u64) -> store::Result<()> {
         let Some(job) = &mut self.job else { return Ok(()) };
         if let Stage::Receiving { next, asked, .. } = &job.stage
             && *next == job.manifest.chunks
@@ -392,7 +403,7 @@ impl Inward {
             job.stage = Stage::Loading(Load::new(job.manifest.records));
         }
         let Stage::Loading(load) = &mut job.stage else { return Ok(()) };
-        let is_over = load.pump(step, &self.partner, job.manifest.snapshot)?;
+        let is_over = load.pump(step, &self.partner, confirmed, job.manifest.snapshot)?;
         if is_over { self.loaded(step) } else { Ok(()) }
     }
 
@@ -401,7 +412,7 @@ impl Inward {
         let (snapshot, at) = (job.manifest.snapshot, job.manifest.at);
         self.advance(step, at)?;
         self.wants_all = false;
-        self.last_loaded = Some(snapshot);
+        self.last_loaded = Some(job.manifest);
         self.snapshots_received += 1;
         step.out.push(Output::ForgetSnapshot { partner: self.partner.clone(), snapshot });
         if job.is_offered {
@@ -414,12 +425,16 @@ impl Inward {
     /// Updates go on where the snapshot ends.
     fn resume(&mut self) {
         self.is_gapless = true;
-        self.heard = 0;
+        self.heard = None;
         self.ask_at = None;
     }
 
     pub(super) fn is_bulk(&self) -> bool {
         self.job.is_some() || self.ask_at.is_some() || (self.head.is_some() && !self.is_gapless)
+    }
+
+    pub(super) fn is_loading(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| matches!(job.stage, Stage::Loading(_)))
     }
 
     pub(super) fn is_caught_up(&self) -> bool {
@@ -454,11 +469,4 @@ impl Inward {
         let ask = self.ask_at.filter(|_| is_active);
         stage.into_iter().chain(ask).min()
     }
-}
-
-/// Bytes of a chunk.
-fn bytes_of(manifest: &Manifest, index: u32) -> usize {
-    let begin = u64::from(index) * CHUNK_BYTES as u64;
-    let left = manifest.bytes.saturating_sub(begin);
-    usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)
 }

@@ -55,6 +55,7 @@ impl Load {
         step: &mut Step<'_>,
         merge: &mut Merge<'_>,
         partner: &ControllerId,
+        confirmed: u64,
         records: &[Record],
     ) -> store::Result<Result<(), String>> {
         if !self.is_reading {
@@ -65,7 +66,14 @@ impl Load {
             return Ok(Err(what));
         }
         for record in records {
-            merge(step.store, record, partner)?;
+            let before = step.store.get(record.kind, &record.key)?;
+            take_over(step, merge, partner, confirmed, record)?;
+            // The partner may have purged what its snapshot has, and may have heard of what was
+            // here since: it is told which of them stands.
+            let was_other = |row: &store::Row| row.from.as_ref() != Some(partner);
+            if before.filter(was_other).is_some_and(|row| record.beats(&row.record)) {
+                step.store.put(record, None)?;
+            }
         }
         let Some(last) = records.last() else {
             self.is_at_end = true;
@@ -101,9 +109,10 @@ impl Load {
         &mut self,
         step: &mut Step<'_>,
         partner: &ControllerId,
+        confirmed: u64,
         snapshot: u128,
     ) -> store::Result<bool> {
-        self.compare(step, partner)?;
+        self.compare(step, partner, confirmed)?;
         if self.part.is_some() || self.is_reading {
             return Ok(false);
         }
@@ -115,10 +124,15 @@ impl Load {
         Ok(false)
     }
 
-    /// Tells the partner of the devices that it is said to have, or told of itself, and that its
-    /// snapshot lacks: they ended there while it was not heard of, and it alone knows. As what the
-    /// table has is told as a change of its own, the partner hears of them and sees to them.
-    fn compare(&mut self, step: &mut Step<'_>, partner: &ControllerId) -> store::Result<()> {
+    /// Tells the partner of the devices that it should have and that its snapshot lacks: they ended
+    /// there, or were lost, while one side was not what it was before. As what the table has is told
+    /// as a change of its own, the partner hears of them, and their owner sees to them.
+    fn compare(
+        &mut self,
+        step: &mut Step<'_>,
+        partner: &ControllerId,
+        confirmed: u64,
+    ) -> store::Result<()> {
         for _ in 0..LOOKS_MAX {
             let Some(part) = &self.part else { return Ok(()) };
             let rows = step.store.scan(Some((kind::LOCATION, &self.compared)), BATCH_MAX)?;
@@ -130,7 +144,7 @@ impl Load {
                     is_over = true;
                     break;
                 }
-                if part.keys.binary_search(key).is_err() && is_ghost(&row, partner) {
+                if part.keys.binary_search(key).is_err() && is_ghost(&row, partner, confirmed) {
                     step.store.put(&row.record, None)?;
                 }
                 self.compared.clone_from(key);
@@ -148,9 +162,27 @@ impl Load {
     }
 }
 
-/// Whether the partner should have this row.
-fn is_ghost(row: &store::Row, partner: &ControllerId) -> bool {
-    Location::from_record(&row.record).is_ok_and(|location| {
-        location.stands() && (location.owner == *partner || row.from.as_ref() == Some(partner))
-    })
+/// Whether the partner should have this row: it owns the device, has told of it, or has confirmed
+/// that it has it.
+fn is_ghost(row: &store::Row, partner: &ControllerId, confirmed: u64) -> bool {
+    let is_told = row.lsn <= confirmed || row.from.as_ref() == Some(partner);
+    Location::from_record(&row.record)
+        .is_ok_and(|location| location.stands() && (is_told || location.owner == *partner))
+}
+
+/// Takes over a record of a partner. If the better one that is here was confirmed by the partner up
+/// to that change, the partner must have purged it since: it is told again.
+pub(super) fn take_over(
+    step: &mut Step<'_>,
+    merge: &mut Merge<'_>,
+    partner: &ControllerId,
+    confirmed: u64,
+    record: &Record,
+) -> store::Result<()> {
+    merge(step.store, record, partner)?;
+    let row = step.store.get(record.kind, &record.key)?;
+    if let Some(row) = row.filter(|row| row.lsn <= confirmed && row.record.beats(record)) {
+        step.store.put(&row.record, None)?;
+    }
+    Ok(())
 }

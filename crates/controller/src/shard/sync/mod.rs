@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 
 use peer::Peer;
 
+#[cfg(test)]
 use super::output::SyncState;
 use super::{Millis, Output};
 use crate::model::{ControllerId, Record};
@@ -190,25 +191,27 @@ impl Sync {
 
     /// Sends what has changed, as the windows allow, and goes on with what waits.
     pub(super) fn pump(&mut self, step: &mut Step<'_>) -> store::Result<()> {
+        let begin = step.out.len();
         for peer in self.peers.values_mut() {
             peer.pump(step)?;
         }
-        self.drop_snapshots(step);
+        // First, so that none of them is taken for the one that is to be built.
+        let dropped = self.drop_snapshots();
+        step.out.splice(begin..begin, dropped);
         self.due = self.peers.values().filter_map(|peer| peer.due(step.now)).min();
         Ok(())
     }
 
     /// Lets go of snapshots that no partner needs.
-    fn drop_snapshots(&mut self, step: &mut Step<'_>) {
+    fn drop_snapshots(&mut self) -> Vec<Output> {
         let dropped: Vec<_> =
             self.peers.values_mut().flat_map(|peer| peer.outward.dropped.drain(..)).collect();
-        for dropped in dropped {
-            let snapshot = dropped.snapshot;
-            let is_used = || self.peers.values().any(|peer| peer.outward.uses(snapshot));
-            if dropped.is_bad || !is_used() {
-                step.out.push(Output::DropSnapshot { snapshot });
-            }
-        }
+        let is_used = |snapshot| self.peers.values().any(|peer| peer.outward.uses(snapshot));
+        dropped
+            .into_iter()
+            .filter(|dropped| dropped.is_bad || !is_used(dropped.snapshot))
+            .map(|dropped| Output::DropSnapshot { snapshot: dropped.snapshot })
+            .collect()
     }
 
     /// When to pump at the latest, as of the last time it was.
@@ -228,8 +231,12 @@ impl Sync {
     }
 
     /// Every partner that has this partition has confirmed all changes up to this one, in this
-    /// process.
+    /// process. While a snapshot goes into the table it is none: what is purged meanwhile would come
+    /// back with it, as it was before.
     pub(super) fn taken_by_all(&self, store: &dyn Store) -> u64 {
+        if self.peers.values().any(|peer| peer.inward.is_loading()) {
+            return 0;
+        }
         let having = self.peers.values().filter(|peer| !peer.is_absent);
         let confirmed = having.map(|peer| peer.outward.confirmed().unwrap_or(0));
         confirmed.min().unwrap_or_else(|| store.head())

@@ -30,7 +30,7 @@ enum Mode {
     /// The partner was told of a snapshot.
     Offered(Offer),
     /// The snapshot was lost on the way: the partner knows, and asks anew.
-    Gone,
+    Gone(Manifest),
 }
 
 #[derive(Debug)]
@@ -61,7 +61,8 @@ pub(super) struct Outward {
     mode: Mode,
     /// The partner has all up to here, as far as it was heard of in this process.
     confirmed: Option<u64>,
-    /// Rows that the partner told, up to here, it may have lost since.
+    /// Rows behind this one that the partner told, it told over this link and after the last
+    /// snapshot that it took: it has them.
     skip_after: u64,
     /// The highest change that it was told of over this link.
     told_max: u64,
@@ -99,16 +100,16 @@ impl Outward {
         }
     }
 
-    /// The link stands. `is_same`: the partner's table is the one it was when it last told
-    /// something.
+    /// The link stands.
     pub(super) fn link_up(
         &mut self,
         step: &mut Step<'_>,
         taken: Option<Position>,
-        is_same: bool,
     ) -> store::Result<()> {
         let head = step.store.head();
-        self.skip_after = if is_same { 0 } else { head };
+        // What the partner told may be gone there by now: purged, and brought back as it was before
+        // by a snapshot, or lost with a disk. What it told since it took the last is little.
+        self.skip_after = head;
         // Whoever has nothing stands before the first change.
         let nowhere = Position { run: step.store.run(), lsn: 0 };
         let from = taken.unwrap_or(nowhere);
@@ -159,7 +160,7 @@ impl Outward {
                 offer.read(step, &self.partner);
                 Ok(())
             }
-            Mode::Idle | Mode::Gone => Ok(()),
+            Mode::Idle | Mode::Gone(_) => Ok(()),
         }
     }
 
@@ -231,7 +232,7 @@ impl Outward {
             Mode::Idle | Mode::Want => return,
             // It was of no use, and may be damaged here.
             Mode::Offered(_) => self.drop_kept(true),
-            Mode::Updates(_) | Mode::Gone => {}
+            Mode::Updates(_) | Mode::Gone(_) => {}
         }
         self.confirmed = Some(0);
         self.mode = Mode::Want;
@@ -243,7 +244,8 @@ impl Outward {
         self.backoff.clear();
         self.build_at = None;
         if !matches!(self.mode, Mode::Idle) {
-            self.drop_kept(false);
+            // Not the same again, of which some is on its way.
+            self.drop_kept(true);
             self.mode = Mode::Want;
         }
     }
@@ -263,8 +265,8 @@ impl Outward {
         match &mut self.mode {
             Mode::Offered(offer) if offer.manifest.snapshot == snapshot => {
                 if offer.went > 2 * u64::from(offer.manifest.chunks) + CHUNKS_SPARE {
+                    self.mode = Mode::Gone(offer.manifest.clone());
                     self.drop_kept(false);
-                    self.mode = Mode::Gone;
                     self.say(step, SyncMessage::Gone { snapshot });
                     return Err("asks for the same chunks again and again: given no more".into());
                 }
@@ -272,7 +274,7 @@ impl Outward {
             }
             // It will be told of the next one.
             Mode::Offered(_) | Mode::Want | Mode::Idle => Ok(()),
-            Mode::Updates(_) | Mode::Gone => {
+            Mode::Updates(_) | Mode::Gone(_) => {
                 self.say(step, SyncMessage::Gone { snapshot });
                 Ok(())
             }
@@ -296,8 +298,8 @@ impl Outward {
             let crc = crc32fast::hash(&data);
             self.say(step, SyncMessage::Chunk { snapshot, index, crc, data });
         } else {
+            self.mode = Mode::Gone(offer.manifest.clone());
             self.drop_kept(true);
-            self.mode = Mode::Gone;
             self.say(step, SyncMessage::Gone { snapshot });
         }
     }
@@ -309,10 +311,12 @@ impl Outward {
         at: Position,
     ) -> store::Result<Result<(), Odd>> {
         match &self.mode {
-            Mode::Offered(offer)
-                if offer.manifest.snapshot == snapshot && offer.manifest.at == at => {}
+            Mode::Offered(Offer { manifest, .. })
+                if manifest.snapshot == snapshot && manifest.at == at => {}
+            // The partner had all of it before it was lost here.
+            Mode::Gone(manifest) if manifest.snapshot == snapshot && manifest.at == at => {}
             Mode::Offered(_) | Mode::Want | Mode::Idle => return Ok(Ok(())),
-            Mode::Updates(_) | Mode::Gone => {
+            Mode::Updates(_) | Mode::Gone(_) => {
                 return Ok(Err(
                     "says to have a snapshot that it was not told of: not believed".into()
                 ));
@@ -329,6 +333,8 @@ impl Outward {
         }
         self.confirmed = Some(at.lsn);
         self.told_max = self.told_max.max(at.lsn);
+        // The same holds for what the partner told while the snapshot was on its way.
+        self.skip_after = step.store.head();
         self.mode = Mode::Updates(Feed::new(at.lsn, at.run == step.store.run()));
         Ok(Ok(()))
     }
@@ -338,7 +344,7 @@ impl Outward {
     }
 
     pub(super) fn is_bulk(&self) -> bool {
-        matches!(self.mode, Mode::Want | Mode::Offered(_) | Mode::Gone)
+        matches!(self.mode, Mode::Want | Mode::Offered(_) | Mode::Gone(_))
     }
 
     pub(super) fn feed(&self) -> Option<&Feed> {

@@ -74,10 +74,7 @@ impl Peer {
             return Ok(());
         };
         self.is_linked = true;
-        // In the same run it has all that it told. A new run may have lost some of it.
-        let told = step.store.taken(&self.name)?;
-        let is_same = told.is_some_and(|told| told.run == head.run && told.lsn <= head.lsn);
-        self.outward.link_up(step, taken, is_same)?;
+        self.outward.link_up(step, taken)?;
         self.inward.link_up(step, head)
     }
 
@@ -97,9 +94,10 @@ impl Peer {
         if !self.is_linked {
             return Ok(());
         }
+        let confirmed = self.outward.confirmed().unwrap_or(0);
         let done = match message {
             SyncMessage::Update { upto, records } => {
-                self.inward.update(step, merge, upto, &records)?
+                self.inward.update(step, merge, confirmed, upto, &records)?
             }
             SyncMessage::Taken { upto } => self.outward.taken(step, upto),
             SyncMessage::Resync => {
@@ -130,7 +128,8 @@ impl Peer {
         snapshot: u128,
         records: Result<Vec<Record>, String>,
     ) -> store::Result<()> {
-        let done = self.inward.records(step, merge, snapshot, records)?;
+        let confirmed = self.outward.confirmed().unwrap_or(0);
+        let done = self.inward.records(step, merge, confirmed, snapshot, records)?;
         self.tell_odd(step, done);
         Ok(())
     }
@@ -152,7 +151,8 @@ impl Peer {
 
     pub(super) fn pump(&mut self, step: &mut Step<'_>) -> store::Result<()> {
         let is_active = self.is_active();
-        self.inward.pump(step, is_active)?;
+        let confirmed = self.outward.confirmed().unwrap_or(0);
+        self.inward.pump(step, is_active, confirmed)?;
         if is_active {
             self.outward.pump(step)?;
         }
