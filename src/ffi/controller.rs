@@ -364,11 +364,7 @@ pub unsafe extern "C" fn evs_controller_order(
     })
 }
 
-fn order(
-    number: c_int,
-    target: Option<ControllerId>,
-    devices: Vec<DeviceId>,
-) -> io::Result<Order> {
+fn order(number: c_int, target: Option<ControllerId>, devices: Vec<DeviceId>) -> io::Result<Order> {
     let Some(is_wanted) = (match number {
         EVS_CONTROLLER_MOVE | EVS_CONTROLLER_RESYNC => Some(Some(true)),
         EVS_CONTROLLER_PAUSE | EVS_CONTROLLER_RESUME => Some(None),

@@ -418,8 +418,6 @@ pub unsafe extern "C" fn evs_spool_close(spool: *mut evs_spool) -> c_int {
     edge::status(|| {
         let close = |spool: evs_spool| spool.sender.into_inner().close();
         // SAFETY: the caller's word.
-        unsafe {
-            edge::end(spool, Callback::Done, close, |spool| spool.sender.belongs_here())
-        }
+        unsafe { edge::end(spool, Callback::Done, close, |spool| spool.sender.belongs_here()) }
     })
 }

@@ -15,8 +15,8 @@ use eversock_spool::target::{CallFailed, CallResult, Class};
 use libc::{c_char, c_int, c_void, size_t};
 
 use crate::ffi::config::evs_config;
-use crate::ffi::sized;
 use crate::ffi::edge::{self, Callback, Owned, refuse};
+use crate::ffi::sized;
 use crate::ffi::spool_results::{self, evs_spool_item, evs_spool_results};
 use crate::ffi::strings::{some_text, text};
 

@@ -9,9 +9,9 @@ use eversock_spool::pair::Command;
 use libc::{c_char, c_int, size_t};
 use serde_json::json;
 
+use crate::ffi::edge::{self, Callback, Owned, refuse};
 use crate::ffi::guard;
 use crate::ffi::memory;
-use crate::ffi::edge::{self, Callback, Owned, refuse};
 use crate::ffi::strings::some_text;
 
 /// evs_spool_front_command(): let the other server take over; running work is finished first.

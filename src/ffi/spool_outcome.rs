@@ -8,7 +8,7 @@ use eversock_spool::{Outcome, Reason, RequestId};
 use libc::{c_char, c_int, c_void, size_t};
 
 use crate::ffi::guard::{self, fail};
-use crate::ffi::{memory, sized, edge};
+use crate::ffi::{edge, memory, sized};
 
 /// evs_spool_task: stores something under a key.
 pub const EVS_SPOOL_WRITE: c_int = 1;

@@ -9,8 +9,8 @@ use eversock_spool::record::Record;
 use eversock_spool::target::ItemResult;
 use libc::{c_char, c_int, c_void, size_t};
 
-use crate::ffi::memory;
 use crate::ffi::edge::{self, refuse};
+use crate::ffi::memory;
 use crate::ffi::strings::text;
 
 /// One request for a backend. Borrowed until evs_spool_execute_fn returns. New members are added at

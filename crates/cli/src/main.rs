@@ -2,7 +2,8 @@
 //! `gateway`), makes keys for them (`keygen`), shows what eversock does (`demo`), breaks
 //! connections on purpose (`chaos`), simulates whole systems (`sim`), loads a set-up with sessions
 //! (`load`), measures (`bench`, behind the feature of that name), runs fronts that spool what is
-//! written while servers change places (`spool`, likewise), and looks into the sessions of running
+//! written while servers change places (`spool`, likewise) and controllers that stand in for each
+//! other (`controller`, with devices to try them by: `device`), and looks into the sessions of running
 //! programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`, `dedup`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
@@ -14,8 +15,12 @@ mod answer;
 mod bench;
 mod chaos;
 mod control;
+#[cfg(feature = "controller")]
+mod controller;
 mod dedup;
 mod demo;
+#[cfg(feature = "controller")]
+mod device;
 mod doctor;
 mod failure;
 mod gateway;
@@ -76,6 +81,10 @@ enum Command {
     Dedup(dedup::Dedup),
     #[cfg(feature = "spool")]
     Spool(spool::Spool),
+    #[cfg(feature = "controller")]
+    Controller(controller::Controller),
+    #[cfg(feature = "controller")]
+    Device(device::Device),
     #[command(hide = true)]
     DemoPeer(demo::peer::DemoPeer),
     #[command(hide = true)]
@@ -110,6 +119,10 @@ fn main() -> ExitCode {
         Command::Dedup(command) => command.run(),
         #[cfg(feature = "spool")]
         Command::Spool(command) => command.run(),
+        #[cfg(feature = "controller")]
+        Command::Controller(command) => command.run(),
+        #[cfg(feature = "controller")]
+        Command::Device(command) => command.run(),
         Command::DemoPeer(command) => command.run(),
         Command::Hold(command) => command.run(),
         Command::LoadCuts(command) => command.run(),
@@ -127,6 +140,10 @@ fn begin_log(command: &Command) {
         #[cfg(feature = "spool")]
         Command::Spool(command) if command.is_server() => {
             "warn,eversock_engine=error,eversock_spool=info,evs=info"
+        }
+        #[cfg(feature = "controller")]
+        Command::Controller(command) if command.is_server() => {
+            "warn,eversock_engine=error,eversock_controller=info,evs=info"
         }
         _ => "error",
     };

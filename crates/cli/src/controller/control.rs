@@ -152,7 +152,9 @@ fn obey(node: &Node, partition: Option<&str>, order: Order) -> Said {
         }
         Order::Maintenance(on) => {
             give(input::Order::Maintenance(on))?;
-            let what = if on { "devices go to other controllers, and no new ones are taken" } else {
+            let what = if on {
+                "devices go to other controllers, and no new ones are taken"
+            } else {
                 "devices are taken again"
             };
             Ok(what.to_owned())

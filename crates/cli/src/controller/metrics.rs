@@ -11,8 +11,7 @@ use eversock_controller::report::{PartitionReport, PartnerReport, Report};
 use crate::service::scrape::{self, escaped};
 
 /// What an exchange can be at.
-const SYNC_STATES: [&str; 6] =
-    ["queueing", "overflowed", "bulk", "catch-up", "in-sync", "paused"];
+const SYNC_STATES: [&str; 6] = ["queueing", "overflowed", "bulk", "catch-up", "in-sync", "paused"];
 
 /// Answers on threads of its own, for as long as the process lives. Gives where it listens.
 pub(super) fn serve(listen: SocketAddr, node: &Arc<Node>) -> io::Result<SocketAddr> {
@@ -118,7 +117,8 @@ const FAMILIES: &[Family] = &[
         let mut figures = Vec::new();
         for state in SYNC_STATES {
             let each = exchanges(all, |sync| flag(sync.state == state));
-            let labelled = each.into_iter().map(|(at, value)| (format!("{at},state=\"{state}\""), value));
+            let labelled =
+                each.into_iter().map(|(at, value)| (format!("{at},state=\"{state}\""), value));
             figures.extend(labelled);
         }
         figures

@@ -12,6 +12,7 @@ mod metrics;
 mod order;
 mod parameters;
 mod progress;
+mod request;
 mod run;
 mod status;
 mod top;
@@ -47,6 +48,7 @@ enum What {
     Maintenance(order::Maintenance),
     Resync(order::Resync),
     Config(parameters::Config),
+    Request(request::Request),
     Top(top::Top),
 }
 
@@ -84,6 +86,7 @@ impl Controller {
             What::Maintenance(command) => command.run(),
             What::Resync(command) => command.run(),
             What::Config(command) => command.run(),
+            What::Request(command) => command.run(),
             What::Top(command) => command.run(),
         }
     }
@@ -120,9 +123,9 @@ impl Check {
             }
             Ok(what) => output::text(&format!("{}: {what}\n", path.display())).map(|()| true),
             Err(ConfigError::Wrong { problems, .. }) if self.which.json => {
-                let all = problems.iter().map(|one| {
-                    serde_json::json!({ "line": one.line, "problem": one.text })
-                });
+                let all = problems
+                    .iter()
+                    .map(|one| serde_json::json!({ "line": one.line, "problem": one.text }));
                 let all: Vec<_> = all.collect();
                 output::json_line(&serde_json::json!({ "ok": false, "problems": all }))?;
                 Err(Failure::silent(2))

@@ -73,10 +73,12 @@ fn show(which: &Which) -> Result<bool, Failure> {
         let partners: Vec<_> = status
             .partners
             .iter()
-            .map(|one| json!({
-                "partner": one.partner, "generation": one.generation,
-                "refused": one.generation_refused,
-            }))
+            .map(|one| {
+                json!({
+                    "partner": one.partner, "generation": one.generation,
+                    "refused": one.generation_refused,
+                })
+            })
             .collect();
         output::json_line(&json!({
             "generation": shared.generation,

@@ -183,7 +183,9 @@ fn end(mut node: Arc<Node>) {
         match Arc::try_unwrap(node) {
             Ok(last) => return last.close(),
             Err(_) if Instant::now() >= until => {
-                log::warn!("somebody still asks on the control socket: the controller ends without");
+                log::warn!(
+                    "somebody still asks on the control socket: the controller ends without"
+                );
                 return;
             }
             Err(shared) => node = shared,

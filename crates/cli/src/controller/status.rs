@@ -9,8 +9,8 @@ use eversock_controller::report::{PartitionReport, PartnerReport, Report};
 use super::Which;
 use super::ask::Asked;
 use crate::failure::Failure;
-use crate::units::{self, show_millis, show_size};
 use crate::output;
+use crate::units::{self, show_millis, show_size};
 
 /// Show a controller: its partners and their links, its partitions, who has how many devices, and
 /// what partners have not heard yet.
@@ -95,10 +95,9 @@ pub(super) fn partner_row(partner: &PartnerReport) -> Vec<String> {
     }
     let others = [&partner.error, &partner.generation_refused];
     notes.extend(others.into_iter().filter(|text| !text.is_empty()).cloned());
-    let round_trip = partner.round_trip_us.map_or_else(
-        || "-".to_owned(),
-        |us| format!("{:.1} ms", us as f64 / 1e3),
-    );
+    let round_trip = partner
+        .round_trip_us
+        .map_or_else(|| "-".to_owned(), |us| format!("{:.1} ms", us as f64 / 1e3));
     vec![
         partner.partner.clone(),
         partner.state.clone(),
@@ -143,7 +142,9 @@ fn remarks(report: &Report) -> Vec<String> {
     let mut all = Vec::new();
     if !report.generation_refused.is_empty() {
         let why = &report.generation_refused;
-        all.push(format!("newer parameters are not used here: {why}; `evs controller config diff`"));
+        all.push(format!(
+            "newer parameters are not used here: {why}; `evs controller config diff`"
+        ));
     }
     for partition in &report.partitions {
         if !partition.error.is_empty() {
@@ -193,13 +194,17 @@ mod tests {
             ..Report::default()
         };
         let text = text(&report);
-        for part in
-            ["north, in maintenance: up", "1.5 ms", "cut, being resumed", "south bulk 2/5 -7 (250 ms)"]
-        {
+        for part in [
+            "north, in maintenance: up",
+            "1.5 ms",
+            "cut, being resumed",
+            "south bulk 2/5 -7 (250 ms)",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(is_well(&report));
-        let partition = PartitionReport { error: "no disk".to_owned(), ..PartitionReport::default() };
+        let partition =
+            PartitionReport { error: "no disk".to_owned(), ..PartitionReport::default() };
         let sick = Report { partitions: vec![partition], ..Report::default() };
         assert!(!is_well(&sick));
         assert_eq!(remarks(&sick).len(), 1);

@@ -127,7 +127,11 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn talk<R: DeserializeOwned>(stream: &UnixStream, answer: &dyn Fn(R) -> Vec<u8>) -> io::Result<()> {
+fn talk<R: DeserializeOwned>(
+    stream: &UnixStream,
+    request_max: u64,
+    answer: &dyn Fn(R) -> Vec<u8>,
+) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);

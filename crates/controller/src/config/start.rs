@@ -7,10 +7,13 @@ use eversock_engine::keys::read_key;
 use eversock_engine::{Config, PresharedKey, Sealing, StaticKey};
 
 use super::doors::{PartnerDoorFile, PartnerFile};
+use super::storage::StoreFile;
 use super::{ConfigError, ControllerFile, resolve};
 use crate::model::{ControllerId, Dispatch, DispatchMode, Dispatched};
 use crate::node::{DoorConfig, Node, NodeConfig, PartnerConfig, PartnerDoorConfig};
 use crate::store::Opens;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::{PostgresConfig, PostgresStores};
 use crate::store::sqlite::SqliteStores;
 use crate::wire::Place;
 
@@ -80,7 +83,22 @@ impl ControllerFile {
     /// Where its partitions keep their records.
     fn opens(&self) -> Result<Arc<dyn Opens>, ConfigError> {
         self.make_dir()?;
-        Ok(Arc::new(SqliteStores::new(&self.store.dir, self.store.quota)))
+        let StoreFile { dir, postgres, quota } = &self.store;
+        match postgres {
+            None => Ok(Arc::new(SqliteStores::new(dir, *quota))),
+            #[cfg(feature = "postgres")]
+            Some(postgres) => {
+                let config = PostgresConfig {
+                    params: postgres.params.clone(),
+                    prefix: postgres.prefix.clone(),
+                    call_timeout: postgres.timeout,
+                    folder: dir.clone(),
+                };
+                Ok(Arc::new(PostgresStores::new(config, *quota)))
+            }
+            #[cfg(not(feature = "postgres"))]
+            Some(_) => Err(self.unusable("`postgres`: this program was built without it")),
+        }
     }
 
     /// Which partition a device belongs to; without a rule for all others, to its own.

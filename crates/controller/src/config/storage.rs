@@ -21,7 +21,7 @@ pub(super) struct StoreFile {
 #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "refused as a whole"))]
 pub(super) struct Postgres {
     pub(super) params: String,
-    pub(super) schema: String,
+    pub(super) prefix: String,
     pub(super) timeout: Duration,
 }
 
@@ -33,16 +33,14 @@ impl StoreFile {
             table.wrong(table.at(), "dir", "it is missing; name the directory of the records");
         }
         let params = table.take("postgres", text);
-        let schema = table.take("postgres-schema", |value| match text(value)? {
-            schema if schema.is_empty() || schema.len() > 63 || schema.contains('\0') => {
-                Err("a schema has 1 to 63 bytes; take another".to_owned())
-            }
-            schema => Ok(schema),
+        let prefix = table.take("postgres-prefix", |value| match text(value)? {
+            prefix if (1..=32).contains(&prefix.len()) && is_usual(&prefix) => Ok(prefix),
+            _ => Err("it has 1 to 32 letters, digits, - or _; take another".to_owned()),
         });
         let (least, most) = (Duration::from_millis(100), Duration::from_secs(600));
         let timeout = table.take("postgres-timeout", time(least, most));
-        if params.is_none() && (schema.is_some() || timeout.is_some()) {
-            let problem = "`postgres-schema` and `postgres-timeout` belong to it; add it, or leave \
+        if params.is_none() && (prefix.is_some() || timeout.is_some()) {
+            let problem = "`postgres-prefix` and `postgres-timeout` belong to it; add it, or leave \
                            them out";
             table.wrong(table.at(), "postgres", problem);
         }
@@ -62,7 +60,7 @@ impl StoreFile {
             dir: dir?,
             postgres: params.map(|params| Postgres {
                 params,
-                schema: schema.unwrap_or_else(|| "eversock_controller".to_owned()),
+                prefix: prefix.unwrap_or_else(|| "eversock_controller".to_owned()),
                 timeout: timeout.unwrap_or(Duration::from_secs(10)),
             }),
             quota: Quota {
@@ -71,4 +69,8 @@ impl StoreFile {
             },
         })
     }
+}
+
+fn is_usual(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }

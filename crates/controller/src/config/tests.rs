@@ -170,7 +170,7 @@ fn what_is_wrong_is_named_with_line_key_and_remedy() {
         ("prefix = \"b-\"", "device = \"b-1\"", 11, "one of `device`, `prefix` and `default`"),
         ("-partition = \"b\"", "partition = \"c\"", 13, "no [[partner]] is called c"),
         ("partition = \"b\"", "mode = \"x\"", 14, "take \"serve\", \"proxy\" or \"refuse\""),
-        ("dir = \"d\"", "postgres-schema = \"x\"", 14, "belong to it; add it"),
+        ("dir = \"d\"", "postgres-prefix = \"x\"", 14, "belong to it; add it"),
         ("dir = \"d\"", "quota-bytes = 0", 16, "`quota-bytes` in [store]: it is 0"),
         ("[policy]", "lease = \"60s\"", 16, "`lease` in [policy]: 60s is over before"),
         ("[policy]", "fail-back = \"soon\"", 17, "\"soon\" is no way home; take \"manual\""),

@@ -132,3 +132,16 @@ pub fn check_manifest(manifest: &Manifest) -> Result<(), &'static str> {
     }
     Ok(())
 }
+
+/// Where a chunk begins.
+#[must_use]
+pub fn begin_of(index: u32) -> u64 {
+    u64::from(index) * CHUNK_BYTES as u64
+}
+
+/// Bytes of a chunk.
+#[must_use]
+pub fn bytes_of(manifest: &Manifest, index: u32) -> usize {
+    let left = manifest.bytes.saturating_sub(begin_of(index));
+    usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)
+}

@@ -182,7 +182,11 @@ impl PostgresMaker {
             params: cluster.params(),
             prefix: format!("Site \"{}\"", unique()),
             call_timeout: Duration::from_secs(30),
-            folder: std::env::temp_dir().join(format!("evs-ct-{}", std::process::id())),
+            folder: std::env::temp_dir().join(format!(
+                "evs-ct-{}-{}",
+                std::process::id(),
+                unique()
+            )),
         };
         Self { cluster, config }
     }
@@ -210,7 +214,6 @@ impl PostgresMaker {
 
 impl Drop for PostgresMaker {
     fn drop(&mut self) {
-        // Shared by the makers of this process; the last one finds it.
         let _gone = fs::remove_dir_all(&self.config.folder);
     }
 }

@@ -40,8 +40,8 @@ pub(crate) enum Said {
 pub(crate) fn puts(n: u64) -> Vec<(Record, Option<ControllerId>)> {
     let one = |i: u64| {
         let x = n.wrapping_mul(8).wrapping_add(i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-        let len = if x % 37 == 0 { 20_000 } else { usize::try_from(x % 300).unwrap() };
-        let from = (x % 3 == 0).then(|| named("partner"));
+        let len = if x.is_multiple_of(37) { 20_000 } else { usize::try_from(x % 300).unwrap() };
+        let from = x.is_multiple_of(3).then(|| named("partner"));
         (record(&format!("key {}", (x >> 9) % KEYS), n * 8 + i, len), from)
     };
     (0..=n % 8).map(one).collect()

@@ -133,9 +133,12 @@ impl<P: Program> Host<P> {
             let Some(machine) = self.machines.get_mut(device as usize) else { continue };
             machine.handle(now, input, &mut out);
             self.timers.set(device, machine.due());
-            self.program.changed(device, machine);
             for output in out.drain(..) {
                 self.perform(device, output);
+            }
+            // Whoever sees it finds told what came of it.
+            if let Some(machine) = self.machines.get(device as usize) {
+                self.program.changed(device, machine);
             }
         }
     }

@@ -131,7 +131,7 @@ impl Requests {
     pub(super) fn new(me: ControllerId, seed: u64) -> Self {
         Self {
             me,
-            // Room for so many numbers that they never begin anew.
+            // Room for so many numbers that they never begin anew, and for the partition above them.
             next: (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8) + 1,
             entries: HashMap::new(),
             by_origin: HashMap::new(),

@@ -6,10 +6,10 @@ use super::backoff::Backoff;
 use super::load::{Load, take_over};
 use super::outward::Odd;
 use super::{Merge, Step, check};
-use crate::limits::{CHUNK_BYTES, CHUNKS_IN_FLIGHT};
+use crate::limits::CHUNKS_IN_FLIGHT;
 use crate::model::{ControllerId, Record};
 use crate::shard::{Millis, Output};
-use crate::snapshot::format::check_manifest;
+use crate::snapshot::format::{bytes_of, check_manifest};
 use crate::store::{self, Position};
 use crate::wire::peer::{Manifest, SyncMessage};
 
@@ -469,11 +469,4 @@ impl Inward {
         let ask = self.ask_at.filter(|_| is_active);
         stage.into_iter().chain(ask).min()
     }
-}
-
-/// Bytes of a chunk.
-fn bytes_of(manifest: &Manifest, index: u32) -> usize {
-    let begin = u64::from(index) * CHUNK_BYTES as u64;
-    let left = manifest.bytes.saturating_sub(begin);
-    usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)
 }

@@ -30,7 +30,7 @@ enum Mode {
     /// The partner was told of a snapshot.
     Offered(Offer),
     /// The snapshot was lost on the way: the partner knows, and asks anew.
-    Gone,
+    Gone(Manifest),
 }
 
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl Outward {
                 offer.read(step, &self.partner);
                 Ok(())
             }
-            Mode::Idle | Mode::Gone => Ok(()),
+            Mode::Idle | Mode::Gone(_) => Ok(()),
         }
     }
 
@@ -232,7 +232,7 @@ impl Outward {
             Mode::Idle | Mode::Want => return,
             // It was of no use, and may be damaged here.
             Mode::Offered(_) => self.drop_kept(true),
-            Mode::Updates(_) | Mode::Gone => {}
+            Mode::Updates(_) | Mode::Gone(_) => {}
         }
         self.confirmed = Some(0);
         self.mode = Mode::Want;
@@ -265,8 +265,8 @@ impl Outward {
         match &mut self.mode {
             Mode::Offered(offer) if offer.manifest.snapshot == snapshot => {
                 if offer.went > 2 * u64::from(offer.manifest.chunks) + CHUNKS_SPARE {
+                    self.mode = Mode::Gone(offer.manifest.clone());
                     self.drop_kept(false);
-                    self.mode = Mode::Gone;
                     self.say(step, SyncMessage::Gone { snapshot });
                     return Err("asks for the same chunks again and again: given no more".into());
                 }
@@ -274,7 +274,7 @@ impl Outward {
             }
             // It will be told of the next one.
             Mode::Offered(_) | Mode::Want | Mode::Idle => Ok(()),
-            Mode::Updates(_) | Mode::Gone => {
+            Mode::Updates(_) | Mode::Gone(_) => {
                 self.say(step, SyncMessage::Gone { snapshot });
                 Ok(())
             }
@@ -298,8 +298,8 @@ impl Outward {
             let crc = crc32fast::hash(&data);
             self.say(step, SyncMessage::Chunk { snapshot, index, crc, data });
         } else {
+            self.mode = Mode::Gone(offer.manifest.clone());
             self.drop_kept(true);
-            self.mode = Mode::Gone;
             self.say(step, SyncMessage::Gone { snapshot });
         }
     }
@@ -311,10 +311,12 @@ impl Outward {
         at: Position,
     ) -> store::Result<Result<(), Odd>> {
         match &self.mode {
-            Mode::Offered(offer)
-                if offer.manifest.snapshot == snapshot && offer.manifest.at == at => {}
+            Mode::Offered(Offer { manifest, .. })
+                if manifest.snapshot == snapshot && manifest.at == at => {}
+            // The partner had all of it before it was lost here.
+            Mode::Gone(manifest) if manifest.snapshot == snapshot && manifest.at == at => {}
             Mode::Offered(_) | Mode::Want | Mode::Idle => return Ok(Ok(())),
-            Mode::Updates(_) | Mode::Gone => {
+            Mode::Updates(_) | Mode::Gone(_) => {
                 return Ok(Err(
                     "says to have a snapshot that it was not told of: not believed".into()
                 ));
@@ -342,7 +344,7 @@ impl Outward {
     }
 
     pub(super) fn is_bulk(&self) -> bool {
-        matches!(self.mode, Mode::Want | Mode::Offered(_) | Mode::Gone)
+        matches!(self.mode, Mode::Want | Mode::Offered(_) | Mode::Gone(_))
     }
 
     pub(super) fn feed(&self) -> Option<&Feed> {

@@ -21,6 +21,8 @@ pub(super) const PAGE: u64 = 4096;
 const LOG_PAGES: u64 = 1024;
 /// Bytes that are set aside: the log, one transaction more, and the log's index.
 const RESERVE: u64 = 6 << 20;
+/// By this much less, if there is no room for all.
+const PART: u64 = 64 << 10;
 /// How long a connection waits for another that reads or recovers the file.
 const BUSY: Duration = Duration::from_secs(10);
 /// Pages in memory for the writer, in KiB.
@@ -92,19 +94,15 @@ impl Drop for Lock {
 pub(super) struct Reserve(pub(super) PathBuf);
 
 impl Reserve {
-    /// Takes the room up if it is not.
-    pub(super) fn restore(&self) -> io::Result<()> {
+    /// Takes up as much of the room as there is; says whether that is all.
+    pub(super) fn restore(&self) -> io::Result<bool> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.0)?;
         if file.metadata()?.len() >= RESERVE {
-            return Ok(());
+            return Ok(true);
         }
-        // Where a file system cannot do that, its disk being full keeps stores from being opened.
-        let taken = fallocate(&file, FallocateFlags::empty(), 0, RESERVE);
-        if taken.is_err() {
-            drop(file);
-            self.spend();
-        }
-        Ok(taken?)
+        // Where a file system cannot do that, stores cannot be opened when it is full.
+        let take = |parts| fallocate(&file, FallocateFlags::empty(), 0, parts * PART).is_ok();
+        Ok((1..=RESERVE / PART).rev().find(|parts| take(*parts)) == Some(RESERVE / PART))
     }
 
     /// Gives it up; says whether there was any.

@@ -155,8 +155,9 @@ impl SqliteStore {
             }
             Err(fault) => return Err(fault),
         }
-        if let Err(e) = reserve.restore() {
-            log::warn!("{}: no room for its reserve: {e}", store.name());
+        match reserve.restore() {
+            Ok(true) => {}
+            left => log::warn!("{}: its disk is nearly full: {left:?}", store.name()),
         }
         Ok(store)
     }

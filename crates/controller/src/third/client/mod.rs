@@ -334,6 +334,17 @@ impl Router {
         self.routes = routes;
     }
 
+    /// Answers all there is, as everything ends.
+    pub fn close(&mut self, out: &mut Vec<Action>) {
+        let ids: Vec<u64> = self.tries.keys().copied().collect();
+        for at in ids.into_iter().filter_map(|id| self.take_out(id)).collect::<Vec<_>>() {
+            let mut pending = at.pending;
+            pending.in_doubt |= at.sent.is_some();
+            let text = "the asker's side has ended before it was sent".to_owned();
+            self.answer(pending, Outcome::Unreachable(text), out);
+        }
+    }
+
     /// The routes, and what was learnt.
     #[must_use]
     pub fn routes(&self) -> &Routes {

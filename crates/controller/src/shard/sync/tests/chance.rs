@@ -23,7 +23,7 @@ struct Mix {
 fn history(seed: u64, pairs: &[(usize, usize)], mix: Mix) -> World {
     let mut world = World::new(seed, pairs, mix.snapshot_from);
     world.is_strict = !mix.purges;
-    if seed % 3 > 0 {
+    if !seed.is_multiple_of(3) {
         world.faults = Faults { worker: 9, flip: 5, twice: 6, commit: 150 };
     }
     for n in 0..mix.large {

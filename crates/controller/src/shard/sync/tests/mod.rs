@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod chance;
+mod interrupted;
+mod lies;
 mod world;

@@ -178,9 +178,9 @@ impl World {
             restarts: 0,
         };
         for n in 0..count {
-            let partners = pairs
+            let partners: Vec<_> = pairs
                 .iter()
-                .filter_map(|&(a, b)| (a == n).then_some(b).or((b == n).then_some(a)))
+                .filter_map(|&(a, b)| (a == n).then_some(b).or_else(|| (b == n).then_some(a)))
                 .collect();
             let disk = MemDisk::new(format!("disk {n}"), seed * 16 + n as u64);
             world.nodes.push(Node {
@@ -650,6 +650,16 @@ impl World {
 }
 
 impl Folder {
+    /// Chunks that came and are not in the table yet.
+    pub(super) fn chunks_here(&self) -> usize {
+        self.parts.values().map(|part| part.chunks.len()).sum()
+    }
+
+    /// What was made is gone.
+    pub(super) fn lose_made(&mut self) {
+        self.made.clear();
+    }
+
     fn build(&mut self, store: &MemStore) -> Manifest {
         if let Some((manifest, _)) = self.made.last() {
             return manifest.clone();
@@ -704,6 +714,6 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
 
-fn new_sync(partners: &Vec<usize>) -> Sync {
+fn new_sync(partners: &[usize]) -> Sync {
     Sync::new(partners.iter().map(|n| name(*n)))
 }

@@ -302,8 +302,8 @@ impl World {
                     self.arrived(pair, from, to, message);
                 }
             }
-            Event::ToDevice { conn, message } => self.to_device(conn, message),
-            Event::ToNode { conn, message } => self.to_node(conn, message),
+            Event::ToDevice { conn, message } => self.device_hears(conn, message),
+            Event::ToNode { conn, message } => self.node_hears(conn, message),
             Event::ConnLost { conn } => self.conn_lost(conn),
             Event::Device { device } => self.device_time(device),
             Event::Fault => {
@@ -499,7 +499,7 @@ impl World {
         }
     }
 
-    fn to_device(&mut self, conn: ConnId, message: ClientMessage) {
+    fn device_hears(&mut self, conn: ConnId, message: ClientMessage) {
         if !self.is_open(conn) {
             return;
         }
@@ -524,7 +524,7 @@ impl World {
         self.say(device, said);
     }
 
-    fn to_node(&mut self, conn: ConnId, message: ClientMessage) {
+    fn node_hears(&mut self, conn: ConnId, message: ClientMessage) {
         if !self.is_open(conn) {
             return;
         }
