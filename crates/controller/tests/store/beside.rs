@@ -27,7 +27,7 @@ fn each_is_of_one_moment(maker: &dyn Maker) {
 /// Often enough that a commit comes between any two steps of a reading.
 #[test]
 fn each_of_many_is_of_one_moment() {
-    each_of_many_is(&SqliteMaker(Scratch::fast()), 1500);
+    each_of_many_is(&SqliteMaker(Scratch::fast()), 1000);
 }
 
 fn each_of_many_is(maker: &dyn Maker, readings: usize) {
@@ -44,10 +44,12 @@ fn each_of_many_is(maker: &dyn Maker, readings: usize) {
     thread::scope(|scope| {
         let reading = scope.spawn(|| {
             let mut ranks = Vec::new();
-            let until = Instant::now() + PATIENCE;
-            // Until something was written meanwhile, too.
-            while ranks.len() < readings || ranks.first() == ranks.last() {
-                assert!(Instant::now() < until, "{} readings", ranks.len());
+            let began = Instant::now();
+            // Fewer where the machine is slow, but until something was written meanwhile.
+            while ranks.first() == ranks.last()
+                || (ranks.len() < readings && began.elapsed() < PATIENCE / 4)
+            {
+                assert!(began.elapsed() < PATIENCE, "{} readings", ranks.len());
                 let mut seen = Vec::new();
                 let at = snapshots.read(&mut |one| {
                     seen.push(one.clone());
