@@ -400,10 +400,10 @@ impl Running {
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
         };
         if let Job::Do { opening, output } = refused
-            && let Some((partner, input)) = bulk::refusal(output)
+            && let (Some(partner), Some(input)) = (bulk::partner(&output), bulk::refusal(&output))
         {
             let work = Work::Bulk { opening, input };
-            let _room = self.worker.queue.push_partner(&partner, work);
+            let _room = self.worker.queue.push_partner(partner, work);
         }
     }
 
