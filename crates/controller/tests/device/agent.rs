@@ -151,15 +151,11 @@ fn goes_to_the_backup_and_home_when_it_is_told() {
     assert_eq!(agent.state().state, State::Backup, "nobody has told it to go");
     agent.set_busy(true);
     // While the program is busy it is not torn away.
-    until("it says so", || {
-        backup.hand_off(&device("d1"), 4, home.place());
-        backup.state().answers.last() == Some(&(4, HandOffAnswer::Busy))
-    });
+    backup.hand_off(&device("d1"), 4, home.place());
+    until("it says so", || backup.state().answers == [(4, HandOffAnswer::Busy)]);
     agent.set_busy(false);
-    until("it goes home", || {
-        backup.hand_off(&device("d1"), 5, home.place());
-        agent.state().state == State::Home
-    });
+    backup.hand_off(&device("d1"), 5, home.place());
+    until("it goes home", || agent.state().state == State::Home);
     let last = home.state().log.last().unwrap().clone();
     assert_eq!(last.token, 5);
     assert!(last.seq > first);
