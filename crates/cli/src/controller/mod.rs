@@ -7,6 +7,7 @@
 
 mod ask;
 mod control;
+mod demo;
 mod devices;
 mod metrics;
 mod order;
@@ -50,6 +51,7 @@ enum What {
     Config(parameters::Config),
     Request(request::Request),
     Top(top::Top),
+    Demo(demo::Demo),
 }
 
 /// Which controller is meant.
@@ -88,6 +90,7 @@ impl Controller {
             What::Config(command) => command.run(),
             What::Request(command) => command.run(),
             What::Top(command) => command.run(),
+            What::Demo(command) => command.run(),
         }
     }
 
