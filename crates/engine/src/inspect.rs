@@ -66,6 +66,10 @@ pub struct SessionInfo {
     pub local: Option<SocketAddr>,
     /// The peer's address, as it was at first.
     pub peer: Option<SocketAddr>,
+    /// The static key that the peer has proven to have, in hexadecimal. Processes of older versions
+    /// do not tell it.
+    #[serde(default)]
+    pub peer_key: Option<String>,
     /// Bytes that the program has written.
     pub written: u64,
     /// Bytes of them that the peer's program has consumed: the last acknowledged offset.
@@ -120,6 +124,7 @@ pub(crate) fn describe(socket: &Arc<Socket>) -> Option<SessionInfo> {
         epoch: control.map_or(0, |control| control.epoch()),
         local: meta.local,
         peer: meta.peer,
+        peer_key: meta.rare().peer_key.map(|key| key.to_string()),
         written: 0,
         acked: 0,
         received: 0,
@@ -386,4 +391,21 @@ fn reply(line: &[u8]) -> Vec<u8> {
 
 fn json(value: &serde_json::Value) -> Vec<u8> {
     value.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_of_an_older_process_is_read_without_its_peers_key() {
+        let told = serde_json::json!({
+            "local_id": 7, "session": "00", "role": "client", "state": "attached",
+            "mode": "direct", "epoch": 1, "local": null, "peer": null, "written": 1, "acked": 0,
+            "received": 0, "consumed": 0, "log_used": 0, "window": 0, "resumes": 0, "replayed": 0,
+            "last_error": null, "next_try_ms": null, "detached_ms": null,
+        });
+        let info: SessionInfo = serde_json::from_value(told).expect("a session");
+        assert_eq!((info.local_id, info.peer_key), (7, None));
+    }
 }

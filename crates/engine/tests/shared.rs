@@ -37,6 +37,9 @@ fn a_client_knows_its_servers_key_and_instance() {
     let addr = posix::getsockname(listener).unwrap();
     let (at_client, at_server) = (posix::link(client).unwrap(), posix::link(server).unwrap());
     assert_eq!((at_client.key, at_server.key), (Some(theirs.public()), Some(ours.public())));
+    let shown = |number| posix::info(number).unwrap().peer_key;
+    assert_eq!(shown(client), Some(theirs.public().to_string()));
+    assert_eq!(shown(server), Some(ours.public().to_string()));
     assert_eq!((at_client.id, at_client.instance), (at_server.id, at_server.instance));
     assert!(at_client.shares && at_server.shares && at_client.attached && at_server.attached);
     assert_eq!((at_client.epoch, at_server.epoch), (1, 1));
@@ -54,6 +57,7 @@ fn a_client_knows_its_servers_key_and_instance() {
     let [here, there] = second();
     assert_eq!((here.key, here.instance, here.id), (at_client.key, at_client.instance, there.id));
     assert!(here.shares && there.shares);
+    assert_eq!(shown(client), Some(theirs.public().to_string()), "after a resumption too");
     // The program's names stay as they were.
     assert_eq!(posix::getsockname(client).unwrap(), at_client.local);
     close_all(&numbers);
@@ -66,6 +70,7 @@ fn ends_that_do_not_both_share_say_so_and_nobody_is_known_before_the_session_sta
         let numbers @ [client, server, _] = pair(config(ours), config(theirs));
         for number in [client, server] {
             let link = posix::link(number).unwrap();
+            assert_eq!((link.key, posix::info(number).unwrap().peer_key), (None, None));
             assert_eq!((link.shares, link.key), (false, None));
         }
         close_all(&numbers);

@@ -109,9 +109,14 @@ impl Line {
         self.begun.is_none() && self.lanes.iter().all(VecDeque::is_empty)
     }
 
-    /// Whether a message has come in part.
-    pub(super) fn is_inside(&self) -> bool {
-        !self.inbox.is_empty()
+    /// Bytes of what came and was not given to the handler: of a message that is not whole, mostly.
+    pub(super) fn kept(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Throws that away.
+    pub(super) fn drop_kept(&mut self) {
+        self.inbox = Vec::new();
     }
 
     /// Of a connection that this side dialled and that is cut: whether the peer has said that it does

@@ -38,6 +38,10 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// otherwise.
 pub const QUEUE_MAX: usize = 4 << 20;
 
+/// Bytes of messages that are not whole yet, of all connections together, unless
+/// [`Reactor::set_partial_max`] says otherwise. Beyond that the connection with the most is ended.
+pub const PARTIAL_MAX: usize = 256 << 20;
+
 /// A connection that has come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
@@ -135,6 +139,11 @@ impl Reactor {
         if let Some(gauge) = self.shared.gauge(conn) {
             gauge.set_queue_max(bytes);
         }
+    }
+
+    /// How many bytes of messages may be here that are not whole yet, of all connections together.
+    pub fn set_partial_max(&self, bytes: usize) {
+        self.shared.set_partial_max(bytes);
     }
 
     /// The greeting is done: messages can have [`MESSAGE_MAX`](crate::limits::MESSAGE_MAX) bytes

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use eversock_engine::{PublicKey, posix};
 use eversock_socket::{VirtualListener, VirtualStream};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::dial::Pool;
-use super::{ConnId, Lane, QUEUE_MAX};
+use super::{ConnId, Lane, PARTIAL_MAX, QUEUE_MAX};
 use crate::limits::MESSAGE_MAX;
 use crate::wire::HEADER_BYTES;
 
@@ -116,8 +117,14 @@ impl Gauge {
         !self.is_held.load(Ordering::Relaxed) && !self.is_closing.load(Ordering::Relaxed)
     }
 
+    /// Also of a session that is over, until that is read from it.
     pub(super) fn is_cut(&self) -> bool {
-        self.stream.info().is_ok_and(|info| info.detached_ms.is_some())
+        posix::link(self.stream.as_raw_fd()).is_ok_and(|link| !link.attached)
+    }
+
+    /// The static key that the peer has proven to have.
+    pub(super) fn peer_key(&self) -> Option<PublicKey> {
+        posix::link(self.stream.as_raw_fd()).ok()?.key
     }
 }
 
@@ -125,6 +132,7 @@ impl Gauge {
 pub(super) struct Shared {
     name: String,
     bell: OwnedFd,
+    partial_max: AtomicUsize,
     state: Mutex<State>,
     pub(super) pool: Mutex<Pool>,
 }
@@ -155,9 +163,18 @@ impl Shared {
         Ok(Self {
             name: name.to_owned(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            partial_max: AtomicUsize::new(PARTIAL_MAX),
             state: Mutex::default(),
             pool: Mutex::default(),
         })
+    }
+
+    pub(super) fn partial_max(&self) -> usize {
+        self.partial_max.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_partial_max(&self, bytes: usize) {
+        self.partial_max.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn name(&self) -> &str {

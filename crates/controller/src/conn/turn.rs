@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::wire::client::ClientMessage;
 use crate::wire::codes::bye;
 use crate::wire::{Bye, frame};
 
-/// Events that are looked at in a turn.
+/// Events that are looked at in a turn, at least.
 const EVENTS: usize = 256;
 /// Bytes that are read with one call.
 const READ_BYTES: usize = 64 << 10;
@@ -76,6 +77,8 @@ struct Turns<H> {
     /// Those that this side has dialled, and when to look at them.
     dialled: BTreeSet<ConnId>,
     look_at: Instant,
+    /// Bytes of messages that are not whole yet.
+    partial: usize,
     orders: Vec<Order>,
     scratch: Vec<u8>,
     /// When it is over whatever waits; stopping.
@@ -97,6 +100,7 @@ impl<H: Handler> Turns<H> {
             again: Vec::new(),
             dialled: BTreeSet::new(),
             look_at: Instant::now(),
+            partial: 0,
             orders: Vec::new(),
             scratch: vec![0; READ_BYTES],
             stop_at: None,
@@ -104,7 +108,8 @@ impl<H: Handler> Turns<H> {
     }
 
     fn run(&mut self) -> io::Result<()> {
-        let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        const NONE: libc::epoll_event = libc::epoll_event { events: 0, u64: 0 };
+        let mut events = vec![NONE; EVENTS];
         loop {
             self.obey();
             let next = self.handler.turn();
@@ -119,6 +124,13 @@ impl<H: Handler> Turns<H> {
             let n = self.wait(&mut events, next)?;
             for event in &events[..n] {
                 self.happened(event.u64, event.events.cast_signed());
+            }
+            // Those with the lowest descriptors come first: with no room for the others these would
+            // have to wait for as long as the first are busy.
+            if n == events.len() && n < self.lines.len() + EVENTS {
+                events.resize(2 * n, NONE);
+            } else if n < events.len() / 8 && events.len() > EVENTS {
+                events.truncate(events.len() / 2);
             }
             for conn in std::mem::take(&mut self.again) {
                 if let Some(line) = self.lines.get_mut(&conn) {
@@ -240,13 +252,14 @@ impl<H: Handler> Turns<H> {
 
     fn read(&mut self, conn: ConnId) {
         let Some(line) = self.lines.get_mut(&conn) else { return };
+        let kept_before = line.kept();
         let mut share = SHARE;
         let mut given = line.give_kept(conn, &mut self.handler, &mut share);
         let mut budget = READ_BUDGET;
         let mut ended = None;
         while matches!(given, Given::All) && budget > 0 {
             match (&line.gauge.stream).read(&mut self.scratch) {
-                Ok(0) if line.is_inside() => {
+                Ok(0) if line.kept() > 0 => {
                     ended = Some("the connection ended inside a message".to_owned());
                 }
                 Ok(0) => ended = Some("the peer has ended it".to_owned()),
@@ -262,6 +275,7 @@ impl<H: Handler> Turns<H> {
             }
             break;
         }
+        self.partial = self.partial - kept_before + line.kept();
         if line.closing.is_none() && line.gauge.is_greeted() {
             Self::no_deadline(&mut self.deadlines, conn, line);
         }
@@ -278,6 +292,9 @@ impl<H: Handler> Turns<H> {
             }
             Given::Bye(bye) => self.dismiss(conn, bye),
         }
+        while self.partial > self.shared.partial_max() {
+            self.dismiss_the_largest();
+        }
     }
 
     fn write(&mut self, conn: ConnId) {
@@ -292,11 +309,21 @@ impl<H: Handler> Turns<H> {
         }
     }
 
+    /// Peers that begin large messages and do not end them must not take all memory.
+    fn dismiss_the_largest(&mut self) {
+        let largest = self.lines.iter().max_by_key(|(_, line)| line.kept());
+        let Some(conn) = largest.map(|(conn, _)| *conn) else { return };
+        let text = "too many connections have begun large messages: come later";
+        self.dismiss(conn, Bye { after_ms: 2000, ..Bye::new(bye::FULL, text) });
+    }
+
     /// Tells the peer why, and closes.
     fn dismiss(&mut self, conn: ConnId, bye: Bye) {
         let Some(line) = self.lines.get_mut(&conn) else { return };
         let why = bye.text.clone();
         line.drop_the_less_urgent();
+        self.partial -= line.kept();
+        line.drop_kept();
         let frame = frame(&ClientMessage::Bye(bye));
         // Not `send`, which takes no more for one that closes.
         line.gauge.count(frame.len());
@@ -330,6 +357,7 @@ impl<H: Handler> Turns<H> {
     fn end(&mut self, conn: ConnId, why: &str) {
         let Some(mut line) = self.lines.remove(&conn) else { return };
         Self::no_deadline(&mut self.deadlines, conn, &mut line);
+        self.partial -= line.kept();
         self.dialled.remove(&conn);
         if let Some(door) = line.door.and_then(|door| self.doors.get_mut(door)) {
             door.connections -= 1;
@@ -443,8 +471,8 @@ impl<H: Handler> Turns<H> {
                 doors::refuse(&stream, door.connections_max, conn);
                 continue;
             }
-            let opened = Opened { token: door.token, dialled: false, peer, peer_key: None };
-            self.open(conn, stream, Some(number), opened);
+            let token = door.token;
+            self.open(conn, stream, Some(number), (token, peer));
         }
     }
 
@@ -452,31 +480,36 @@ impl<H: Handler> Turns<H> {
         let ready = stream.set_nonblocking(true).and_then(|()| stream.peer_addr());
         match ready {
             Ok(peer) => {
-                let opened = Opened { token, dialled: true, peer, peer_key: None };
-                self.open(next_conn(), stream, None, opened);
+                self.open(next_conn(), stream, None, (token, peer));
             }
             Err(error) => self.handler.dial_failed(token, error.to_string()),
         }
     }
 
-    fn open(&mut self, conn: ConnId, stream: VirtualStream, door: Option<usize>, opened: Opened) {
+    fn open(
+        &mut self,
+        conn: ConnId,
+        stream: VirtualStream,
+        door: Option<usize>,
+        (token, peer): (u64, SocketAddr),
+    ) {
         if let Err(error) = self.epoll.add(&stream, libc::EPOLLIN, conn) {
-            log::warn!("a connection of {} cannot be waited for: {error}", opened.peer);
-            if opened.dialled {
-                self.handler.dial_failed(opened.token, error.to_string());
+            log::warn!("a connection of {peer} cannot be waited for: {error}");
+            if door.is_none() {
+                self.handler.dial_failed(token, error.to_string());
             }
             return;
         }
         let gauge = Arc::new(Gauge::new(stream));
+        let dialled = door.is_none();
+        let opened = Opened { token, dialled, peer, peer_key: gauge.peer_key() };
         self.shared.add(conn, &gauge);
         let deadline = Instant::now() + GREETING_TIMEOUT;
         self.deadlines.insert((deadline, conn));
         self.lines.insert(conn, Line::new(gauge, door, deadline));
-        if let Some(door) = door.and_then(|door| self.doors.get_mut(door)) {
-            door.connections += 1;
-        }
-        if opened.dialled {
-            self.dialled.insert(conn);
+        match door.and_then(|door| self.doors.get_mut(door)) {
+            Some(door) => door.connections += 1,
+            None => drop(self.dialled.insert(conn)),
         }
         self.handler.opened(conn, opened);
     }

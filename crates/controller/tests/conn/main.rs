@@ -14,6 +14,7 @@ use common::{
 };
 use eversock_controller::conn::Lane;
 use eversock_controller::limits::MESSAGE_MAX;
+use eversock_engine::{Config, StaticKey};
 use eversock_socket::VirtualListener;
 
 #[test]
@@ -46,11 +47,30 @@ fn both_ends_are_told_of_the_connection_its_messages_and_its_end() {
 }
 
 #[test]
+fn both_ends_are_told_which_key_the_other_has_proven() {
+    let keys = [3, 4].map(|n| StaticKey::from_bytes([n; 32]));
+    let (ours, theirs) = (keys[0].public(), keys[1].public());
+    let [client_key, server_key] = keys.map(Some);
+    let inside = Config { identity: server_key, allowed_clients: Some(vec![ours]), ..config() };
+    let outside = Config { identity: client_key, server_key: Some(theirs), ..config() };
+    let (server, client) = (start(|_, _, _, _| Ok(())), start(|_, _, _, _| Ok(())));
+    let (listener, addr) = listen_with(inside);
+    server.reactor.listen(listener, 0, 10);
+    client.reactor.dial(vec![addr], outside, 1);
+    assert_eq!(client.opened().1.peer_key, Some(theirs));
+    assert_eq!(server.opened().1.peer_key, Some(ours));
+    let (plain, addr) = listen_with(config());
+    server.reactor.listen(plain, 0, 10);
+    client.reactor.dial(vec![addr], config(), 2);
+    assert_eq!((client.opened().1.peer_key, server.opened().1.peer_key), (None, None));
+}
+
+#[test]
 fn nobody_there_is_told() {
     let client = start(|_, _, _, _| Ok(()));
     let (listener, addr) = listen_with(config());
     drop(listener);
-    let impatient = eversock_engine::Config { connect_timeout: Duration::from_secs(2), ..config() };
+    let impatient = Config { connect_timeout: Duration::from_secs(2), ..config() };
     client.reactor.dial(vec![addr], impatient.clone(), 3);
     assert!(matches!(client.next(), Heard::DialFailed(3, _)));
     client.reactor.dial(Vec::new(), impatient, 4);

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use eversock_controller::conn::{CLOSE_TIMEOUT, GREETING_TIMEOUT, Lane};
 use eversock_controller::limits::{GREETING_MAX, MESSAGE_MAX};
-use eversock_controller::wire::Bye;
+use eversock_controller::wire::client::ClientMessage;
 use eversock_controller::wire::codes::bye;
+use eversock_controller::wire::{Bye, Message};
 
-use crate::common::{Peer, Running, config, listen_with, narrow, raw, start, start_with, wait_for};
+use crate::common::{
+    Heard, Peer, Running, config, listen_with, narrow, raw, start, start_with, wait_for,
+};
 
 /// One whose connections are greeted when they say so.
 fn polite() -> Running {
@@ -89,11 +92,51 @@ fn nonsense_is_told_why_it_is_ended_and_others_hear_nothing_of_it() {
     assert_eq!(good.read(), Some((2, Vec::new())));
     let mut frames = Vec::new();
     server.heard.try_iter().for_each(|heard| {
-        if let crate::common::Heard::Frame(_, _, body) = heard {
+        if let Heard::Frame(_, _, body) = heard {
             frames.push(body);
         }
     });
     assert!(!frames.contains(&b"more".to_vec()), "a message of one that was ended came");
+}
+
+#[test]
+fn messages_that_are_begun_and_not_ended_take_so_much_memory_and_no_more() {
+    const PEERS: usize = 20;
+    let server = polite();
+    let (listener, addr) = listen_with(config());
+    server.reactor.listen(listener, 0, PEERS + 1);
+    server.reactor.set_partial_max(5 * MESSAGE_MAX);
+    let calm = Peer::dial(addr);
+    calm.write(&raw(1, b"hello")).unwrap();
+    let message = [raw(1, b"hello"), raw(2, &vec![0; MESSAGE_MAX])].concat();
+    let (last, most) = message.split_last().unwrap();
+    let peers: Vec<Peer> = (0..PEERS).map(|_| Peer::dial(addr)).collect();
+    let mut refused = 0;
+    for peer in &peers {
+        // One that is refused meanwhile may not take all of it.
+        let _refused = peer.write(most);
+    }
+    calm.write(&raw(2, b"")).unwrap();
+    assert_eq!(calm.read(), Some((2, Vec::new())));
+    wait_for("those that do not fit are ended", || {
+        let ended = |heard| usize::from(matches!(heard, Heard::Closed(..)));
+        refused += server.heard.try_iter().map(ended).sum::<usize>();
+        refused >= PEERS - 5
+    });
+    let mut answered = 0;
+    for peer in &peers {
+        let _refused = peer.write(&[*last]);
+        match peer.read().unwrap() {
+            (2, _) => answered += 1,
+            (kind, body) => {
+                let Ok(ClientMessage::Bye(bye)) = ClientMessage::decode(kind, &body) else {
+                    panic!("{kind:#06x}");
+                };
+                assert_eq!(bye.code, bye::FULL);
+            }
+        }
+    }
+    assert!((4..=5).contains(&answered), "{answered} got through");
 }
 
 #[test]
