@@ -258,6 +258,7 @@ mod tests {
         routes.forget(&x);
         assert_eq!((routes.controllers(&x), routes.seq(&x)), (ids(&["b", "a"]), 0));
         assert_eq!(routes.controllers(&device("x-12")), ids(&["b", "c"]), "others are as before");
+        assert!(routes.ages.is_empty());
     }
 
     #[test]

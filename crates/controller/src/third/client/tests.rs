@@ -334,6 +334,95 @@ fn a_controller_that_says_nothing_is_left_alone_and_probed() {
 }
 
 #[test]
+fn a_controller_that_answers_others_is_not_left_alone() {
+    let mut f = Fixture::connected();
+    for n in 0..3 {
+        for silent in 0..2 {
+            f.ask(10 * n + silent, 3000, false);
+            f.sent_to("a");
+        }
+        f.now += 1000;
+        f.ask(100 + n, 3000, false);
+        let other = f.sent_to("a");
+        f.now += 10;
+        f.response("a", other.id, Outcome::Done(vec![]));
+        f.answer();
+        let now = f.now + 1990;
+        f.tick(now);
+        assert_eq!(f.out.len(), 2);
+        f.out.clear();
+    }
+}
+
+#[test]
+fn a_controller_that_takes_no_connection_is_left_alone_and_probed() {
+    let mut f = Fixture::new();
+    f.ask(1, 60_000, false);
+    f.connects_to("a");
+    f.ask(2, 60_000, false);
+    f.tick(config().connect_max);
+    // Both have gone on, and that was one failure each.
+    f.connects_to("b");
+    f.up("b");
+    f.out.clear();
+    f.ask(3, 60_000, false);
+    f.sent_to("b");
+    // A probe whose asker has no time for it is one that failed.
+    for n in 4..8 {
+        f.now += 8000;
+        f.ask(n, 100, false);
+        assert_eq!(f.out, [], "it waits for the first");
+        assert!(f.router.tries.values().any(|at| at.is_probe && at.controller == id("a")));
+        let now = f.now + 100;
+        f.tick(now);
+        assert!(matches!(f.answer().1, Outcome::Unreachable(_)));
+    }
+    f.now += 8000;
+    f.ask(9, 60_000, false);
+    f.now += 10;
+    f.up("a");
+    let probe = f.sent_to("a");
+    f.response("a", probe.id, Outcome::Done(vec![]));
+    assert_eq!(f.answer(), (9, Outcome::Done(vec![])));
+}
+
+#[test]
+fn what_was_not_sent_cannot_be_answered() {
+    let mut f = Fixture::new();
+    f.ask(1, 1000, false);
+    f.connects_to("a");
+    let number = *f.router.tries.keys().next().unwrap();
+    f.response("a", number, Outcome::Done(vec![]));
+    assert_eq!(f.out, []);
+    f.router.assert_consistent();
+    f.up("a");
+    f.sent_to("a");
+}
+
+#[test]
+fn closing_answers_all_and_says_which_may_have_been_done() {
+    let mut f = Fixture::new();
+    f.ask(1, 1000, true);
+    f.connects_to("a");
+    f.up("a");
+    f.sent_to("a");
+    f.lost("a");
+    f.connects_to("b");
+    f.router.close(&mut f.out);
+    assert_eq!(f.answer().1, Outcome::TimedOut);
+    f.ask(2, 1000, false);
+    f.connects_to("a");
+    f.router.close(&mut f.out);
+    assert!(matches!(f.answer().1, Outcome::Unreachable(_)));
+    f.up("a");
+    f.ask(3, 1000, false);
+    f.sent_to("a");
+    f.router.close(&mut f.out);
+    assert_eq!(f.answer().1, Outcome::TimedOut);
+    f.assert_over();
+}
+
+#[test]
 fn a_device_that_says_nothing_is_no_fault_of_its_controller() {
     let mut f = Fixture::connected();
     for n in 0..10 {

@@ -579,6 +579,36 @@ fn maintenance_sends_devices_away_until_it_is_over() {
 }
 
 #[test]
+fn maintenance_does_not_wait_for_what_it_ends_nor_is_it_waited_for() {
+    let mut world = World::new(1000);
+    world.settings.fail_back = FailBackPolicy::Auto { after: 300_000 };
+    world.in_sync_since = Some(0);
+    world.run(500);
+    let began = world.began.len();
+    world.order(Order::Maintenance(true));
+    world.run(1_000);
+    assert!(world.began.len() > began + 20);
+    world.order(Order::Maintenance(false));
+    let began = world.began.len();
+    world.run(2_000);
+    assert!(world.began.len() > began + 20);
+    assert_eq!(world.began.last().unwrap().2, id("home"));
+}
+
+#[test]
+fn devices_that_were_busy_when_a_batch_was_stopped_are_told_of() {
+    let mut world = World::new(30);
+    world.field.busy.extend((0..7).map(device));
+    world.order(Order::FailBack);
+    world.run(300);
+    let began = world.began.len() as u64;
+    assert!((1..23).contains(&began));
+    world.order(Order::StopHandOver);
+    world.run(10);
+    assert_eq!(world.ended(), (began, 0, 7, "an operator stopped it".to_owned()));
+}
+
+#[test]
 fn maintenance_goes_nowhere_if_all_others_are_in_it() {
     let mut world = World::new(5);
     world.field.in_maintenance.extend([id("home"), id("third")]);

@@ -84,6 +84,27 @@ fn act(world: &mut World, step: Step) {
     }
 }
 
+#[test]
+fn a_clock_that_goes_back_gains_nothing() {
+    let mut meter = Meter::default();
+    for _ in 0..10 {
+        assert!(meter.room(5000, 100) > 0);
+        meter.begin(5000);
+    }
+    for now in [5000, 4000, 0] {
+        assert_eq!(meter.room(now, 100), 0, "{now}");
+        assert_eq!(meter.due(now, 100), Some(5100));
+    }
+    for _ in 0..10 {
+        assert!(meter.room(4000, 200) > 0);
+        meter.begin(4000);
+    }
+    assert_eq!(meter.room(5050, 200), 0);
+    assert_eq!(meter.room(5100, 200), 20);
+    assert_eq!(meter.room(5100, 25), 3);
+    assert_eq!(meter.room(5100, 20), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 

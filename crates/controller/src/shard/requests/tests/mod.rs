@@ -251,8 +251,9 @@ fn a_request_is_passed_on_once_more_to_whoever_has_newer_knowledge() {
     assert_eq!(second.deadline, Duration::from_millis(490), "ten are over");
     assert_eq!((second.seq, second.payload.as_slice()), (3, b"do".as_slice()));
     assert!(second.visited.contains(&id("a")) && second.visited.contains(&id("b")));
-    a.result("c", second.id, not_here("b", 4), at("b", 2));
-    assert_eq!(a.outcome().1, not_here("b", 4));
+    a.requests.link_up(id("e"));
+    a.result("c", second.id, not_here("e", 4), at("b", 2));
+    assert_eq!(a.outcome().1, not_here("e", 4), "twice is enough");
     a.assert_empty();
 }
 
