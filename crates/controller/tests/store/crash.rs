@@ -17,6 +17,8 @@ pub(crate) struct Promised {
     /// The last transaction that was acknowledged, and the head and run then.
     pub(crate) last: u64,
     position: Option<Position>,
+    /// How often a writer had to open its store anew.
+    pub(crate) failed: u64,
     /// The last that somebody may have committed.
     begun: u64,
     /// What stands after the transaction `at`.
@@ -42,7 +44,8 @@ impl Promised {
                 let run = *self.runs.last().unwrap();
                 self.position = Some(Position { run, lsn: head });
             }
-            Said::Full | Said::Failed | Said::Over => {}
+            Said::Failed => self.failed += 1,
+            Said::Full | Said::Over => {}
         }
     }
 

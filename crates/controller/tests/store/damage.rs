@@ -85,6 +85,17 @@ fn a_log_without_its_file() {
 }
 
 #[test]
+fn old_runs_leave_the_file() {
+    let maker = SqliteMaker::new();
+    for _ in 0..66 {
+        drop(maker.open());
+    }
+    let conn = Connection::open(maker.file("")).unwrap();
+    let count: i64 = conn.query_row("SELECT count(*) FROM run", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 64);
+}
+
+#[test]
 fn what_was_set_aside_is_kept_for_a_while() {
     let maker = SqliteMaker::new();
     for _ in 0..5 {
