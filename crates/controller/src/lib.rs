@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod conn;
+pub mod device;
 pub mod limits;
 pub mod model;
 pub mod node;
