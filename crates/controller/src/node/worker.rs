@@ -186,7 +186,7 @@ impl Worker {
             }
         }
         while running.step() {}
-        running.leave("the controller is closing");
+        running.leave();
     }
 }
 
@@ -446,8 +446,7 @@ impl Running {
             self.back_off
         );
         self.set_error(error);
-        let error = error.to_owned();
-        self.worker.outlet.event(NodeEvent::Fault { partition, error: error.clone() });
+        self.worker.outlet.event(NodeEvent::Fault { partition, error: error.to_owned() });
         // A defect may have hit it in the middle of anything.
         if catch_unwind(AssertUnwindSafe(|| self.machine = None)).is_err() {
             log::error!("partition {}: its end has failed too", self.worker.partition);
@@ -459,7 +458,7 @@ impl Running {
                 self.retry(conn, device);
             }
         }
-        self.leave(&error);
+        self.leave();
         self.links.clear();
         self.opening += 1;
         self.put_off();
@@ -470,12 +469,12 @@ impl Running {
         self.back_off = (self.back_off * 2).min(REOPEN_MOST);
     }
 
-    /// Whoever waits is told that nobody will answer.
-    fn leave(&mut self, why: &str) {
+    /// Whoever waits is told that nobody will answer; what was asked may have been done.
+    fn leave(&mut self) {
         let conns = std::mem::take(&mut self.of_conns);
         let conns = conns.into_iter().map(|(conn, id)| Origin::Conn(conn, id));
         for origin in conns.chain(std::mem::take(&mut self.of_others)).collect::<Vec<_>>() {
-            self.answer(origin, Outcome::Unreachable(why.to_owned()));
+            self.answer(origin, Outcome::TimedOut);
         }
     }
 
