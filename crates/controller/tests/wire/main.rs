@@ -11,8 +11,10 @@ use std::cell::Cell;
 use std::fmt::Debug;
 
 use common::{client_message, peer_message};
+use eversock_controller::limits::BATCH_MAX;
 use eversock_controller::wire::client::ClientMessage;
-use eversock_controller::wire::peer::PeerMessage;
+use eversock_controller::wire::codes::kind;
+use eversock_controller::wire::peer::{PeerMessage, SyncMessage};
 use eversock_controller::wire::{HEADER_BYTES, Message, frame, header};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -82,6 +84,17 @@ fn with_a_changed_byte<M: Message>(message: &M, at: usize, to: u8) -> Result<(),
         body[at] = to;
     }
     is_read_or_refused::<M>(message.kind(), &body)
+}
+
+#[test]
+fn a_count_alone_takes_no_memory() {
+    let resync = SyncMessage::Resync;
+    let mut body = Vec::new();
+    PeerMessage::Sync { partition: "a".parse().unwrap(), message: resync }.encode(&mut body);
+    body.extend([0; 24]);
+    body.extend(u32::try_from(BATCH_MAX).unwrap().to_le_bytes());
+    // `decode` holds what is taken against what came.
+    assert!(decode::<PeerMessage>(kind::SYNC_UPDATE, &body).is_none());
 }
 
 proptest! {
