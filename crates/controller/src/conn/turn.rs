@@ -19,7 +19,7 @@ use crate::wire::client::ClientMessage;
 use crate::wire::codes::bye;
 use crate::wire::{Bye, frame};
 
-/// Events that are looked at in a turn.
+/// Events that are looked at in a turn, at least.
 const EVENTS: usize = 256;
 /// Bytes that are read with one call.
 const READ_BYTES: usize = 64 << 10;
@@ -108,7 +108,8 @@ impl<H: Handler> Turns<H> {
     }
 
     fn run(&mut self) -> io::Result<()> {
-        let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        const NONE: libc::epoll_event = libc::epoll_event { events: 0, u64: 0 };
+        let mut events = vec![NONE; EVENTS];
         loop {
             self.obey();
             let next = self.handler.turn();
@@ -123,6 +124,13 @@ impl<H: Handler> Turns<H> {
             let n = self.wait(&mut events, next)?;
             for event in &events[..n] {
                 self.happened(event.u64, event.events.cast_signed());
+            }
+            // Those with the lowest descriptors come first: with no room for the others these would
+            // have to wait for as long as the first are busy.
+            if n == events.len() && n < self.lines.len() + EVENTS {
+                events.resize(2 * n, NONE);
+            } else if n < events.len() / 8 && events.len() > EVENTS {
+                events.truncate(events.len() / 2);
             }
             for conn in std::mem::take(&mut self.again) {
                 if let Some(line) = self.lines.get_mut(&conn) {

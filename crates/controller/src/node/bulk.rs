@@ -2,15 +2,17 @@
 //! them. What lies in its queue is bounded by what partners may have under way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Receiver;
 
+use super::hub::locked;
 use super::queue::{Queue, Work};
 use crate::model::{ControllerId, Record};
 use crate::shard::{Input, Output};
-use crate::store::Snapshot;
-use crate::wire::peer::Manifest;
+use crate::snapshot::Folder;
+use crate::store::{self, Position, Snapshot, StoreError};
 
 /// Jobs that wait.
 pub(super) const JOBS_MAX: usize = 1024;
@@ -25,117 +27,108 @@ pub(super) enum Job {
     Close,
 }
 
-/// The files of snapshots. Errors have been logged where they were seen.
-pub(super) trait Files: Send {
-    /// Makes one for a partner; one that still fits may be used again.
-    fn build(&mut self, partner: &ControllerId, source: &mut dyn Snapshot) -> Option<Manifest>;
-    fn read_chunk(&mut self, snapshot: u128, index: u32) -> Option<Vec<u8>>;
-    fn remove(&mut self, snapshot: u128);
-    /// Makes ready to receive one; gives the first chunk that is missing.
-    fn receive(&mut self, partner: &ControllerId, manifest: &Manifest) -> Option<u32>;
-    fn write_chunk(
-        &mut self,
-        partner: &ControllerId,
-        snapshot: u128,
-        index: u32,
-        data: &[u8],
-    ) -> bool;
-    /// The next records of one that is whole; empty at the end.
-    fn read_records(
-        &mut self,
-        partner: &ControllerId,
-        snapshot: u128,
-    ) -> Result<Vec<Record>, String>;
-    fn forget(&mut self, partner: &ControllerId, snapshot: u128);
+/// What works on the snapshots of a partition.
+pub(super) struct Bulk {
+    pub(super) partition: ControllerId,
+    pub(super) queue: Arc<Queue>,
+    pub(super) path: PathBuf,
+    /// Bytes of one snapshot, at most.
+    pub(super) bytes_max: u64,
 }
 
-/// Works until it is told to close.
-pub(super) fn run(
-    partition: &ControllerId,
-    jobs: &Receiver<Job>,
-    queue: &Arc<Queue>,
-    files: &mut dyn Files,
-) {
-    let (mut current, mut source) = (0, None);
-    for job in jobs {
-        match job {
-            Job::Close => return,
-            Job::Opened { opening, snapshots } => (current, source) = (opening, Some(snapshots)),
-            Job::Do { opening, .. } if opening != current => {}
-            Job::Do { opening, output } => {
-                let refused = || refusal(output.clone());
-                let work = || work(output.clone(), files, source.as_deref_mut());
-                let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-                    log::error!("partition {partition}: work on a snapshot has failed: a defect");
-                    refused()
-                });
-                if let Some((partner, input)) = done {
-                    let work = Work::Bulk { opening, input };
-                    let _room = queue.push_partner(&partner, work);
+impl Bulk {
+    /// Works until it is told to close.
+    pub(super) fn run(self, jobs: &Receiver<Job>) {
+        let (mut current, mut source, mut folder) = (0, None, None);
+        for job in jobs {
+            match job {
+                Job::Close => return,
+                Job::Opened { opening, snapshots } => {
+                    (current, source) = (opening, Some(Source(Arc::new(Mutex::new(snapshots)))));
+                }
+                Job::Do { opening, .. } if opening != current => {}
+                Job::Do { opening, output } => {
+                    let partner = partner(&output).cloned();
+                    let refused = refusal(&output);
+                    let work = || self.work(&mut folder, source.as_ref(), output);
+                    let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+                        log::error!("partition {}: a defect in its snapshots", self.partition);
+                        refused
+                    });
+                    if let (Some(partner), Some(input)) = (partner, done) {
+                        let work = Work::Bulk { opening, input };
+                        let _room = self.queue.push_partner(&partner, work);
+                    }
                 }
             }
         }
     }
+
+    fn work(
+        &self,
+        folder: &mut Option<Folder>,
+        source: Option<&Source>,
+        output: Output,
+    ) -> Option<Input> {
+        if folder.is_none() {
+            match Folder::open(&self.path, self.bytes_max) {
+                Ok(opened) => *folder = Some(opened),
+                Err(error) => log::error!("partition {}: {error}", self.partition),
+            }
+        }
+        let Some(folder) = folder else { return refusal(&output) };
+        folder.serve(output, &mut || match source {
+            Some(source) => Ok(Box::new(source.clone())),
+            None => Err(StoreError::Failed {
+                what: format!("the table of {}", self.partition),
+                cause: "it is not open".to_owned(),
+            }),
+        })
+    }
 }
 
-fn work(
-    output: Output,
-    files: &mut dyn Files,
-    source: Option<&mut (dyn Snapshot + 'static)>,
-) -> Option<(ControllerId, Input)> {
-    let (to, input) = match output {
-        Output::BuildSnapshot { partner } => {
-            let manifest = source.and_then(|source| files.build(&partner, source));
-            (partner.clone(), Input::SnapshotBuilt { partner, manifest })
-        }
-        Output::ReadChunk { partner, snapshot, index } => {
-            let data = files.read_chunk(snapshot, index);
-            (partner.clone(), Input::ChunkRead { partner, snapshot, index, data })
-        }
-        Output::DropSnapshot { snapshot } => {
-            files.remove(snapshot);
-            return None;
-        }
-        Output::ReceiveSnapshot { partner, manifest } => {
-            let (snapshot, next) = (manifest.snapshot, files.receive(&partner, &manifest));
-            (partner.clone(), Input::SnapshotOpened { partner, snapshot, next })
-        }
-        Output::WriteChunk { partner, snapshot, index, data } => {
-            let kept = files.write_chunk(&partner, snapshot, index, &data);
-            (partner.clone(), Input::ChunkWritten { partner, snapshot, index, kept })
-        }
-        Output::ReadSnapshot { partner, snapshot } => {
-            let records = files.read_records(&partner, snapshot);
-            (partner.clone(), Input::SnapshotRecords { partner, snapshot, records })
-        }
-        Output::ForgetSnapshot { partner, snapshot } => {
-            files.forget(&partner, snapshot);
-            return None;
-        }
-        _ => return None,
-    };
-    Some((to, input))
+/// The way to read a table, again and again.
+#[derive(Clone)]
+struct Source(Arc<Mutex<Box<dyn Snapshot>>>);
+
+impl Snapshot for Source {
+    fn read(
+        &mut self,
+        each: &mut dyn FnMut(&Record) -> std::io::Result<()>,
+    ) -> store::Result<Position> {
+        locked(&self.0).read(each)
+    }
+}
+
+/// For whom a job is done, if anybody is told of it.
+pub(super) fn partner(output: &Output) -> Option<&ControllerId> {
+    match output {
+        Output::BuildSnapshot { partner }
+        | Output::ReadChunk { partner, .. }
+        | Output::ReceiveSnapshot { partner, .. }
+        | Output::WriteChunk { partner, .. }
+        | Output::ReadSnapshot { partner, .. } => Some(partner),
+        _ => None,
+    }
 }
 
 /// What is said when a job is not done: it is tried again later.
-pub(super) fn refusal(output: Output) -> Option<(ControllerId, Input)> {
+pub(super) fn refusal(output: &Output) -> Option<Input> {
+    let partner = partner(output)?.clone();
     Some(match output {
-        Output::BuildSnapshot { partner } => {
-            (partner.clone(), Input::SnapshotBuilt { partner, manifest: None })
+        Output::BuildSnapshot { .. } => Input::SnapshotBuilt { partner, manifest: None },
+        Output::ReadChunk { snapshot, index, .. } => {
+            Input::ChunkRead { partner, snapshot: *snapshot, index: *index, data: None }
         }
-        Output::ReadChunk { partner, snapshot, index } => {
-            (partner.clone(), Input::ChunkRead { partner, snapshot, index, data: None })
+        Output::ReceiveSnapshot { manifest, .. } => {
+            Input::SnapshotOpened { partner, snapshot: manifest.snapshot, next: None }
         }
-        Output::ReceiveSnapshot { partner, manifest } => {
-            let snapshot = manifest.snapshot;
-            (partner.clone(), Input::SnapshotOpened { partner, snapshot, next: None })
+        Output::WriteChunk { snapshot, index, .. } => {
+            Input::ChunkWritten { partner, snapshot: *snapshot, index: *index, kept: false }
         }
-        Output::WriteChunk { partner, snapshot, index, .. } => {
-            (partner.clone(), Input::ChunkWritten { partner, snapshot, index, kept: false })
-        }
-        Output::ReadSnapshot { partner, snapshot } => {
+        Output::ReadSnapshot { snapshot, .. } => {
             let records = Err("there was no room to read it".to_owned());
-            (partner.clone(), Input::SnapshotRecords { partner, snapshot, records })
+            Input::SnapshotRecords { partner, snapshot: *snapshot, records }
         }
         _ => return None,
     })

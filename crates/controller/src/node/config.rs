@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub dispatch: Option<Dispatch>,
     /// Opens the stores of the partitions, and of [`SHARED`].
     pub opens: Arc<dyn Opens>,
+    /// Bytes of the snapshot of one partition, at most. Default: 16 GiB.
+    pub snapshot_bytes_max: u64,
     /// How partitions behave that are not named there, where the shared parameters say nothing.
     pub policy: Policy,
     /// The shared parameters as long as no partner and no operator has given newer ones:
@@ -204,6 +206,7 @@ impl NodeConfig {
             partitions: Vec::new(),
             dispatch: None,
             opens,
+            snapshot_bytes_max: 16 << 30,
             policy: Policy::default(),
             parameters: String::new(),
             device_keys: HashMap::new(),

@@ -7,7 +7,6 @@ mod bulk;
 mod config;
 mod environment;
 mod event;
-mod files;
 mod front;
 mod hub;
 mod latency;

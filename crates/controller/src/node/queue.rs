@@ -286,3 +286,7 @@ fn bytes_of(work: &Work) -> usize {
             _ => 0,
         }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use eversock_socket::VirtualListener;
 
 use super::admission::Admission;
-use super::bulk::{self, JOBS_MAX, Job};
+use super::bulk::{Bulk, JOBS_MAX, Job};
 use super::environment::{self, Environment};
 use super::front::{DOOR, Front, PARTNERS};
 use super::hub::{EVENTS_MAX, Hub, Note, Partition, locked};
@@ -20,7 +20,7 @@ use super::machine::ShardMachine;
 use super::queue::{Queue, Work};
 use super::status::PartnerStatus;
 use super::worker::{Gauges, Open, Opening, Outlet, Worker};
-use super::{Node, NodeConfig, NodeError, QueueConfig, SHARED, files};
+use super::{Node, NodeConfig, NodeError, QueueConfig, SHARED};
 use crate::conn::Reactor;
 use crate::model::{ControllerId, Dispatch, DispatchMode, Dispatched, kind};
 use crate::shard::input::Settings;
@@ -233,12 +233,15 @@ fn run_all(
     for ((index, one), partition) in (0..).zip(opened).zip(&hub.partitions) {
         let Opened { name, open, settings, result } = one;
         let (sender, receiver) = bounded(JOBS_MAX);
-        let queue = Arc::clone(&partition.queue);
-        let mut files = files::open(&hub.config.opens.folder(&name))?;
-        let of_bulk = name.clone();
+        let bulk = Bulk {
+            partition: name.clone(),
+            queue: Arc::clone(&partition.queue),
+            path: hub.config.opens.folder(&name),
+            bytes_max: hub.config.snapshot_bytes_max,
+        };
         let thread = thread::Builder::new()
             .name(format!("bulk-{:.10}", name.as_str()))
-            .spawn(move || bulk::run(&of_bulk, &receiver, &queue, &mut files))?;
+            .spawn(move || bulk.run(&receiver))?;
         threads.push(thread);
         jobs.push(sender.clone());
         let outlet: Arc<dyn Outlet> = Arc::<Hub>::clone(hub);

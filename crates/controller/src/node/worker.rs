@@ -6,7 +6,7 @@
 //! Other partitions do not notice, but for their links, which are made anew once so that both ends
 //! agree again on where they stand.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -150,7 +150,7 @@ struct Running {
     links: HashMap<ControllerId, ConnId>,
     /// Requests that the machine has not answered: of connections, and others.
     of_conns: BTreeSet<(ConnId, u64)>,
-    of_others: Vec<Origin>,
+    of_others: HashSet<Origin>,
     maintenance: bool,
     paused: BTreeMap<Option<ControllerId>, bool>,
     lets: Vec<Let>,
@@ -172,7 +172,7 @@ impl Worker {
             wake: 0,
             links: HashMap::new(),
             of_conns: BTreeSet::new(),
-            of_others: Vec::new(),
+            of_others: HashSet::new(),
             maintenance: false,
             paused: BTreeMap::new(),
             lets: Vec::new(),
@@ -224,7 +224,7 @@ impl Running {
             self.handle(Input::Tick)?;
         }
         let mut next = first;
-        for _ in 0..BATCH_MAX {
+        for taken in 1..=BATCH_MAX {
             let Some(Next { item, released }) = next else { break };
             if let Some(partner) = released {
                 self.worker.outlet.release(&self.worker.partition, &partner);
@@ -234,7 +234,7 @@ impl Running {
                 break;
             }
             self.take(item)?;
-            if Instant::now() >= until {
+            if taken == BATCH_MAX || Instant::now() >= until {
                 break;
             }
             next = self.worker.queue.next(None);
@@ -270,11 +270,14 @@ impl Running {
             Input::Request { origin: Origin::Conn(conn, id), .. } => {
                 self.of_conns.insert((*conn, *id));
             }
-            Input::Request { origin, .. } => self.of_others.push(origin.clone()),
+            Input::Request { origin, .. } => {
+                self.of_others.insert(origin.clone());
+            }
             Input::ConnLost { conn } => {
-                let later = self.of_conns.split_off(&(*conn, 0));
-                let theirs = |pair: &(ConnId, u64)| pair.0 == *conn;
-                self.of_conns.extend(later.into_iter().filter(|pair| !theirs(pair)));
+                let theirs = (*conn, 0)..=(*conn, u64::MAX);
+                while let Some(pair) = self.of_conns.range(theirs.clone()).next().copied() {
+                    self.of_conns.remove(&pair);
+                }
             }
             Input::Settings(settings) => self.worker.settings = Arc::clone(settings),
             Input::Order(Order::Maintenance(on)) => self.maintenance = *on,
@@ -302,9 +305,12 @@ impl Running {
             _ if self.links.get(&partner) != Some(&conn) => return Ok(()),
             Input::LinkDown { .. } => {
                 self.links.remove(&partner);
+                let is_its =
+                    |origin: &Origin| matches!(origin, Origin::Partner(p, _) if *p == partner);
+                self.of_others.retain(|origin| !is_its(origin));
             }
             Input::Forward { forward, .. } => {
-                self.of_others.push(Origin::Partner(partner, forward.id));
+                self.of_others.insert(Origin::Partner(partner, forward.id));
             }
             _ => {}
         }
@@ -400,18 +406,18 @@ impl Running {
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
         };
         if let Job::Do { opening, output } = refused
-            && let Some((partner, input)) = bulk::refusal(output)
+            && let (Some(partner), Some(input)) = (bulk::partner(&output), bulk::refusal(&output))
         {
             let work = Work::Bulk { opening, input };
-            let _room = self.worker.queue.push_partner(&partner, work);
+            let _room = self.worker.queue.push_partner(partner, work);
         }
     }
 
     fn answered(&mut self, origin: Origin, outcome: Outcome) {
         if let Origin::Conn(conn, id) = origin {
             self.of_conns.remove(&(conn, id));
-        } else if let Some(at) = self.of_others.iter().position(|other| *other == origin) {
-            self.of_others.swap_remove(at);
+        } else {
+            self.of_others.remove(&origin);
         }
         self.answer(origin, outcome);
     }

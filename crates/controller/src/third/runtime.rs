@@ -90,7 +90,8 @@ impl ThirdParty {
     }
 
     /// Sends a request that must not be done twice: what may have been done is not tried again.
-    /// `reply` is called within the deadline, which is at most [`DEADLINE_MAX`]. Does not block.
+    /// `reply` is called until the deadline, give or take a few milliseconds; it is at most
+    /// [`DEADLINE_MAX`]. Does not block.
     pub fn request(&self, device: DeviceId, deadline: Duration, payload: Vec<u8>, reply: Reply) {
         self.hand_in(device, deadline, payload, false, reply);
     }

@@ -9,8 +9,8 @@ use eversock_controller::device::{
     DeviceAgent, DeviceConfig, DeviceError, DeviceEvent, Event, State,
 };
 use eversock_controller::model::DeviceId;
-use eversock_controller::wire::Place;
-use eversock_controller::wire::client::{HandOffAnswer, Outcome};
+use eversock_controller::wire::client::{ClientMessage, HandOffAnswer, Outcome};
+use eversock_controller::wire::{Place, frame};
 
 use crate::fake::Fake;
 use crate::{LIMIT, policy, policy_at, until};
@@ -151,15 +151,11 @@ fn goes_to_the_backup_and_home_when_it_is_told() {
     assert_eq!(agent.state().state, State::Backup, "nobody has told it to go");
     agent.set_busy(true);
     // While the program is busy it is not torn away.
-    until("it says so", || {
-        backup.hand_off(&device("d1"), 4, home.place());
-        backup.state().answers.last() == Some(&(4, HandOffAnswer::Busy))
-    });
+    backup.hand_off(&device("d1"), 4, home.place());
+    until("it says so", || backup.state().answers == [(4, HandOffAnswer::Busy)]);
     agent.set_busy(false);
-    until("it goes home", || {
-        backup.hand_off(&device("d1"), 5, home.place());
-        agent.state().state == State::Home
-    });
+    backup.hand_off(&device("d1"), 5, home.place());
+    until("it goes home", || agent.state().state == State::Home);
     let last = home.state().log.last().unwrap().clone();
     assert_eq!(last.token, 5);
     assert!(last.seq > first);
@@ -227,14 +223,11 @@ fn a_controller_with_another_name_is_not_taken_for_it() {
 fn nonsense_ends_the_connection_and_no_more() {
     let home = Fake::start("home");
     let agent = start(config("d1", &[&home]));
+    let register = ClientMessage::Register(home.state().log[0].clone());
     for bytes in [
         vec![0xff; 6],
-        // A registration, which no controller sends.
-        eversock_controller::wire::frame(
-            &eversock_controller::wire::client::ClientMessage::Register(
-                home.state().log[0].clone(),
-            ),
-        ),
+        // No controller sends that.
+        frame(&register),
         // A handshake's answer that ends too early.
         vec![1, 0, 0, 0, 7, 1, 0],
     ] {

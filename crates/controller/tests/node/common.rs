@@ -258,7 +258,8 @@ impl Client {
         }
         loop {
             let message = self.next::<ClientMessage>();
-            let Some(message) = message else { panic!("the end, not {what}: {:?}", self.kept) };
+            let last: Vec<_> = self.kept.iter().rev().take(3).collect();
+            let Some(message) = message else { panic!("the end, not {what}: {last:?}") };
             if is_it(&message) {
                 return message;
             }

@@ -3,4 +3,7 @@
 
 mod common;
 mod door;
+mod faults;
+mod parameters;
 mod partners;
+mod strangers;

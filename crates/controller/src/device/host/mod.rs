@@ -261,6 +261,21 @@ impl<P: Program> Host<P> {
         }
     }
 
+    /// Does what was told.
+    fn obey(&mut self) {
+        let mut left = COMMANDS_PER_TURN;
+        while left > 0
+            && let Ok(command) = self.commands.try_recv()
+        {
+            self.command(command);
+            left -= 1;
+        }
+        if left == 0 {
+            self.reactor.wake();
+        }
+        self.run();
+    }
+
     fn command(&mut self, command: Command) {
         match command {
             Command::Give(device, Input::Busy(is_busy)) => {
@@ -423,6 +438,8 @@ impl<P: Program> Handler for Host<P> {
     }
 
     fn frame(&mut self, conn: ConnId, kind: u16, body: &[u8]) -> Result<(), Bye> {
+        // What the program has said before a message was sent counts when that comes.
+        self.obey();
         let Some(number) = self.lines.of_conn(conn) else { return Ok(()) };
         let result = match ClientMessage::decode(kind, body) {
             Err(error) if error.is_ignorable() => Ok(()),
@@ -461,17 +478,7 @@ impl<P: Program> Handler for Host<P> {
     }
 
     fn turn(&mut self) -> Option<Instant> {
-        let mut left = COMMANDS_PER_TURN;
-        while left > 0
-            && let Ok(command) = self.commands.try_recv()
-        {
-            self.command(command);
-            left -= 1;
-        }
-        if left == 0 {
-            self.reactor.wake();
-        }
-        self.run();
+        self.obey();
         let now = self.now();
         while let Some(device) = self.timers.pop(now) {
             self.pending.push_back((device, Input::Tick));

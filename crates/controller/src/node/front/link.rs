@@ -558,3 +558,7 @@ fn is_for_partitions(message: &PeerMessage) -> bool {
             | PeerMessage::Parameters { .. }
     )
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

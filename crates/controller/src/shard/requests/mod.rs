@@ -320,8 +320,9 @@ impl Requests {
             out.push(refuse(fresh.origin, Outcome::Refused(text)));
             return;
         }
-        let left = fresh.deadline.min(DEADLINE_MAX);
-        let until = now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        // Rounded up: a short time is some.
+        let left = fresh.deadline.min(DEADLINE_MAX).as_micros().div_ceil(1000);
+        let until = now.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
         if until <= now {
             out.push(refuse(fresh.origin, Outcome::TimedOut));
             return;

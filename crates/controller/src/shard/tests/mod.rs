@@ -57,22 +57,22 @@ fn run(seeds: std::ops::Range<u64>, plan: impl Fn(&mut Dice) -> Plan) {
 
 #[test]
 fn controllers_that_keep_their_disks_end_with_all_that_was_ever_said() {
-    run(seeds(1200), |dice| Plan { is_lossy: false, ..Plan::any(dice) });
+    run(seeds(2500), |dice| Plan { is_lossy: false, ..Plan::any(dice) });
 }
 
 #[test]
 fn controllers_that_lose_their_disks_or_come_back_from_backups_agree_again() {
-    run(seeds(1200), |dice| Plan { is_lossy: true, ..Plan::any(dice) });
+    run(seeds(2500), |dice| Plan { is_lossy: true, ..Plan::any(dice) });
 }
 
 #[test]
 fn devices_whose_counters_go_back_are_served_by_one_controller_in_the_end() {
-    run(seeds(600), |dice| Plan { is_unreliable: true, ..Plan::any(dice) });
+    run(seeds(1200), |dice| Plan { is_unreliable: true, ..Plan::any(dice) });
 }
 
 #[test]
 fn large_tables_go_in_several_chunks_and_within_the_window() {
-    run(seeds(60), |dice| Plan { is_bulky: true, ..Plan::any(dice) });
+    run(seeds(100), |dice| Plan { is_bulky: true, ..Plan::any(dice) });
 }
 
 #[test]

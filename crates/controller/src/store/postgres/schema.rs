@@ -20,7 +20,7 @@ const ASIDE_KEPT: usize = 3;
 /// How long an opener waits for a session that has just ended.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-// A row is replaced where it stands, if its page has room for that.
+// The row of counters changes with each transaction, and stays on its page if that has room.
 const TABLES: &str = "
 CREATE TABLE record (
     kind int4 NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE record (
     rank bytea NOT NULL,
     body bytea NOT NULL,
     PRIMARY KEY (kind, key)
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE TABLE taken (
     partner text PRIMARY KEY,
     run bytea NOT NULL,

@@ -188,7 +188,9 @@ impl Router {
             out.push(Action::Answer { number, outcome });
             return;
         }
-        let left = u64::try_from(deadline.min(DEADLINE_MAX).as_millis()).unwrap_or(u64::MAX);
+        // Rounded up: a short time is some.
+        let left = deadline.min(DEADLINE_MAX).as_micros().div_ceil(1000);
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
         let pending = Pending {
             number,
             device,

@@ -336,9 +336,11 @@ fn a_controller_that_says_nothing_is_left_alone_and_probed() {
 #[test]
 fn a_controller_that_answers_others_is_not_left_alone() {
     let mut f = Fixture::connected();
-    for n in 0..6 {
-        f.ask(n, 3000, false);
-        f.sent_to("a");
+    for n in 0..3 {
+        for silent in 0..2 {
+            f.ask(10 * n + silent, 3000, false);
+            f.sent_to("a");
+        }
         f.now += 1000;
         f.ask(100 + n, 3000, false);
         let other = f.sent_to("a");
@@ -347,7 +349,8 @@ fn a_controller_that_answers_others_is_not_left_alone() {
         f.answer();
         let now = f.now + 1990;
         f.tick(now);
-        assert_eq!(f.answer(), (n, Outcome::TimedOut));
+        assert_eq!(f.out.len(), 2);
+        f.out.clear();
     }
 }
 

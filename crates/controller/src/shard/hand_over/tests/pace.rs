@@ -95,7 +95,14 @@ fn a_clock_that_goes_back_gains_nothing() {
         assert_eq!(meter.room(now, 100), 0, "{now}");
         assert_eq!(meter.due(now, 100), Some(5100));
     }
-    assert_eq!(meter.room(5100, 100), 10);
+    for _ in 0..10 {
+        assert!(meter.room(4000, 200) > 0);
+        meter.begin(4000);
+    }
+    assert_eq!(meter.room(5050, 200), 0);
+    assert_eq!(meter.room(5100, 200), 20);
+    assert_eq!(meter.room(5100, 25), 3);
+    assert_eq!(meter.room(5100, 20), 0);
 }
 
 proptest! {

@@ -60,6 +60,12 @@ impl World {
         let most = if self.dice.one_in(2) { 500 } else { 20_000 };
         let at = self.now + self.dice.below(most);
         self.at(at, Event::Start { node: n });
+        // While it does not know all again, requests find their way by what others know.
+        for _ in 0..6 {
+            let node = self.dice.index(CONTROLLERS);
+            let at = at + self.dice.below(1500);
+            self.at(at, Event::Ask { node });
+        }
     }
 
     fn cut_link(&mut self) {

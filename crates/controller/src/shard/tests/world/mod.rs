@@ -46,6 +46,8 @@ pub(super) struct Plan {
     pub(super) is_unreliable: bool,
     /// Tables are large.
     pub(super) is_bulky: bool,
+    /// Devices go elsewhere only when they are told to register again.
+    pub(super) is_patient: bool,
     /// Messages come twice, and files rot.
     pub(super) is_dirty: bool,
     /// Shards hear of the time regularly, and not only when they want to.
@@ -77,6 +79,7 @@ impl Plan {
             is_lossy: false,
             is_unreliable: false,
             is_bulky: false,
+            is_patient: dice.one_in(5),
             is_dirty: dice.one_in(2),
             has_ticks: dice.one_in(2),
             slow: if dice.one_in(3) { dice.below(2000) } else { 0 },
@@ -156,6 +159,7 @@ enum Event {
     ConnLost { conn: ConnId },
     Device { device: usize },
     Fault,
+    Ask { node: usize },
     Heal { pair: usize },
     HealPath { device: usize, node: usize },
     Order { node: usize, order: Order },
@@ -216,7 +220,9 @@ impl World {
     pub(super) fn new(seed: u64, plan: Plan, mut dice: Dice) -> Self {
         let nodes = (0..CONTROLLERS).map(|n| Node::new(n, dice.next())).collect();
         let lease = Duration::from_secs(5 + dice.below(10));
-        let devices = (0..plan.devices).map(|n| Device::new(n, CONTROLLERS, lease)).collect();
+        let devices = (0..plan.devices)
+            .map(|n| Device::new(n, CONTROLLERS, lease, plan.is_patient))
+            .collect();
         Self {
             seed,
             dice,
@@ -311,6 +317,7 @@ impl World {
                     self.fault();
                 }
             }
+            Event::Ask { node } => self.ask(node),
             Event::Heal { pair } => self.heal(pair),
             Event::HealPath { device, node } => {
                 self.cut_paths.remove(&(device, node));
