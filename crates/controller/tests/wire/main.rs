@@ -97,7 +97,13 @@ proptest! {
 
     #[test]
     fn random_bytes_are_read_or_refused(
-        kind in prop_oneof![any::<u16>(), 0..5u16, 0x100..0x112u16, 0x200..0x209u16, 0x300..0x30au16],
+        kind in prop_oneof![
+            any::<u16>(),
+            0..5u16,
+            0x100..0x112u16,
+            0x200..0x209u16,
+            0x300..0x30au16,
+        ],
         body in vec(prop_oneof![Just(0), 0..9u8, any::<u8>()], 0..160),
     ) {
         is_read_or_refused::<ClientMessage>(kind, &body)?;
