@@ -197,8 +197,8 @@ impl Running {
             return self.step_down();
         }
         let wake = self.worker.began + Duration::from_millis(self.wake);
-        let first = self.worker.queue.next(Some(wake));
-        let batch = || self.batch(first);
+        self.worker.queue.wait(wake);
+        let batch = || self.batch();
         match catch_unwind(AssertUnwindSafe(batch)) {
             Ok(Ok(goes_on)) => return goes_on,
             Ok(Err(error)) => {
@@ -217,15 +217,15 @@ impl Running {
         true
     }
 
-    fn batch(&mut self, first: Option<Next>) -> store::Result<bool> {
+    fn batch(&mut self) -> store::Result<bool> {
+        self.serve()?;
         let (until, mut goes_on) = (Instant::now() + BATCH_TIME, true);
         if self.now() >= self.wake {
             self.wake = self.now() + TICK;
             self.handle(Input::Tick)?;
         }
-        let mut next = first;
-        for taken in 1..=BATCH_MAX {
-            let Some(Next { item, released }) = next else { break };
+        for _ in 0..BATCH_MAX {
+            let Some(Next { item, released }) = self.worker.queue.next(None) else { break };
             if let Some(partner) = released {
                 self.worker.outlet.release(&self.worker.partition, &partner);
             }
@@ -234,16 +234,32 @@ impl Running {
                 break;
             }
             self.take(item)?;
-            if taken == BATCH_MAX || Instant::now() >= until {
+            if Instant::now() >= until {
                 break;
             }
-            next = self.worker.queue.next(None);
         }
+        self.end_transaction()?;
+        Ok(goes_on)
+    }
+
+    /// Those who are served already first: they write next to nothing, and need not wait until what
+    /// the others write is on disk.
+    fn serve(&mut self) -> store::Result<()> {
+        for taken in 0..BATCH_MAX {
+            let Some(Next { item, .. }) = self.worker.queue.next_served() else {
+                return if taken > 0 { self.end_transaction() } else { Ok(()) };
+            };
+            self.take(item)?;
+        }
+        self.end_transaction()
+    }
+
+    fn end_transaction(&mut self) -> store::Result<()> {
         if let Some(machine) = &mut self.machine {
             machine.commit()?;
         }
         self.let_out();
-        Ok(goes_on)
+        Ok(())
     }
 
     fn take(&mut self, item: Item) -> store::Result<()> {
