@@ -79,7 +79,7 @@ fn play(stage: &Stage, show: &Show) -> Result<(), Failure> {
     drop(north);
     show.step("kill", "north is killed", json!({}))?;
     wait(&south_file, "with all lamps", |now| owned(now, "north") == 3)?;
-    let text = "the lamps have missed north, and registered with south: it has taken them over";
+    let text = "the lamps have lost north, and registered with south: it has taken them over";
     show.step("take-over", text, json!({ "south": 5 }))?;
     let other = stage.third_party(&["north", "south"])?;
     ask(&other, show, "a third party that asks north first is answered by way of south")?;
@@ -331,8 +331,8 @@ fn controller_text(name: &str, other: &str) -> String {
          dir = \"{name}\"\n\
          [policy]\n\
          lease = \"30s\"\n\
-         handshake = \"300ms\"\n\
-         misses = 3\n\
+         handshake = \"500ms\"\n\
+         misses = 10\n\
          pace = 10\n"
     )
 }
