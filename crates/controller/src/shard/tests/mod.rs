@@ -72,7 +72,10 @@ fn devices_whose_counters_go_back_are_served_by_one_controller_in_the_end() {
 
 #[test]
 fn large_tables_go_in_several_chunks_and_within_the_window() {
-    run(seeds(100), |dice| Plan { is_bulky: true, ..Plan::any(dice) });
+    run(seeds(100), |dice| {
+        let snapshot_from = if dice.one_in(2) { 1000 } else { 5 };
+        Plan { is_bulky: true, slow: 1500, snapshot_from, ..Plan::any(dice) }
+    });
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl World {
 
     /// Other records than locations.
     fn put(&mut self, n: usize) {
-        let count = if self.plan.is_bulky { 1 + self.dice.below(20) } else { 1 };
+        let count = if self.plan.is_bulky { 1 + self.dice.below(70) } else { 1 };
         for _ in 0..count {
             let chance = self.dice.next();
             let bytes = if self.plan.is_bulky { chance % 60_000 } else { chance % 100 };

@@ -32,6 +32,9 @@ const FAULTS: Millis = 60_000;
 /// In this time the world has to come to rest.
 const REST: Millis = 30 * 60_000;
 
+/// More do not happen in a world in which shards sleep when there is nothing to do.
+const EVENTS_MAX: u64 = 1_000_000;
+
 /// What kind of world it is.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -261,6 +264,7 @@ impl World {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = at;
             assert!(at < FAULTS + REST, "no rest: {}", self.unrest().unwrap_or_default());
+            assert!(self.count < EVENTS_MAX, "a shard wakes again and again, for nothing");
             self.note(|| format!("{event:?}"));
             if self.happens(event) {
                 return self.hash;
