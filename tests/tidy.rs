@@ -30,6 +30,7 @@ const SAFETY_LINES_ABOVE: usize = 6;
 const GENERATED: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
 
 /// Which crates of the workspace a package may link to. `None`: any.
+#[rustfmt::skip]
 const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-proto", Some(&[])),
     ("eversock-fields", Some(&[])),
@@ -49,16 +50,8 @@ const ARROWS: &[(&str, Option<&[&str]>)] = &[
     ("eversock-units", Some(&[])),
     ("eversock-chaos", Some(&[])),
     ("eversock-sim", Some(&["eversock-proto"])),
-    (
-        "eversock",
-        Some(&[
-            "eversock-engine",
-            "eversock-socket",
-            "eversock-dedup",
-            "eversock-spool",
-            "eversock-controller",
-        ]),
-    ),
+    ("eversock", Some(&["eversock-engine", "eversock-socket", "eversock-dedup", "eversock-spool",
+        "eversock-controller"])),
     ("eversock-models", Some(&[])),
     ("eversock-bench", Some(&["eversock", "eversock-chaos", "eversock-dedup", "eversock-spool"])),
     ("eversock-cli", None),
