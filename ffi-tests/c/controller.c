@@ -18,14 +18,6 @@
             fail(__FILE__, __LINE__, evs_controller_error());               \
     } while (0)
 
-static long now_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000L + now.tv_nsec / 1000000L;
-}
-
 static void a_while(void)
 {
     const struct timespec pause = { 0, 20 * 1000 * 1000 };
@@ -56,7 +48,7 @@ static void done(void *user, const evs_controller_outcome *outcome)
 
 static int wait_for(struct told *told)
 {
-    for (long end = now_ms() + DEADLINE_MS; now_ms() < end; a_while())
+    for (long long end = now_ms() + DEADLINE_MS; now_ms() < end; a_while())
         if (atomic_load(&told->outcome) != 0)
             return atomic_exchange(&told->outcome, 0);
     fail(__FILE__, __LINE__, "no outcome");
@@ -159,7 +151,7 @@ static void wait_until_at(const evs_device *device, const char *wanted)
     char who[65];
     uint64_t counter = 0;
 
-    for (long end = now_ms() + DEADLINE_MS; now_ms() < end; a_while()) {
+    for (long long end = now_ms() + DEADLINE_MS; now_ms() < end; a_while()) {
         CHECK(evs_device_state(device, who, sizeof who, &counter) > 0);
         if (strcmp(who, wanted) == 0) {
             CHECK(counter > 0);
@@ -174,7 +166,7 @@ static void wait_for_text(const evs_controller *controller, const char *device, 
 {
     static char json[1 << 16];
 
-    for (long end = now_ms() + DEADLINE_MS; now_ms() < end; a_while()) {
+    for (long long end = now_ms() + DEADLINE_MS; now_ms() < end; a_while()) {
         int length = device != NULL ? evs_controller_find(controller, device, json, sizeof json)
                                     : evs_controller_status(controller, json, sizeof json);
         if (length > 0 && strstr(json, word) != NULL)
