@@ -162,8 +162,8 @@ fn start(file: Result<ControllerFile, ConfigError>) -> io::Result<evs_controller
 }
 
 /// Starts a controller as this file says it; it is that of `evs controller run`, and
-/// examples/controller.toml has every key but those of PostgreSQL, which this library has not. Paths
-/// in it are relative to its folder; `control` and `metrics` are not regarded.
+/// examples/controller.toml has every key but those of PostgreSQL, which this library has not.
+/// Paths in it are relative to its folder; `control` and `metrics` are not regarded.
 ///
 /// Opens the tables, listens, and begins to connect to the partners. Blocks as long as disks and
 /// name servers take; cancellation does not end it.
@@ -426,8 +426,8 @@ pub unsafe extern "C" fn evs_controller_parameters(
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EAGAIN (the table of them cannot be written now); EFAULT (NULL); EILSEQ (not
-///                UTF-8); EINVAL (the text: evs_controller_error() says what is wrong); ESHUTDOWN (a
-///                child of a fork).
+///                UTF-8); EINVAL (the text: evs_controller_error() says what is wrong); ESHUTDOWN
+/// (a child of a fork).
 /// Thread safety: any thread.
 /// Since:         0.1
 ///
@@ -611,8 +611,8 @@ pub unsafe extern "C" fn evs_controller_close(controller: *mut evs_controller) -
     })
 }
 
-/// Why the last call of evs_controller_* or evs_device_* in this thread failed, with the remedy, for
-/// people; empty if it did not. Never blocks.
+/// Why the last call of evs_controller_* or evs_device_* in this thread failed, with the remedy,
+/// for people; empty if it did not. Never blocks.
 ///
 /// Returns:       a string, never NULL; borrowed until the next call of these in this thread.
 /// Thread safety: any thread.

@@ -283,8 +283,8 @@ fn described(event: DeviceEvent) -> (c_int, String, u64, String) {
 /// Since:         0.1
 ///
 /// # Safety
-/// `path` is a string; `functions` is NULL or readable for `size` bytes, and they may be called with
-/// their `user` on any thread.
+/// `path` is a string; `functions` is NULL or readable for `size` bytes, and they may be called
+/// with their `user` on any thread.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn evs_device_start(

@@ -1,7 +1,8 @@
 //! `evs controller`: a controller that serves its devices and stands in for its partners, and what
 //! its operator does with it.
 //!
-//! * `run`: the controller; `control`: what it answers on its control socket; `metrics`: its figures.
+//! * `run`: the controller; `control`: what it answers on its control socket; `metrics`: its
+//! figures.
 //! * `ask`: the other end of the control socket.
 //! * `status`, `devices`, `order`, `parameters`, `request`, `top`: what operators do.
 

@@ -23,8 +23,8 @@ use crate::{lines, output, signals};
 /// for them.
 ///
 /// Prints one line on standard output when it listens, with --json also what happens; logs go to
-/// standard error. SIGINT or SIGTERM ends it: what was acknowledged is on disk; a second signal ends
-/// it at once. Exit status 0 after a signal.
+/// standard error. SIGINT or SIGTERM ends it: what was acknowledged is on disk; a second signal
+/// ends it at once. Exit status 0 after a signal.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     #[command(flatten)]

@@ -96,8 +96,8 @@ impl ThirdParty {
         self.hand_in(device, deadline, payload, false, reply);
     }
 
-    /// Sends a request that does no harm if the device does it twice: it is tried again elsewhere if
-    /// nobody knows whether it was done. The rest is as with [`Self::request`].
+    /// Sends a request that does no harm if the device does it twice: it is tried again elsewhere
+    /// if nobody knows whether it was done. The rest is as with [`Self::request`].
     pub fn request_idempotent(
         &self,
         device: DeviceId,

@@ -71,7 +71,8 @@ fn a_device_that_moves_is_let_go_and_found_from_everywhere() {
     });
     wait_for("it is told", || {
         events.try_iter().any(|event| {
-            matches!(event, NodeEvent::Partition { partition, event: Event::Owner { now, seq: 2, .. } }
+            let NodeEvent::Partition { partition, event } = event else { return false };
+            matches!(event, Event::Owner { now, seq: 2, .. }
                 if partition == id("a") && now == id("b"))
         })
     });

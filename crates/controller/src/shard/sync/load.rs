@@ -125,8 +125,8 @@ impl Load {
     }
 
     /// Tells the partner of the devices that it should have and that its snapshot lacks: they ended
-    /// there, or were lost, while one side was not what it was before. As what the table has is told
-    /// as a change of its own, the partner hears of them, and their owner sees to them.
+    /// there, or were lost, while one side was not what it was before. As what the table has is
+    /// told as a change of its own, the partner hears of them, and their owner sees to them.
     fn compare(
         &mut self,
         step: &mut Step<'_>,

@@ -1,5 +1,5 @@
-//! Shards: registrations case by case, and whole worlds of controllers, devices and links in virtual
-//! time with everything that can go wrong with them.
+//! Shards: registrations case by case, and whole worlds of controllers, devices and links in
+//! virtual time with everything that can go wrong with them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail where it stands")]
 
 mod registrations;
@@ -37,8 +37,8 @@ impl Dice {
     }
 }
 
-/// So many seeds in each run of the suite; `EVERSOCK_SEEDS` asks for more, and `EVERSOCK_SEED` for a
-/// single one, whose steps are printed.
+/// So many seeds in each run of the suite; `EVERSOCK_SEEDS` asks for more, and `EVERSOCK_SEED` for
+/// a single one, whose steps are printed.
 fn seeds(default: u64) -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("EVERSOCK_SEED") {
