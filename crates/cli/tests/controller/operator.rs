@@ -122,3 +122,37 @@ fn the_control_socket_is_its_users_alone() {
     a.stop();
     assert!(!control.exists());
 }
+
+#[test]
+fn many_devices_share_connections_and_say_how_many_are_where() {
+    let world = World::new();
+    let _a = world.start("a");
+    let config = world.place.file("a-device.toml");
+    let config = config.to_str().unwrap();
+    let args = ["--prefix", "a-", "--count", "200", "--interval", "100ms", "--config", config];
+    let devices = world.place.start(&[&["device", "--json"], &args[..]].concat());
+    assert_eq!(devices.json("ready")["devices"], 200);
+    while devices.json("status")["served"]["a"] != 200 {}
+    let now = world.wait_until_served("a", "a", 200);
+    assert!(now["connections"].as_u64().unwrap() < 200, "{now:#}");
+    let done = world.run("a", &["request", "a-77", "echo"]);
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "echo\n"), "{done:?}");
+    let done = world.run("a", &["request", "a-777", "echo"]);
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("nobody has heard of it"), "{done:?}");
+}
+
+#[test]
+fn a_device_that_is_told_to_end_deregisters() {
+    let world = World::new();
+    let _a = world.start("a");
+    let config = world.place.file("a-device.toml");
+    let args = ["device", "a-1", "--json", "--deregister", "--with-input", "--config"];
+    let mut device = world.place.start(&[&args[..], &[config.to_str().unwrap()]].concat());
+    world.wait_until_served("a", "a", 1);
+    device.close_input();
+    let (code, _) = device.wait();
+    assert_eq!(code, Some(0));
+    let row = world.json("a", &["devices", "a-1"]);
+    assert_eq!(row[0]["standing"], "deregistered", "{row}");
+}

@@ -218,7 +218,7 @@ impl<'a, 's> Table<'a, 's> {
         let at = value.span().start;
         let kind = value.get_ref().type_str();
         if let DeValue::Table(left) = value.into_inner() {
-            return Some(Table { source: self.source, at, heading, left, known: vec![] });
+            return Some(Self { source: self.source, at, heading, left, known: vec![] });
         }
         self.wrong(at, &key, &format!("it is no table but of type {kind}; write {heading}"));
         None
