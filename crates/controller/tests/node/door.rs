@@ -6,12 +6,12 @@ use eversock_controller::limits::GREETING_MAX;
 use eversock_controller::model::{Dispatch, DispatchMode, Dispatched, Pattern, Standing};
 use eversock_controller::node::PartitionConfig;
 use eversock_controller::shard::Order;
-use eversock_controller::wire::client::{ClientMessage, Outcome};
+use eversock_controller::wire::client::{ClientMessage, Outcome, Request};
 use eversock_controller::wire::codes::bye;
-use eversock_controller::wire::{Hello, Role};
+use eversock_controller::wire::{Hello, Role, frame};
 use eversock_engine::StaticKey;
 
-use crate::common::{Client, Sites, begin, device, id, known, socket, wait_for};
+use crate::common::{Client, PATIENCE, Sites, begin, device, id, known, socket, wait_for};
 
 #[test]
 fn a_device_registers_shakes_hands_and_leaves() {
@@ -256,4 +256,28 @@ fn maintenance_takes_no_registrations_and_ends_again() {
     client.register("d1", 1);
     assert!(!node.status().maintenance);
     assert!(node.order(Some(&id("nobody")), Order::FailBack).is_err());
+}
+
+/// More than a partition takes in one transaction, all at once.
+#[test]
+fn each_of_many_requests_is_answered() {
+    const COUNT: u64 = 2_000;
+    let sites = Sites::new(&["a"]);
+    let node = sites.start(0);
+    let mut third = Client::new(node.local_addr(), Role::ThirdParty);
+    let mut bytes = Vec::new();
+    for id in 0..COUNT {
+        let device = device("a-nobody");
+        let request = Request { id, device, deadline: PATIENCE, payload: Vec::new() };
+        bytes.extend(frame(&ClientMessage::Request(request)));
+    }
+    third.write(&bytes);
+    let mut answered: Vec<u64> = (0..COUNT)
+        .map(|_| match third.next() {
+            Some(ClientMessage::Response { id, outcome: Outcome::Unknown }) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    answered.sort_unstable();
+    assert!(answered.into_iter().eq(0..COUNT));
 }
