@@ -223,9 +223,8 @@ impl Running {
             self.wake = self.now() + TICK;
             self.handle(Input::Tick)?;
         }
-        let mut next = first;
-        for _ in 0..BATCH_MAX {
-            let Some(Next { item, released }) = next else { break };
+        let (mut next, mut left) = (first, BATCH_MAX);
+        while let Some(Next { item, released }) = next {
             if let Some(partner) = released {
                 self.worker.outlet.release(&self.worker.partition, &partner);
             }
@@ -234,7 +233,9 @@ impl Running {
                 break;
             }
             self.take(item)?;
-            if Instant::now() >= until {
+            left -= 1;
+            // Whatever is taken from the queue from here on has to be done.
+            if left == 0 || Instant::now() >= until {
                 break;
             }
             next = self.worker.queue.next(None);

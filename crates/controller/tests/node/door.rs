@@ -177,6 +177,22 @@ fn a_storm_of_registrations_is_spread_and_nobody_starves() {
 }
 
 #[test]
+fn nothing_is_lost_of_more_than_fits_into_one_transaction() {
+    const COUNT: usize = 1000;
+    let sites = Sites::new(&["a"]);
+    let mut config = sites.config(0);
+    config.door.registrations_per_second = 1_000_000;
+    let node = begin(config);
+    let mut client = Client::device(&node);
+    (0..COUNT).for_each(|n| client.ask_to_register(&format!("d{n}"), 1, 0));
+    for _ in 0..COUNT {
+        let told = client.next::<ClientMessage>();
+        assert!(matches!(told, Some(ClientMessage::Registered { .. })), "{told:?}");
+    }
+    node.close();
+}
+
+#[test]
 fn a_flood_for_one_partition_sends_no_device_of_another_away() {
     const PER_SECOND: u32 = 5;
     let sites = Sites::new(&["a"]);
