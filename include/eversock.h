@@ -52,6 +52,12 @@
  *   this header where EVERSOCK_SPOOL is defined. evs_spool_error() has the text of a failed call. An
  *   archive with them contains SQLite: a program that has its own links the shared library.
  *
+ * CONTROLLER SYNC
+ *   evs_controller_* and evs_device_*: controllers that stand in for each other, and the devices
+ *   that register with them. They are in libraries that were built with the feature controller, and
+ *   in this header where EVERSOCK_CONTROLLER is defined. evs_controller_error() has the text of a
+ *   failed call. An archive with them contains SQLite too.
+ *
  * LIMITS
  *   1024 parts in a gathering or scattering call, 1024 events from one evs_epoll_wait(), about
  *   2 GiB in one read or write. An epoll set must be known by one descriptor only. No urgent data.
@@ -487,12 +493,187 @@ EVS_API int evs_ioctl(int fd, unsigned long request, ...);
 
 #endif
 
+#if defined(EVERSOCK_CONTROLLER)
+
+/**
+ * evs_controller_outcome: the device answered; its answer is there.
+ */
+#define EVS_CONTROLLER_DONE 1
+
+/**
+ * evs_controller_outcome: nobody has heard of the device, or it has deregistered.
+ */
+#define EVS_CONTROLLER_UNKNOWN 2
+
+/**
+ * evs_controller_outcome: another controller has it, which `text` names.
+ */
+#define EVS_CONTROLLER_NOT_HERE 3
+
+/**
+ * evs_controller_outcome: the device, or the controller on the way to it, cannot be reached now.
+ */
+#define EVS_CONTROLLER_UNREACHABLE 4
+
+/**
+ * evs_controller_outcome: too much is under way; come again after `after_ms`.
+ */
+#define EVS_CONTROLLER_BUSY 5
+
+/**
+ * evs_controller_outcome: no answer in time; it may still take effect.
+ */
+#define EVS_CONTROLLER_TIMED_OUT 6
+
+/**
+ * evs_controller_outcome: the device will not do it.
+ */
+#define EVS_CONTROLLER_REFUSED 7
+
+/**
+ * evs_controller_order(): hand these devices over to `target`; with none given, all that are
+ * served here.
+ */
+#define EVS_CONTROLLER_MOVE 1
+
+/**
+ * evs_controller_order(): hand guests back to their homes.
+ */
+#define EVS_CONTROLLER_FAIL_BACK 2
+
+/**
+ * evs_controller_order(): stop handing over.
+ */
+#define EVS_CONTROLLER_STOP_HAND_OVER 3
+
+/**
+ * evs_controller_order(): exchange no changes with `target`; NULL for all partners.
+ */
+#define EVS_CONTROLLER_PAUSE 4
+
+/**
+ * evs_controller_order(): the end of that.
+ */
+#define EVS_CONTROLLER_RESUME 5
+
+/**
+ * evs_controller_order(): take no registrations, and hand the devices over.
+ */
+#define EVS_CONTROLLER_MAINTENANCE 6
+
+/**
+ * evs_controller_order(): the end of that.
+ */
+#define EVS_CONTROLLER_MAINTENANCE_END 7
+
+/**
+ * evs_controller_order(): exchange everything anew with `target`.
+ */
+#define EVS_CONTROLLER_RESYNC 8
+
+/**
+ * evs_device_state(): it is registered nowhere, and tries.
+ */
+#define EVS_DEVICE_SEEKING 1
+
+/**
+ * evs_device_state(): its home serves it.
+ */
+#define EVS_DEVICE_HOME 2
+
+/**
+ * evs_device_state(): a backup serves it.
+ */
+#define EVS_DEVICE_BACKUP 3
+
+/**
+ * evs_device_state(): the controller that serves it does not answer for now.
+ */
+#define EVS_DEVICE_PROBING 4
+
+/**
+ * evs_device_state(): it registers with the controller that it is handed over to.
+ */
+#define EVS_DEVICE_HANDING_OVER 5
+
+/**
+ * evs_device_state(): it has deregistered, or is about to.
+ */
+#define EVS_DEVICE_ENDED 6
+
+/**
+ * evs_device_event: `controller` has registered it; `number` is the counter.
+ */
+#define EVS_DEVICE_REGISTERED 1
+
+/**
+ * evs_device_event: an attempt to register with `controller` has failed; another follows.
+ */
+#define EVS_DEVICE_FAILED 2
+
+/**
+ * evs_device_event: `controller`, which served it, does not any more.
+ */
+#define EVS_DEVICE_LOST 3
+
+/**
+ * evs_device_event: it was handed over to `controller`.
+ */
+#define EVS_DEVICE_HANDED_OVER 4
+
+/**
+ * evs_device_event: a hand-over to `controller` has failed; it stays where it was.
+ */
+#define EVS_DEVICE_HAND_OVER_FAILED 5
+
+/**
+ * evs_device_event: `text` are the shared parameters, `number` is their generation.
+ */
+#define EVS_DEVICE_PARAMETERS 6
+
+/**
+ * evs_device_event: it is deregistered; `number` is 1 if a controller has confirmed it.
+ */
+#define EVS_DEVICE_DEREGISTERED 7
+
+/**
+ * evs_device_event: anything else, which `text` says. New kinds may come: regard them as this.
+ */
+#define EVS_DEVICE_NOTE 100
+
+#endif
+
 /**
  * What can be set about sessions; opaque. Owned: free it with evs_config_free().
  *
  * Sockets take a copy, so a change concerns only sockets made afterwards.
  */
 typedef struct evs_config evs_config;
+
+#if defined(EVERSOCK_CONTROLLER)
+
+/**
+ * A controller at work; opaque. Owned: end it with evs_controller_close().
+ *
+ * It has a thread for each partition and a few more, and is its process's alone: in a child of a
+ * fork its functions give ESHUTDOWN, and evs_controller_close() does nothing.
+ */
+typedef struct evs_controller evs_controller;
+
+/**
+ * A device at work; opaque. Owned: end it with evs_device_close().
+ *
+ * It has a few threads of its own, and is its process's alone: in a child of a fork its functions
+ * give ESHUTDOWN, and evs_device_close() does nothing.
+ */
+typedef struct evs_device evs_device;
+
+/**
+ * The answer to a request, as it is made; opaque. Borrowed: see evs_device_request_fn.
+ */
+typedef struct evs_device_answer evs_device_answer;
+
+#endif
 
 #if defined(EVERSOCK_DEDUP)
 
@@ -1220,6 +1401,119 @@ typedef struct evs_spool_backend_config {
      */
     uint32_t workers;
 } evs_spool_backend_config;
+
+#endif
+
+#if defined(EVERSOCK_CONTROLLER)
+
+/**
+ * What came of a request. Borrowed: see evs_controller_done_fn. New members are added at the end.
+ */
+typedef struct evs_controller_outcome {
+    /**
+     * With EVS_CONTROLLER_DONE: what the device answered.
+     */
+    const void *answer;
+    /**
+     * Bytes of it.
+     */
+    size_t answer_len;
+    /**
+     * Why not, or who else, for people; empty with EVS_CONTROLLER_DONE. Never NULL.
+     */
+    const char *text;
+    /**
+     * With EVS_CONTROLLER_NOT_HERE: the counter of the registration that says so.
+     */
+    uint64_t seq;
+    /**
+     * EVS_CONTROLLER_DONE to EVS_CONTROLLER_REFUSED.
+     */
+    int32_t outcome;
+    /**
+     * With EVS_CONTROLLER_BUSY: when to come again, in milliseconds.
+     */
+    uint32_t after_ms;
+} evs_controller_outcome;
+
+/**
+ * Is told what became of a request, once. `outcome` and all that it points to are borrowed until
+ * it returns.
+ *
+ * Runs on a thread of the library, or on the one that is in evs_controller_close(). Others wait
+ * for it: it should not block. It may call evs_controller_request(), but not
+ * evs_controller_close(), which gives EDEADLK. It has to return: no exception, no longjmp, no
+ * pthread_exit.
+ */
+typedef void (*evs_controller_done_fn)(void *user,
+                                       const struct evs_controller_outcome *outcome);
+
+/**
+ * Does what a request asks for, and says so with evs_device_answer_done() or
+ * evs_device_answer_refused(); without either the request is refused. `payload` and `answer` are
+ * borrowed until it returns.
+ *
+ * Runs on a thread of the device, as many at a time as its file says with `workers`, and may
+ * block. It must call neither evs_device_close() nor evs_device_deregister(), which give EDEADLK.
+ * As all callbacks here it has to return: no exception, no longjmp, no pthread_exit.
+ */
+typedef void (*evs_device_request_fn)(void *user,
+                                      const void *payload,
+                                      size_t payload_len,
+                                      struct evs_device_answer *answer);
+
+/**
+ * Something that happened to a device. Borrowed: see evs_device_event_fn. New members are added at
+ * the end.
+ */
+typedef struct evs_device_event {
+    /**
+     * Which controller it is about; empty for none. Never NULL.
+     */
+    const char *controller;
+    /**
+     * Why, for people, or what the kind says. Never NULL.
+     */
+    const char *text;
+    /**
+     * What the kind says.
+     */
+    uint64_t number;
+    /**
+     * EVS_DEVICE_REGISTERED to EVS_DEVICE_NOTE.
+     */
+    int32_t kind;
+    /**
+     * Zero.
+     */
+    uint32_t reserved;
+} evs_device_event;
+
+/**
+ * Is told what happens, one thing after the other. `event` and its strings are borrowed until it
+ * returns. Runs on a thread of the device; when it takes too long, events are left out. It must
+ * not call evs_device_close(), which gives EDEADLK.
+ */
+typedef void (*evs_device_event_fn)(void *user, const struct evs_device_event *event);
+
+/**
+ * What a device does; begin with all zeros. Borrowed for the call, but its functions are used
+ * until evs_device_close() returns. New members are added at the end.
+ */
+typedef struct evs_device_functions {
+    /**
+     * Does requests. NULL: all are refused.
+     */
+    evs_device_request_fn request;
+    /**
+     * Is told what happens. NULL: nobody is.
+     */
+    evs_device_event_fn event;
+    /**
+     * Handed to both.
+     */
+    void *user;
+} evs_device_functions;
 
 #endif
 
@@ -3258,6 +3552,397 @@ int evs_spool_front_command(struct evs_spool_front *front,
  */
 EVS_API
 int evs_spool_front_close(struct evs_spool_front *front);
+
+#endif
+
+#if defined(EVERSOCK_CONTROLLER)
+
+/**
+ * Starts a controller as this file says it; it is that of `evs controller run`, and
+ * examples/controller.toml has every key but those of PostgreSQL, which this library has not. Paths
+ * in it are relative to its folder; `control` and `metrics` are not regarded.
+ *
+ * Opens the tables, listens, and begins to connect to the partners. Blocks as long as disks and
+ * name servers take; cancellation does not end it.
+ *
+ * Returns:       a handle, owned by the caller (evs_controller_close); NULL with errno set. Then
+ *                nothing is served, and evs_controller_error() names each line that is wrong, and
+ *                the remedy.
+ * Errors:        those of open(2); EFAULT (NULL); EILSEQ (the path is not UTF-8); EINVAL (the
+ *                file); EIO (a table, a key or an address cannot be had).
+ * Thread safety: any thread; so may the handle be used by any number at a time.
+ * Since:         0.1
+ *
+ * # Safety
+ * `path` is a string.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_controller *evs_controller_start(const char *path);
+
+/**
+ * evs_controller_start() with the text of such a file; `folder` is what paths in it are relative
+ * to.
+ *
+ * Returns:       a handle, owned by the caller (evs_controller_close); NULL with errno set.
+ * Errors:        those of evs_controller_start(); EILSEQ (not UTF-8).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `text` and `folder` are strings.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_controller *evs_controller_start_text(const char *text,
+                                                 const char *folder);
+
+/**
+ * Tells where a controller listens: for devices and third parties, or with `for_partners` not 0
+ * for its partners; as `127.0.0.1:7700` or `[::1]:7700` with a NUL behind; as much of it as there
+ * is room for. 64 bytes are enough. Never blocks.
+ *
+ * Returns:       the length of the whole text without the NUL, or -errno.
+ * Errors:        EFAULT (NULL); ENOENT (it has no door for partners); ESHUTDOWN (a child of a
+ *                fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is from evs_controller_start() and not ended; `addr` is writable for `size` bytes.
+ */
+EVS_API
+int evs_controller_addr(const struct evs_controller *controller,
+                        int for_partners,
+                        char *addr,
+                        size_t size);
+
+/**
+ * Tells how a controller is, as an object of JSON with a NUL behind; as much of it as there is
+ * room for. Its members are those of `evs controller status --json`; later versions add some.
+ *
+ * Blocks for a moment; cancellation does not end it.
+ *
+ * Returns:       the length of the whole text without the NUL, or -errno.
+ * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is from evs_controller_start() and not ended; `json` is NULL with no `size`, or
+ * writable for `size` bytes.
+ */
+EVS_API
+int evs_controller_status(const struct evs_controller *controller,
+                          char *json,
+                          size_t size);
+
+/**
+ * Tells who a device is registered with, as an object of JSON with a NUL behind; as much of it as
+ * there is room for. Its members are those of `evs controller devices --json`; later versions add
+ * some.
+ *
+ * Blocks for a moment; cancellation does not end it.
+ *
+ * Returns:       the length of the whole text without the NUL, or -errno.
+ * Errors:        EAGAIN (the partition does not answer now); EFAULT (NULL); EILSEQ (not UTF-8);
+ *                EINVAL (no name of a device); ENOENT (nobody has heard of it); ESHUTDOWN (a child
+ *                of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is from evs_controller_start() and not ended; `device` is a string; `json` is NULL
+ * with no `size`, or writable for `size` bytes.
+ */
+EVS_API
+int evs_controller_find(const struct evs_controller *controller,
+                        const char *device,
+                        char *json,
+                        size_t size);
+
+/**
+ * Tells a controller to do something: EVS_CONTROLLER_MOVE to EVS_CONTROLLER_RESYNC. `partition`
+ * is the one that it is about, NULL for all. `target` and `devices`, at most 512 of them, as the
+ * order says; NULL and 0 with the others.
+ *
+ * Blocks for a moment, until the order is taken in; cancellation does not end it.
+ * evs_controller_status() shows what comes of it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EAGAIN (the partition does not answer now); EFAULT (NULL); EILSEQ (not UTF-8);
+ *                EINVAL (no such order, or what it is about); ENOENT (no such partition);
+ *                ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is from evs_controller_start() and not ended; `partition` and `target` are NULL or
+ * strings; `devices` is readable for `count` strings.
+ */
+EVS_API
+int evs_controller_order(struct evs_controller *controller,
+                         int order,
+                         const char *partition,
+                         const char *target,
+                         const char *const *devices,
+                         size_t count);
+
+/**
+ * Tells the parameters that all controllers share, as text with a NUL behind, as much of it as
+ * there is room for, and stores their generation. Never blocks long.
+ *
+ * Returns:       the length of the whole text without the NUL, or -errno.
+ * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is from evs_controller_start() and not ended; `generation` is NULL or writable;
+ * `text` is NULL with no `size`, or writable for `size` bytes.
+ */
+EVS_API
+int evs_controller_parameters(const struct evs_controller *controller,
+                              uint64_t *generation,
+                              char *text,
+                              size_t size);
+
+/**
+ * Makes this text the parameters that all controllers share, and stores its generation. Blocks
+ * until they are on disk here; cancellation does not end it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EAGAIN (the table of them cannot be written now); EFAULT (NULL); EILSEQ (not
+ *                UTF-8); EINVAL (the text: evs_controller_error() says what is wrong); ESHUTDOWN (a
+ *                child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is from evs_controller_start() and not ended; `text` is a string; `generation` is
+ * NULL or writable.
+ */
+EVS_API
+int evs_controller_set_parameters(struct evs_controller *controller,
+                                  const char *text,
+                                  uint64_t *generation);
+
+/**
+ * Asks something of a device, wherever it is, and does not wait: `done` is called with `user` and
+ * what came of it, once, within `deadline_ms` (1 to 300,000) or a little later; see
+ * evs_controller_done_fn. It may run before this has returned. `payload` has at most 262,144
+ * bytes, and is not kept. Never blocks long.
+ *
+ * Returns:       0, or -errno; then `done` is never called, and nothing was asked.
+ * Errors:        EFAULT (NULL); EILSEQ (not UTF-8); EINVAL (no name of a device, the deadline);
+ *                EMSGSIZE (the payload); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread, callbacks too.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is from evs_controller_start() and not ended; `device` is a string; `payload` is
+ * readable for `payload_len` bytes; `done` may be called with `user` on any thread.
+ */
+EVS_API
+int evs_controller_request(struct evs_controller *controller,
+                           const char *device,
+                           const void *payload,
+                           size_t payload_len,
+                           uint32_t deadline_ms,
+                           evs_controller_done_fn done,
+                           void *user);
+
+/**
+ * Ends a controller, and frees the handle. NULL is ignored.
+ *
+ * What was acknowledged is on disk; devices turn to their other controllers. Callbacks that are
+ * still due are called before this returns. Blocks for a moment; cancellation does not end it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EDEADLK (in a callback of evs_controller_request(); the handle stays).
+ * Thread safety: one thread, when no other uses the handle any more.
+ * Since:         0.1
+ *
+ * # Safety
+ * `controller` is NULL, or from evs_controller_start() and not yet ended.
+ */
+EVS_API
+int evs_controller_close(struct evs_controller *controller);
+
+/**
+ * Why the last call of evs_controller_* or evs_device_* in this thread failed, with the remedy, for
+ * people; empty if it did not. Never blocks.
+ *
+ * Returns:       a string, never NULL; borrowed until the next call of these in this thread.
+ * Thread safety: any thread.
+ * Since:         0.1
+ */
+EVS_API
+const char *evs_controller_error(void);
+
+/**
+ * Starts a device as this file says it; examples/device.toml has every key. Paths in it are
+ * relative to its folder. It registers in the background, with its home or with its backup while
+ * that does not answer.
+ *
+ * `functions` may be NULL; `size` is `sizeof(struct evs_device_functions)` as the program was
+ * compiled, members that it does not reach are NULL. Blocks as long as disks and name servers
+ * take; cancellation does not end it.
+ *
+ * Returns:       a handle, owned by the caller (evs_device_close); NULL with errno set. Then
+ *                evs_controller_error() names each line that is wrong, and the remedy.
+ * Errors:        those of open(2); E2BIG (members are set that this library does not know); EAGAIN
+ *                (no threads); EFAULT (NULL); EILSEQ (the path is not UTF-8); EINVAL (the file);
+ *                EIO (a key, a name or the counter cannot be had).
+ * Thread safety: any thread; so may the handle be used by any number at a time.
+ * Since:         0.1
+ *
+ * # Safety
+ * `path` is a string; `functions` is NULL or readable for `size` bytes, and they may be called with
+ * their `user` on any thread.
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_device *evs_device_start(const char *path,
+                                    const struct evs_device_functions *functions,
+                                    size_t size);
+
+/**
+ * evs_device_start() with the text of such a file; `folder` is what paths in it are relative to.
+ *
+ * Returns:       a handle, owned by the caller (evs_device_close); NULL with errno set.
+ * Errors:        those of evs_device_start(); EILSEQ (not UTF-8).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `text` and `folder` are strings; `functions` as with evs_device_start().
+ */
+EVS_API
+EVS_MUST_USE
+struct evs_device *evs_device_start_text(const char *text,
+                                         const char *folder,
+                                         const struct evs_device_functions *functions,
+                                         size_t size);
+
+/**
+ * Answers the request with these bytes, at most 262,144, which are copied. The last call counts.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EMSGSIZE (too many bytes).
+ * Thread safety: the thread of the callback.
+ * Since:         0.1
+ *
+ * # Safety
+ * `answer` is that of a callback that runs; `bytes` is readable for `len`.
+ */
+EVS_API
+int evs_device_answer_done(struct evs_device_answer *answer,
+                           const void *bytes,
+                           size_t len);
+
+/**
+ * Refuses the request; `why` is for people, and cut at 1,024 bytes. The last call counts.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); EILSEQ (not UTF-8).
+ * Thread safety: the thread of the callback.
+ * Since:         0.1
+ *
+ * # Safety
+ * `answer` is that of a callback that runs; `why` is a string.
+ */
+EVS_API int evs_device_answer_refused(struct evs_device_answer *answer, const char *why);
+
+/**
+ * Tells where a device stands. Stores who serves it, with a NUL behind, as much of it as there is
+ * room for (65 bytes are enough; empty for nobody), and the counter of that registration. Never
+ * blocks.
+ *
+ * Returns:       EVS_DEVICE_SEEKING to EVS_DEVICE_ENDED, or -errno.
+ * Errors:        EFAULT (NULL); EIO (its threads have ended by themselves: evs_controller_error()
+ *                says why); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `device` is from evs_device_start() and not ended; `controller` is NULL with no `size`, or
+ * writable for `size` bytes; `counter` is NULL or writable.
+ */
+EVS_API
+int evs_device_state(const struct evs_device *device,
+                     char *controller,
+                     size_t size,
+                     uint64_t *counter);
+
+/**
+ * Says that the device has something to do that no hand-over may tear (`busy` is not 0), or has
+ * done it. Requests under way count by themselves. Never blocks.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EFAULT (NULL); ESHUTDOWN (a child of a fork).
+ * Thread safety: any thread, callbacks too.
+ * Since:         0.1
+ *
+ * # Safety
+ * `device` is from evs_device_start() and not ended.
+ */
+EVS_API
+int evs_device_set_busy(struct evs_device *device,
+                        int busy);
+
+/**
+ * Asks something of another device, through the controller that serves this one; otherwise as
+ * evs_controller_request().
+ *
+ * Returns:       0, or -errno; then `done` is never called, and nothing was asked.
+ * Errors:        those of evs_controller_request().
+ * Thread safety: any thread, callbacks too.
+ * Since:         0.1
+ *
+ * # Safety
+ * `device` is from evs_device_start() and not ended; the others as with evs_controller_request().
+ */
+EVS_API
+int evs_device_request(struct evs_device *device,
+                       const char *other,
+                       const void *payload,
+                       size_t payload_len,
+                       uint32_t deadline_ms,
+                       evs_controller_done_fn done,
+                       void *user);
+
+/**
+ * Ends the registration, so that controllers forget the device. Blocks until a controller has
+ * confirmed it, for the file's `answer-within` at most; cancellation does not end it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EDEADLK (in a callback); EFAULT (NULL); ESHUTDOWN (a child of a fork); ETIMEDOUT
+ *                (no controller has confirmed it: the registration ends with its lease).
+ * Thread safety: any thread.
+ * Since:         0.1
+ *
+ * # Safety
+ * `device` is from evs_device_start() and not ended.
+ */
+EVS_API
+int evs_device_deregister(struct evs_device *device);
+
+/**
+ * Ends a device, and frees the handle. NULL is ignored. Its registration stays until its lease is
+ * over; see evs_device_deregister(). Callbacks that run are waited for; blocks for some seconds at
+ * most besides. Cancellation does not end it.
+ *
+ * Returns:       0, or -errno.
+ * Errors:        EDEADLK (in a callback; the handle stays).
+ * Thread safety: one thread, when no other uses the handle any more.
+ * Since:         0.1
+ *
+ * # Safety
+ * `device` is NULL, or from evs_device_start() and not yet ended.
+ */
+EVS_API
+int evs_device_close(struct evs_device *device);
 
 #endif
 

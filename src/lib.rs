@@ -45,6 +45,8 @@
 
 pub mod ffi;
 
+#[cfg(feature = "controller")]
+pub use eversock_controller as controller;
 #[cfg(feature = "dedup")]
 pub use eversock_dedup as dedup;
 pub use eversock_engine::keys::KnownFile;

@@ -112,6 +112,14 @@ fn a_hundred_connections_to_four_addresses_share_a_session() {
     assert!(output.contains("102 connections over 1 session\n"), "{output}");
 }
 
+#[cfg(feature = "controller")]
+#[test]
+fn a_device_whose_controller_ends_is_served_by_the_other_one() {
+    let output = Example::start("controller_device", &[]).finish(|| ());
+    assert!(output.contains("\nlamp is asked by south: on!\n"), "{output}");
+    assert!(output.ends_with("\nsouth serves lamp, since north has gone\n"), "{output}");
+}
+
 #[cfg(feature = "spool")]
 #[test]
 fn no_write_is_refused_while_the_main_server_changes() {

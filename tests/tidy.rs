@@ -6,11 +6,16 @@
 //!
 //! Not here: what the compiler, clippy and rustfmt check (see `.ci/run`).
 
+#[path = "tidy/arrows.rs"]
+mod arrows;
+
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use arrows::ARROWS;
 
 // ---------------------------------------------------------------------------------------------
 // Limits and lists
@@ -28,42 +33,6 @@ const SAFETY_LINES_ABOVE: usize = 6;
 
 /// Generated files, whose wording and layout belong to their generator.
 const GENERATED: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
-
-/// Which crates of the workspace a package may link to. `None`: any.
-const ARROWS: &[(&str, Option<&[&str]>)] = &[
-    ("eversock-proto", Some(&[])),
-    ("eversock-fields", Some(&[])),
-    ("eversock-engine", Some(&["eversock-proto"])),
-    ("eversock-socket", Some(&["eversock-engine"])),
-    ("eversock-rules", Some(&[])),
-    ("eversock-preload", Some(&["eversock-engine", "eversock-rules", "eversock-dedup"])),
-    ("eversock-dedup", Some(&["eversock-engine"])),
-    (
-        "eversock-spool",
-        Some(&["eversock-engine", "eversock-fields", "eversock-socket", "eversock-units"]),
-    ),
-    (
-        "eversock-controller",
-        Some(&["eversock-engine", "eversock-fields", "eversock-socket", "eversock-units"]),
-    ),
-    ("eversock-units", Some(&[])),
-    ("eversock-chaos", Some(&[])),
-    ("eversock-sim", Some(&["eversock-proto"])),
-    (
-        "eversock",
-        Some(&[
-            "eversock-engine",
-            "eversock-socket",
-            "eversock-dedup",
-            "eversock-spool",
-            "eversock-controller",
-        ]),
-    ),
-    ("eversock-models", Some(&[])),
-    ("eversock-bench", Some(&["eversock", "eversock-chaos", "eversock-dedup", "eversock-spool"])),
-    ("eversock-cli", None),
-    ("eversock-ffi-tests", None),
-];
 
 /// The only folders that may define symbols under plain names.
 const SYMBOL_FOLDERS: &[&str] = &["src/ffi/", "crates/preload/src/"];

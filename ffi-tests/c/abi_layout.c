@@ -1,5 +1,6 @@
 /* The structures that cross the border, byte by byte. */
 #define EVERSOCK_DEDUP
+#define EVERSOCK_CONTROLLER
 #define EVERSOCK_SPOOL
 #include "test.h"
 
@@ -106,6 +107,26 @@ AT(struct evs_accepted, is_shared, 268);
 AT(struct evs_accepted, client_key, 272);
 AT(struct evs_accepted, session, 304);
 AT(struct evs_accepted, service, 320);
+
+_Static_assert(sizeof(struct evs_controller_outcome) == 40, "struct evs_controller_outcome has another size");
+AT(struct evs_controller_outcome, answer, 0);
+AT(struct evs_controller_outcome, answer_len, 8);
+AT(struct evs_controller_outcome, text, 16);
+AT(struct evs_controller_outcome, seq, 24);
+AT(struct evs_controller_outcome, outcome, 32);
+AT(struct evs_controller_outcome, after_ms, 36);
+
+_Static_assert(sizeof(struct evs_device_event) == 32, "struct evs_device_event has another size");
+AT(struct evs_device_event, controller, 0);
+AT(struct evs_device_event, text, 8);
+AT(struct evs_device_event, number, 16);
+AT(struct evs_device_event, kind, 24);
+AT(struct evs_device_event, reserved, 28);
+
+_Static_assert(sizeof(struct evs_device_functions) == 24, "struct evs_device_functions has another size");
+AT(struct evs_device_functions, request, 0);
+AT(struct evs_device_functions, event, 8);
+AT(struct evs_device_functions, user, 16);
 
 _Static_assert(sizeof(struct evs_spool_outcome) == 64, "struct evs_spool_outcome has another size");
 AT(struct evs_spool_outcome, lsn, 0);

@@ -63,6 +63,31 @@ static int spool(void)
 static int spool(void) { return 0; }
 #endif
 
+#ifdef EVERSOCK_CONTROLLER
+static int controllers(void)
+{
+    const int constants[] = {
+        EVS_CONTROLLER_DONE, EVS_CONTROLLER_UNKNOWN, EVS_CONTROLLER_NOT_HERE,
+        EVS_CONTROLLER_UNREACHABLE, EVS_CONTROLLER_BUSY, EVS_CONTROLLER_TIMED_OUT,
+        EVS_CONTROLLER_REFUSED,
+        EVS_CONTROLLER_MOVE, EVS_CONTROLLER_FAIL_BACK, EVS_CONTROLLER_STOP_HAND_OVER,
+        EVS_CONTROLLER_PAUSE, EVS_CONTROLLER_RESUME, EVS_CONTROLLER_MAINTENANCE,
+        EVS_CONTROLLER_MAINTENANCE_END, EVS_CONTROLLER_RESYNC,
+        EVS_DEVICE_SEEKING, EVS_DEVICE_HOME, EVS_DEVICE_BACKUP, EVS_DEVICE_PROBING,
+        EVS_DEVICE_HANDING_OVER, EVS_DEVICE_ENDED,
+        EVS_DEVICE_REGISTERED, EVS_DEVICE_FAILED, EVS_DEVICE_LOST, EVS_DEVICE_HANDED_OVER,
+        EVS_DEVICE_HAND_OVER_FAILED, EVS_DEVICE_PARAMETERS, EVS_DEVICE_DEREGISTERED,
+        EVS_DEVICE_NOTE
+    };
+
+    if (constants[0] != 1 || strlen(evs_controller_error()) != 0)
+        return 1;
+    return evs_controller_close(NULL) + evs_device_close(NULL);
+}
+#else
+static int controllers(void) { return 0; }
+#endif
+
 int main(void)
 {
     const int constants[] = {
@@ -86,5 +111,7 @@ int main(void)
         return 4;
     if (spool() != 0)
         return 5;
+    if (controllers() != 0)
+        return 6;
     return chosen(constants[0]);
 }

@@ -44,7 +44,7 @@ pub struct Library {
 }
 
 /// Builds the library with the target directory and profile of the running test, once; with the
-/// features dedup and spool, as CI builds the workspace.
+/// features controller, dedup and spool, as CI builds the workspace.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -90,7 +90,7 @@ fn build() -> Library {
     let profile_dir = exe.parent().and_then(Path::parent).expect("the test is below a profile");
     let target_dir = profile_dir.parent().expect("the profile is below a target").to_path_buf();
     let profile = profile_of(profile_dir);
-    cargo_build(&target_dir, &profile, &["--features", "dedup,spool"]);
+    cargo_build(&target_dir, &profile, &["--features", "controller,dedup,spool"]);
     let run_dir = out_dir().join("lib");
     fs::create_dir_all(&run_dir).expect("a directory for the SONAME");
     let shared = profile_dir.join("libeversock.so");

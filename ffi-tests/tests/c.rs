@@ -125,6 +125,11 @@ fn a_pair_of_servers_in_c_changes_places_behind_its_front() {
 }
 
 #[test]
+fn a_device_in_c_registers_with_controllers_in_c() {
+    check("controller");
+}
+
+#[test]
 fn a_pair_of_servers_in_cpp_is_asked_by_a_sender_in_cpp() {
     let _turn = alone();
     if !have("c++") {
@@ -222,6 +227,9 @@ mod examples {
         let said = run(&mut Command::new(out.join("spool"))).out;
         assert!(said.contains("\n20 writes acknowledged, "), "{said}");
         assert!(said.ends_with("the new main server has 21 notes\n"), "{said}");
+        let said = run(&mut Command::new(out.join("controller_device"))).out;
+        assert!(said.contains("\nlamp is asked by south: on!\n"), "{said}");
+        assert!(said.ends_with("\nsouth serves lamp, since north has gone\n"), "{said}");
     }
 
     struct Server(Child);

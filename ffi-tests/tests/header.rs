@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use eversock_ffi_tests::{Link, Program, compare_or_bless, have, out_dir, root};
 
 /// Which features a program sees.
-const NONE: [&str; 2] = ["-UEVERSOCK_DEDUP", "-UEVERSOCK_SPOOL"];
-const POOLS: [&str; 2] = ["-DEVERSOCK_DEDUP", "-UEVERSOCK_SPOOL"];
-const SPOOL: [&str; 2] = ["-UEVERSOCK_DEDUP", "-DEVERSOCK_SPOOL"];
-const BOTH: [&str; 2] = ["-DEVERSOCK_DEDUP", "-DEVERSOCK_SPOOL"];
+const NONE: [&str; 3] = ["-UEVERSOCK_CONTROLLER", "-UEVERSOCK_DEDUP", "-UEVERSOCK_SPOOL"];
+const POOLS: [&str; 3] = ["-UEVERSOCK_CONTROLLER", "-DEVERSOCK_DEDUP", "-UEVERSOCK_SPOOL"];
+const SPOOL: [&str; 3] = ["-UEVERSOCK_CONTROLLER", "-UEVERSOCK_DEDUP", "-DEVERSOCK_SPOOL"];
+const CONTROLLER: [&str; 3] = ["-DEVERSOCK_CONTROLLER", "-UEVERSOCK_DEDUP", "-UEVERSOCK_SPOOL"];
+const ALL: [&str; 3] = ["-DEVERSOCK_CONTROLLER", "-DEVERSOCK_DEDUP", "-DEVERSOCK_SPOOL"];
 
 /// The public modules of src/ffi in the order in which they are declared, with their features, for
 /// cbindgen to follow: it would take what others import from libc for ours.
@@ -49,7 +50,11 @@ fn generate() -> String {
 
 /// cbindgen guards each item of a feature by itself; here neighbours of one feature get one guard.
 fn one_guard_for_neighbours<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    const OPEN: [&str; 2] = ["#if defined(EVERSOCK_DEDUP)", "#if defined(EVERSOCK_SPOOL)"];
+    const OPEN: [&str; 3] = [
+        "#if defined(EVERSOCK_CONTROLLER)",
+        "#if defined(EVERSOCK_DEDUP)",
+        "#if defined(EVERSOCK_SPOOL)",
+    ];
     let mut out: Vec<&str> = Vec::new();
     let (mut inside, mut last) = (None, None);
     for line in lines {
@@ -107,14 +112,15 @@ fn the_header_compiles_in_every_c() {
     for (standard, features) in [
         ("c99", NONE),
         ("c11", POOLS),
-        ("c17", BOTH),
+        ("c17", ALL),
         ("gnu17", NONE),
         ("gnu17", SPOOL),
-        ("c99", BOTH),
+        ("gnu17", CONTROLLER),
+        ("c99", ALL),
     ] {
         let name = format!("header-{standard}{}", features.concat());
         let source = "ffi-tests/c/header.c";
-        let extra = &["-Wshadow", features[0], features[1]];
+        let extra = &["-Wshadow", features[0], features[1], features[2]];
         let program = Program { source, standard, link: Link::Static, extra, name: &name };
         eversock_ffi_tests::run(&mut program.make().command());
     }
@@ -125,12 +131,17 @@ fn the_header_compiles_in_every_cpp() {
     if !have("c++") {
         return;
     }
-    for (standard, features) in
-        [("c++11", BOTH), ("c++14", NONE), ("c++17", SPOOL), ("c++20", POOLS), ("c++20", BOTH)]
-    {
+    for (standard, features) in [
+        ("c++11", ALL),
+        ("c++14", NONE),
+        ("c++17", SPOOL),
+        ("c++17", CONTROLLER),
+        ("c++20", POOLS),
+        ("c++20", ALL),
+    ] {
         let name = format!("header-{standard}{}", features.concat());
         let source = "ffi-tests/cpp/header.cc";
-        let extra = &["-Wshadow", features[0], features[1]];
+        let extra = &["-Wshadow", features[0], features[1], features[2]];
         let program = Program { source, standard, link: Link::Shared, extra, name: &name };
         eversock_ffi_tests::run(&mut program.make().command());
     }

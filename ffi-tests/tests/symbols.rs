@@ -29,7 +29,7 @@ fn without_features_it_exports_less() {
     exports(libraries().0, "ffi-tests/golden/libeversock-small.symbols");
     let golden = root().join("ffi-tests/golden/libeversock-small.symbols");
     let golden = std::fs::read_to_string(golden).unwrap();
-    let others = ["evs_pool", "evs_shared", "evs_spool"];
+    let others = ["evs_controller", "evs_device", "evs_pool", "evs_shared", "evs_spool"];
     assert!(!golden.lines().any(|name| others.iter().any(|other| name.starts_with(other))));
 }
 
@@ -83,7 +83,7 @@ fn pkg_config_tells_the_version_and_the_native_libraries_of_the_build() {
     let library = library();
     let mut command = cargo();
     command.args(["rustc", "-p", "eversock", "--lib", "--crate-type", "staticlib"]);
-    command.args(["--features", "dedup,spool"]);
+    command.args(["--features", "controller,dedup,spool"]);
     command.args(&library.profile).args(["--", "--print", "native-static-libs"]);
     command.current_dir(root()).env("CARGO_TARGET_DIR", &library.target_dir);
     let said = run(&mut command);

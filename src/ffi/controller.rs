@@ -162,8 +162,8 @@ fn start(file: Result<ControllerFile, ConfigError>) -> io::Result<evs_controller
 }
 
 /// Starts a controller as this file says it; it is that of `evs controller run`, and
-/// examples/controller.toml has every key but those of PostgreSQL, which this library has not. Paths
-/// in it are relative to its folder; `control` and `metrics` are not regarded.
+/// examples/controller.toml has every key but those of PostgreSQL, which this library has not.
+/// Paths in it are relative to its folder; `control` and `metrics` are not regarded.
 ///
 /// Opens the tables, listens, and begins to connect to the partners. Blocks as long as disks and
 /// name servers take; cancellation does not end it.
@@ -267,14 +267,14 @@ pub unsafe extern "C" fn evs_controller_status(
     edge::length(|| {
         // SAFETY: the caller's word.
         let status = unsafe { node(controller)? }.status();
-        let shown = as_json(&Report::from(status))?;
+        let shown = written(serde_json::to_string(&Report::from(status)))?;
         // SAFETY: as above.
         unsafe { edge::store_text(&shown, json, size) }
     })
 }
 
-fn as_json(value: &impl serde::Serialize) -> io::Result<String> {
-    serde_json::to_string(value).or_else(|error| refuse(libc::EIO, error))
+fn written(json: serde_json::Result<String>) -> io::Result<String> {
+    json.or_else(|error| refuse(libc::EIO, error))
 }
 
 /// Tells who a device is registered with, as an object of JSON with a NUL behind; as much of it as
@@ -309,7 +309,7 @@ pub unsafe extern "C" fn evs_controller_find(
         let Some(row) = found else {
             return refuse(libc::ENOENT, format!("nobody has heard of {device}"));
         };
-        let shown = as_json(&DeviceReport::from(row))?;
+        let shown = written(serde_json::to_string(&DeviceReport::from(row)))?;
         // SAFETY: as above.
         unsafe { edge::store_text(&shown, json, size) }
     })
@@ -426,8 +426,8 @@ pub unsafe extern "C" fn evs_controller_parameters(
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EAGAIN (the table of them cannot be written now); EFAULT (NULL); EILSEQ (not
-///                UTF-8); EINVAL (the text: evs_controller_error() says what is wrong); ESHUTDOWN (a
-///                child of a fork).
+///                UTF-8); EINVAL (the text: evs_controller_error() says what is wrong); ESHUTDOWN
+/// (a child of a fork).
 /// Thread safety: any thread.
 /// Since:         0.1
 ///
@@ -482,6 +482,33 @@ pub unsafe extern "C" fn evs_controller_request(
         // SAFETY: the caller's word.
         let node = unsafe { node(controller)? };
         // SAFETY: as above.
+        let asked = unsafe { Asked::read(device, payload, payload_len, deadline_ms, done, user)? };
+        node.request(asked.device, asked.deadline, asked.payload, asked.reply);
+        Ok(())
+    })
+}
+
+/// A request from C.
+pub(super) struct Asked {
+    pub(super) device: DeviceId,
+    pub(super) deadline: Duration,
+    pub(super) payload: Vec<u8>,
+    pub(super) reply: Box<dyn FnOnce(Outcome) + Send>,
+}
+
+impl Asked {
+    /// # Safety
+    /// `device` is NULL or a string; `payload` is readable for `payload_len` bytes; `done` may be
+    /// called with `user` on any thread.
+    pub(super) unsafe fn read(
+        device: *const c_char,
+        payload: *const c_void,
+        payload_len: size_t,
+        deadline_ms: u32,
+        done: evs_controller_done_fn,
+        user: *mut c_void,
+    ) -> io::Result<Self> {
+        // SAFETY: the caller's word.
         let device: DeviceId = unsafe { some_name(device)? };
         let deadline = Duration::from_millis(deadline_ms.into());
         if deadline.is_zero() || deadline > DEADLINE_MAX {
@@ -503,9 +530,8 @@ pub unsafe extern "C" fn evs_controller_request(
             // SAFETY: the program's function, with what it asked for; `told` outlives the call.
             Callback::Controller.run(|| unsafe { done(user.pointer(), &raw const told.view) });
         };
-        node.request(device, deadline, payload, Box::new(reply));
-        Ok(())
-    })
+        Ok(Self { device, deadline, payload, reply: Box::new(reply) })
+    }
 }
 
 /// An outcome in the shape of C, with what it points to.
@@ -585,8 +611,8 @@ pub unsafe extern "C" fn evs_controller_close(controller: *mut evs_controller) -
     })
 }
 
-/// Why the last call of evs_controller_* or evs_device_* in this thread failed, with the remedy, for
-/// people; empty if it did not. Never blocks.
+/// Why the last call of evs_controller_* or evs_device_* in this thread failed, with the remedy,
+/// for people; empty if it did not. Never blocks.
 ///
 /// Returns:       a string, never NULL; borrowed until the next call of these in this thread.
 /// Thread safety: any thread.

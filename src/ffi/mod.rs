@@ -66,3 +66,6 @@ pub mod spool_front;
 
 #[cfg(feature = "controller")]
 pub mod controller;
+
+#[cfg(feature = "controller")]
+pub mod device;

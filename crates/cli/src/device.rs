@@ -81,14 +81,17 @@ impl Device {
     pub(crate) fn run(self) -> Result<bool, Failure> {
         let (stop, stopped) = channel();
         let on_signal = stop.clone();
-        signals::on_end(move |name| drop(on_signal.send(name)))
+        let on_signal = move |name| {
+            let _ends = on_signal.send(name);
+        };
+        signals::on_end(on_signal)
             .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         if self.with_input {
             let input = lines::from_stdin()
                 .map_err(|error| Failure::new(format!("cannot watch the input: {error}")))?;
             thread::spawn(move || {
                 input.iter().for_each(drop);
-                drop(stop.send("the end of the input"));
+                let _ends = stop.send("the end of the input");
             });
         }
         let config = self.device_config()?;

@@ -3,8 +3,8 @@
 //! connections on purpose (`chaos`), simulates whole systems (`sim`), loads a set-up with sessions
 //! (`load`), measures (`bench`, behind the feature of that name), runs fronts that spool what is
 //! written while servers change places (`spool`, likewise) and controllers that stand in for each
-//! other (`controller`, with devices to try them by: `device`), and looks into the sessions of running
-//! programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`, `dedup`).
+//! other (`controller`, with devices to try them by: `device`), and looks into the sessions of
+//! running programs (`ls`, `info`, `top`, `kill`, `redial`, `answer`, `dedup`).
 //!
 //! One file or folder per command. Each has its arguments as a struct with a method `run`, which
 //! gives whether the command succeeded. Exit status: 0 ok, 1 failed, 2 wrong usage, unless the

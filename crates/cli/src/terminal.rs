@@ -16,8 +16,8 @@ const TEXT_COLUMNS: u16 = 160;
 const TEXT_ROWS_MAX: u16 = 1000;
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// Shows what `next` gives, again and again, until q, Esc or Ctrl-C is pressed; another key looks at
-/// once. `command` is what errors call it.
+/// Shows what `next` gives, again and again, until q, Esc or Ctrl-C is pressed; another key looks
+/// at once. `command` is what errors call it.
 pub(crate) fn watch<F>(
     command: &str,
     interval: Duration,

@@ -1,8 +1,8 @@
 //! The fields that messages on the wire are made of.
 //!
-//! Numbers are little-endian. A text or a run of bytes is its length as a u32 and then itself, and a
-//! list is its count as a u32 and then its items. A duration is its whole microseconds, rounded up,
-//! as a u64. Something that may be missing is 0, or 1 and then itself. Every length is checked
+//! Numbers are little-endian. A text or a run of bytes is its length as a u32 and then itself, and
+//! a list is its count as a u32 and then its items. A duration is its whole microseconds, rounded
+//! up, as a u64. Something that may be missing is 0, or 1 and then itself. Every length is checked
 //! against a limit, and against what is there, before memory is taken for it.
 #![forbid(unsafe_code)]
 
@@ -190,8 +190,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// At most `limit` items that `read` reads. Room is made as they are read, so that a count alone
-    /// costs nothing.
+    /// At most `limit` items that `read` reads. Room is made as they are read, so that a count
+    /// alone costs nothing.
     ///
     /// # Errors
     ///

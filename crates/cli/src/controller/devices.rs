@@ -1,6 +1,7 @@
 //! `evs controller devices`: who is where.
 
 use clap::Args;
+use eversock_controller::node::SHARED;
 use eversock_controller::report::DeviceReport;
 
 use super::Which;
@@ -71,7 +72,10 @@ impl Devices {
     fn rows(&self, asked: &Asked<'_>) -> Result<Vec<DeviceReport>, Failure> {
         let partitions = match &self.partition {
             Some(name) => vec![name.clone()],
-            None => asked.status()?.partitions.into_iter().map(|one| one.name).collect(),
+            None => {
+                let all = asked.status()?.partitions.into_iter().map(|one| one.name);
+                all.filter(|name| name != SHARED).collect()
+            }
         };
         let mut rows = Vec::new();
         for partition in partitions {

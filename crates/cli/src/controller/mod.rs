@@ -1,12 +1,14 @@
 //! `evs controller`: a controller that serves its devices and stands in for its partners, and what
 //! its operator does with it.
 //!
-//! * `run`: the controller; `control`: what it answers on its control socket; `metrics`: its figures.
+//! * `run`: the controller; `control`: what it answers on its control socket; `metrics`: its
+//! figures.
 //! * `ask`: the other end of the control socket.
 //! * `status`, `devices`, `order`, `parameters`, `request`, `top`: what operators do.
 
 mod ask;
 mod control;
+mod demo;
 mod devices;
 mod metrics;
 mod order;
@@ -50,6 +52,7 @@ enum What {
     Config(parameters::Config),
     Request(request::Request),
     Top(top::Top),
+    Demo(demo::Demo),
 }
 
 /// Which controller is meant.
@@ -88,6 +91,7 @@ impl Controller {
             What::Config(command) => command.run(),
             What::Request(command) => command.run(),
             What::Top(command) => command.run(),
+            What::Demo(command) => command.run(),
         }
     }
 

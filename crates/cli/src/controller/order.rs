@@ -58,7 +58,8 @@ pub(crate) struct FailBack {
     waiting: Waiting,
 }
 
-/// Exchange no changes with a partner (or with all) until `resume`. Devices are served all the same.
+/// Exchange no changes with a partner (or with all) until `resume`. Devices are served all the
+/// same.
 #[derive(Debug, Args)]
 pub(crate) struct Pause {
     #[command(flatten)]

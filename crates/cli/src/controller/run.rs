@@ -17,18 +17,21 @@ use super::control::Batches;
 use super::{Which, control, metrics};
 use crate::failure::Failure;
 use crate::service::claim::Claim;
-use crate::{output, signals};
+use crate::{lines, output, signals};
 
 /// Run a controller: it serves its devices, exchanges its tables with its partners, and stands in
 /// for them.
 ///
 /// Prints one line on standard output when it listens, with --json also what happens; logs go to
-/// standard error. SIGINT or SIGTERM ends it: what was acknowledged is on disk; a second signal ends
-/// it at once. Exit status 0 after a signal.
+/// standard error. SIGINT or SIGTERM ends it: what was acknowledged is on disk; a second signal
+/// ends it at once. Exit status 0 after a signal.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     #[command(flatten)]
     which: Which,
+    /// End also when standard input does.
+    #[arg(long)]
+    with_input: bool,
 }
 
 /// How long somebody who asks on the control socket may hold the end up.
@@ -37,7 +40,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(10);
 impl Run {
     pub(super) fn run(self) -> Result<bool, Failure> {
         let (stop, stopped) = channel();
-        let mut is_first = true;
+        let (mut is_first, on_end) = (true, stop.clone());
         let on_signal = move |name| {
             if !std::mem::take(&mut is_first) {
                 signals::leave_now(1);
@@ -46,6 +49,14 @@ impl Run {
         };
         signals::on_each(on_signal)
             .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
+        if self.with_input {
+            let input = lines::from_stdin()
+                .map_err(|error| Failure::new(format!("cannot watch the input: {error}")))?;
+            thread::spawn(move || {
+                input.iter().for_each(drop);
+                let _ends = on_end.send("the end of the input");
+            });
+        }
         let file = self.which.file()?;
         file.make_dir().map_err(Failure::new)?;
         let claim = Claim::new(&file.control, "a controller")?;

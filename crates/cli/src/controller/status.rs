@@ -73,7 +73,7 @@ pub(super) fn summary(report: &Report) -> String {
 fn text(report: &Report) -> String {
     let mut text = format!("{}\n\n", summary(report));
     let mut rows = vec![PARTNER.map(str::to_owned).to_vec()];
-    rows.extend(report.partners.iter().map(|partner| partner_row(partner)));
+    rows.extend(report.partners.iter().map(partner_row));
     text.push_str(&output::table(&rows));
     text.push('\n');
     let mut rows = vec![PARTITION.map(str::to_owned).to_vec()];

@@ -2,9 +2,9 @@
 //! and a device as a file says it.
 //!
 //! The file is TOML; `examples/controller.toml` and `examples/device.toml` have every key with its
-//! default and what it means. A [`ControllerFile`] is parsed and checked as a whole, and all that is
-//! wrong with it is told at once: what it holds is sound in itself, though files that it names need
-//! not be there.
+//! default and what it means. A [`ControllerFile`] is parsed and checked as a whole, and all that
+//! is wrong with it is told at once: what it holds is sound in itself, though files that it names
+//! need not be there.
 
 mod device;
 mod doors;

@@ -167,13 +167,13 @@ impl<'a, 's> Table<'a, 's> {
     }
 
     /// A table within this one.
-    pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'a, 's>> {
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
         let value = self.value(key)?;
         self.nested(value, key.to_owned(), format!("[{key}]"))
     }
 
     /// All tables of a list.
-    pub(super) fn tables(&mut self, key: &'static str, most: usize) -> Vec<Table<'a, 's>> {
+    pub(super) fn tables(&mut self, key: &'static str, most: usize) -> Vec<Self> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let at = value.span().start;
         let DeValue::Array(array) = value.into_inner() else {
@@ -188,7 +188,7 @@ impl<'a, 's> Table<'a, 's> {
     }
 
     /// The tables within a table, each with the name under which it stands.
-    pub(super) fn named(&mut self, key: &'static str) -> Vec<(String, Table<'a, 's>)> {
+    pub(super) fn named(&mut self, key: &'static str) -> Vec<(String, Self)> {
         let Some(table) = self.table(key) else { return Vec::new() };
         let mut all = Vec::new();
         for (name, value) in table.left {
@@ -214,11 +214,11 @@ impl<'a, 's> Table<'a, 's> {
         all
     }
 
-    fn nested(&self, value: Value<'a>, key: String, heading: String) -> Option<Table<'a, 's>> {
+    fn nested(&self, value: Value<'a>, key: String, heading: String) -> Option<Self> {
         let at = value.span().start;
         let kind = value.get_ref().type_str();
         if let DeValue::Table(left) = value.into_inner() {
-            return Some(Table { source: self.source, at, heading, left, known: vec![] });
+            return Some(Self { source: self.source, at, heading, left, known: vec![] });
         }
         self.wrong(at, &key, &format!("it is no table but of type {kind}; write {heading}"));
         None

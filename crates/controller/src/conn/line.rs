@@ -119,8 +119,8 @@ impl Line {
         self.inbox = Vec::new();
     }
 
-    /// Of a connection that this side dialled and that is cut: whether the peer has said that it does
-    /// not know the session, so that there is no use in redialling. To be asked now and then.
+    /// Of a connection that this side dialled and that is cut: whether the peer has said that it
+    /// does not know the session, so that there is no use in redialling. To be asked now and then.
     pub(super) fn is_unknown(&mut self) -> bool {
         if !self.gauge.is_cut() {
             self.events = None;

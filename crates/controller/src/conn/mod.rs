@@ -1,8 +1,8 @@
 //! Connections: one thread that reads and writes all of them, and a few that dial.
 //!
 //! A [`Handler`] is told what comes, on the reactor's own thread. Whoever has a [`Reactor`], on
-//! whatever thread, sends, holds and closes; nothing of that blocks. A message is written whole, and
-//! each time the first of the most urgent [`Lane`] in which one waits.
+//! whatever thread, sends, holds and closes; nothing of that blocks. A message is written whole,
+//! and each time the first of the most urgent [`Lane`] in which one waits.
 //!
 //! What a peer can cost is bounded: it has [`GREETING_TIMEOUT`] until the handler says
 //! [`Reactor::greeted`], memory is taken as bytes come and only for what is announced within the
@@ -178,8 +178,8 @@ impl Reactor {
         self.shared.wake();
     }
 
-    /// Whether nothing carries the session right now: it is being resumed. False if there is no such
-    /// connection. Takes the session's locks shortly.
+    /// Whether nothing carries the session right now: it is being resumed. False if there is no
+    /// such connection. Takes the session's locks shortly.
     #[must_use]
     pub fn is_cut(&self, conn: ConnId) -> bool {
         self.shared.gauge(conn).is_some_and(|gauge| gauge.is_cut())
@@ -200,8 +200,8 @@ pub struct ReactorThread {
 }
 
 impl ReactorThread {
-    /// Ends all connections after what waits to be written, and all threads. Blocks a few seconds at
-    /// most, or as long as the `connect_timeout` of what is being dialled.
+    /// Ends all connections after what waits to be written, and all threads. Blocks a few seconds
+    /// at most, or as long as the `connect_timeout` of what is being dialled.
     pub fn close(mut self) {
         self.end();
     }

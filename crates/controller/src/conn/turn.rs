@@ -514,7 +514,7 @@ impl<H: Handler> Turns<H> {
         self.handler.opened(conn, opened);
     }
 
-    /// Takes no more connections, and closes those there are. Those that are cut are not waited for.
+    /// Takes no more connections, and closes those there are; those that are cut at once.
     fn stop(&mut self) {
         self.stop_at = Some(Instant::now() + STOP_TIMEOUT);
         let conns: Vec<ConnId> = self.lines.keys().copied().collect();

@@ -1,7 +1,7 @@
 //! The counter of a device in a file that survives crashes.
 //!
-//! Counters are reserved ahead: the file holds one up to which all may have been used, so that it is
-//! written once in many registrations. After a restart the device goes on above it.
+//! Counters are reserved ahead: the file holds one up to which all may have been used, so that it
+//! is written once in many registrations. After a restart the device goes on above it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

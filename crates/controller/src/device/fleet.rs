@@ -40,8 +40,8 @@ pub struct FleetConfig {
     pub counter: Option<u64>,
     /// Seeds the waits of the devices. `None`: by chance.
     pub seed: Option<u64>,
-    /// Answers requests, on the fleet's thread, which it must not block. If it panics, the request is
-    /// refused. Default: an echo.
+    /// Answers requests, on the fleet's thread, which it must not block. If it panics, the request
+    /// is refused. Default: an echo.
     pub traffic: Traffic,
 }
 

@@ -197,7 +197,8 @@ impl<T> Prefixes<T> {
     pub(crate) fn new(prefixes: BTreeMap<String, T>) -> Self {
         let mut entries: Vec<Entry<T>> = Vec::with_capacity(prefixes.len());
         for (prefix, value) in prefixes {
-            // In the order of names, all prefixes of one stand before it, each within the one before.
+            // In the order of names, all prefixes of one stand before it, each within the one
+            // before.
             let mut shorter = entries.len().checked_sub(1);
             while let Some(index) = shorter
                 && !prefix.starts_with(&entries[index].prefix)
@@ -324,7 +325,8 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let targets = |n: u64| to(["a", "b", "c"][(n % 3) as usize]);
-            let patterns = devices.iter().map(|d| device(d)).chain(prefixes.iter().map(|p| prefix(p)));
+            let prefixes = prefixes.iter().map(|p| prefix(p));
+            let patterns = devices.iter().map(|d| device(d)).chain(prefixes);
             let mut rules: Vec<_> =
                 patterns.enumerate().map(|(n, p)| (p, targets(seed >> (n % 50)))).collect();
             let sorted = rules.clone();

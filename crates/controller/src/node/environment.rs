@@ -76,17 +76,6 @@ impl Environment {
         }
     }
 
-    /// Keeps what is in use for [`Self::recall`]. Blocks until it is on disk.
-    pub(super) fn keep(&self, folder: &Path) -> io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let new = folder.join("parameters-in-use.new");
-        let mut file = fs::File::create(&new)?;
-        write!(file, "{}\n{}", self.generation, self.text)?;
-        file.sync_all()?;
-        fs::rename(new, folder.join(USED))?;
-        fs::File::open(folder)?.sync_all()
-    }
-
     /// Looks at the record with the parameters: all of it is used, or nothing.
     pub(super) fn apply(&mut self, config: &NodeConfig, record: &Record) -> Applied {
         let is_known = record.rank <= self.seen;
@@ -208,6 +197,17 @@ impl Environment {
             requests_max: policy.requests_max,
         }
     }
+}
+
+/// Keeps what is in use for [`Environment::recall`]. Blocks until it is on disk.
+pub(super) fn keep(folder: &Path, generation: u64, text: &str) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let new = folder.join("parameters-in-use.new");
+    let mut file = fs::File::create(&new)?;
+    write!(file, "{generation}\n{text}")?;
+    file.sync_all()?;
+    fs::rename(new, folder.join(USED))?;
+    fs::File::open(folder)?.sync_all()
 }
 
 /// The record of parameters that a controller makes.

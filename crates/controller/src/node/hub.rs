@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::admission::Admission;
-use super::environment::{Applied, Environment};
+use super::environment::{self, Applied, Environment};
 use super::queue::{Full, Queue, Room, Work};
 use super::status::PartnerStatus;
 use super::worker::{Gauges, Outlet};
@@ -60,6 +60,8 @@ pub(super) struct Hub {
     pub(super) reactor: OnceLock<Reactor>,
     pub(super) dispatch: RwLock<Arc<Dispatch>>,
     pub(super) environment: Mutex<Environment>,
+    /// The generation of the parameters that were kept last.
+    pub(super) kept: Mutex<u64>,
     pub(super) notes: Sender<Note>,
     pub(super) events: Sender<NodeEvent>,
     pub(super) events_taken: Receiver<NodeEvent>,
@@ -172,7 +174,6 @@ impl Hub {
             Applied::Used(generation) => {
                 log::info!("the parameters of generation {generation} are in use");
                 self.renew_settings(&environment);
-                self.keep(&environment);
                 NodeEvent::Parameters { generation }
             }
             Applied::Refused(generation, error) => {
@@ -180,14 +181,25 @@ impl Hub {
                 NodeEvent::ParametersRefused { generation, error }
             }
         };
+        let text = environment.text().to_owned();
         drop(environment);
+        if let NodeEvent::Parameters { generation } = event {
+            self.keep(generation, &text);
+        }
         self.announce(event);
         self.note(Note::Parameters);
     }
 
-    fn keep(&self, environment: &Environment) {
+    /// The connections do not wait for the disk meanwhile.
+    fn keep(&self, generation: u64, text: &str) {
+        let mut kept = locked(&self.kept);
         let Ok(shared) = SHARED.parse() else { return };
-        if let Err(error) = environment.keep(&self.config.opens.folder(&shared)) {
+        if generation < *kept {
+            return;
+        }
+        *kept = generation;
+        let folder = self.config.opens.folder(&shared);
+        if let Err(error) = environment::keep(&folder, generation, text) {
             log::error!("the parameters that are in use cannot be kept: {error}");
         }
     }

@@ -189,6 +189,26 @@ impl Queue {
         }
     }
 
+    /// Waits until there is something, but not longer.
+    pub(super) fn wait(&self, until: Instant) {
+        let mut lanes = self.lock();
+        while lanes.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            lanes = match self.came.wait_timeout(lanes, left) {
+                Ok((lanes, _)) => lanes,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// The next of those who are served already, whosever turn it is.
+    pub(super) fn next_served(&self) -> Option<Next> {
+        self.lock().served.pop().map(|item| Next { item, released: None })
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         let lanes = self.lock();
@@ -207,6 +227,13 @@ impl Queue {
 }
 
 impl Lanes {
+    fn is_empty(&self) -> bool {
+        self.control.is_empty()
+            && self.served.items.is_empty()
+            && self.new.items.is_empty()
+            && self.partners.iter().all(|(_, lane)| lane.items.is_empty())
+    }
+
     fn item(&mut self, work: Work) -> Item {
         self.order += 1;
         Item { bytes: bytes_of(&work), work, came: Instant::now(), order: self.order }
@@ -286,3 +313,7 @@ fn bytes_of(work: &Work) -> usize {
             _ => 0,
         }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

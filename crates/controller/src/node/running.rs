@@ -390,7 +390,7 @@ impl Node {
         }
         let left: Vec<_> = locked(&self.hub.replies).drain().collect();
         for (_, reply) in left {
-            reply(Outcome::Unreachable(NodeError::Closed.to_string()));
+            reply(Outcome::TimedOut);
         }
     }
 

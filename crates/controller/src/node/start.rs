@@ -205,6 +205,7 @@ fn hub(
         reactor: OnceLock::new(),
         dispatch: RwLock::new(Arc::new(dispatch)),
         environment: Mutex::new(environment),
+        kept: Mutex::new(0),
         notes,
         events,
         events_taken,

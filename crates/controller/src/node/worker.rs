@@ -6,7 +6,7 @@
 //! Other partitions do not notice, but for their links, which are made anew once so that both ends
 //! agree again on where they stand.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -150,7 +150,7 @@ struct Running {
     links: HashMap<ControllerId, ConnId>,
     /// Requests that the machine has not answered: of connections, and others.
     of_conns: BTreeSet<(ConnId, u64)>,
-    of_others: Vec<Origin>,
+    of_others: HashSet<Origin>,
     maintenance: bool,
     paused: BTreeMap<Option<ControllerId>, bool>,
     lets: Vec<Let>,
@@ -172,7 +172,7 @@ impl Worker {
             wake: 0,
             links: HashMap::new(),
             of_conns: BTreeSet::new(),
-            of_others: Vec::new(),
+            of_others: HashSet::new(),
             maintenance: false,
             paused: BTreeMap::new(),
             lets: Vec::new(),
@@ -186,7 +186,7 @@ impl Worker {
             }
         }
         while running.step() {}
-        running.leave("the controller is closing");
+        running.leave();
     }
 }
 
@@ -197,8 +197,8 @@ impl Running {
             return self.step_down();
         }
         let wake = self.worker.began + Duration::from_millis(self.wake);
-        let first = self.worker.queue.next(Some(wake));
-        let batch = || self.batch(first);
+        self.worker.queue.wait(wake);
+        let batch = || self.batch();
         match catch_unwind(AssertUnwindSafe(batch)) {
             Ok(Ok(goes_on)) => return goes_on,
             Ok(Err(error)) => {
@@ -217,14 +217,15 @@ impl Running {
         true
     }
 
-    fn batch(&mut self, first: Option<Next>) -> store::Result<bool> {
+    fn batch(&mut self) -> store::Result<bool> {
+        self.serve()?;
         let (until, mut goes_on) = (Instant::now() + BATCH_TIME, true);
         if self.now() >= self.wake {
             self.wake = self.now() + TICK;
             self.handle(Input::Tick)?;
         }
-        let (mut next, mut left) = (first, BATCH_MAX);
-        while let Some(Next { item, released }) = next {
+        for _ in 0..BATCH_MAX {
+            let Some(Next { item, released }) = self.worker.queue.next(None) else { break };
             if let Some(partner) = released {
                 self.worker.outlet.release(&self.worker.partition, &partner);
             }
@@ -233,18 +234,32 @@ impl Running {
                 break;
             }
             self.take(item)?;
-            left -= 1;
-            // Whatever is taken from the queue from here on has to be done.
-            if left == 0 || Instant::now() >= until {
+            if Instant::now() >= until {
                 break;
             }
-            next = self.worker.queue.next(None);
         }
+        self.end_transaction()?;
+        Ok(goes_on)
+    }
+
+    /// Those who are served already first: they write next to nothing, and need not wait until what
+    /// the others write is on disk.
+    fn serve(&mut self) -> store::Result<()> {
+        for taken in 0..BATCH_MAX {
+            let Some(Next { item, .. }) = self.worker.queue.next_served() else {
+                return if taken > 0 { self.end_transaction() } else { Ok(()) };
+            };
+            self.take(item)?;
+        }
+        self.end_transaction()
+    }
+
+    fn end_transaction(&mut self) -> store::Result<()> {
         if let Some(machine) = &mut self.machine {
             machine.commit()?;
         }
         self.let_out();
-        Ok(goes_on)
+        Ok(())
     }
 
     fn take(&mut self, item: Item) -> store::Result<()> {
@@ -271,11 +286,14 @@ impl Running {
             Input::Request { origin: Origin::Conn(conn, id), .. } => {
                 self.of_conns.insert((*conn, *id));
             }
-            Input::Request { origin, .. } => self.of_others.push(origin.clone()),
+            Input::Request { origin, .. } => {
+                self.of_others.insert(origin.clone());
+            }
             Input::ConnLost { conn } => {
-                let later = self.of_conns.split_off(&(*conn, 0));
-                let theirs = |pair: &(ConnId, u64)| pair.0 == *conn;
-                self.of_conns.extend(later.into_iter().filter(|pair| !theirs(pair)));
+                let theirs = (*conn, 0)..=(*conn, u64::MAX);
+                while let Some(pair) = self.of_conns.range(theirs.clone()).next().copied() {
+                    self.of_conns.remove(&pair);
+                }
             }
             Input::Settings(settings) => self.worker.settings = Arc::clone(settings),
             Input::Order(Order::Maintenance(on)) => self.maintenance = *on,
@@ -303,9 +321,12 @@ impl Running {
             _ if self.links.get(&partner) != Some(&conn) => return Ok(()),
             Input::LinkDown { .. } => {
                 self.links.remove(&partner);
+                let is_its =
+                    |origin: &Origin| matches!(origin, Origin::Partner(p, _) if *p == partner);
+                self.of_others.retain(|origin| !is_its(origin));
             }
             Input::Forward { forward, .. } => {
-                self.of_others.push(Origin::Partner(partner, forward.id));
+                self.of_others.insert(Origin::Partner(partner, forward.id));
             }
             _ => {}
         }
@@ -411,8 +432,8 @@ impl Running {
     fn answered(&mut self, origin: Origin, outcome: Outcome) {
         if let Origin::Conn(conn, id) = origin {
             self.of_conns.remove(&(conn, id));
-        } else if let Some(at) = self.of_others.iter().position(|other| *other == origin) {
-            self.of_others.swap_remove(at);
+        } else {
+            self.of_others.remove(&origin);
         }
         self.answer(origin, outcome);
     }
@@ -441,8 +462,7 @@ impl Running {
             self.back_off
         );
         self.set_error(error);
-        let error = error.to_owned();
-        self.worker.outlet.event(NodeEvent::Fault { partition, error: error.clone() });
+        self.worker.outlet.event(NodeEvent::Fault { partition, error: error.to_owned() });
         // A defect may have hit it in the middle of anything.
         if catch_unwind(AssertUnwindSafe(|| self.machine = None)).is_err() {
             log::error!("partition {}: its end has failed too", self.worker.partition);
@@ -454,7 +474,7 @@ impl Running {
                 self.retry(conn, device);
             }
         }
-        self.leave(&error);
+        self.leave();
         self.links.clear();
         self.opening += 1;
         self.put_off();
@@ -465,12 +485,12 @@ impl Running {
         self.back_off = (self.back_off * 2).min(REOPEN_MOST);
     }
 
-    /// Whoever waits is told that nobody will answer.
-    fn leave(&mut self, why: &str) {
+    /// Whoever waits is told that nobody will answer; what was asked may have been done.
+    fn leave(&mut self) {
         let conns = std::mem::take(&mut self.of_conns);
         let conns = conns.into_iter().map(|(conn, id)| Origin::Conn(conn, id));
         for origin in conns.chain(std::mem::take(&mut self.of_others)).collect::<Vec<_>>() {
-            self.answer(origin, Outcome::Unreachable(why.to_owned()));
+            self.answer(origin, Outcome::TimedOut);
         }
     }
 

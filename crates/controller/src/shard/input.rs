@@ -90,7 +90,8 @@ pub enum Input {
         /// What.
         answer: HandOffAnswer,
     },
-    /// A device has answered a request; the number is the one of [`Output::Ask`].
+    /// A device has answered a request; the number is the one of
+    /// [`Output::Ask`](super::Output::Ask).
     Answer {
         /// On which connection.
         conn: ConnId,
@@ -159,14 +160,14 @@ pub enum Input {
         /// What.
         mode: Mode,
     },
-    /// [`Output::BuildSnapshot`] is done.
+    /// [`Output::BuildSnapshot`](super::Output::BuildSnapshot) is done.
     SnapshotBuilt {
         /// For whom.
         partner: ControllerId,
         /// The snapshot; `None`: it could not be made, and is tried again later.
         manifest: Option<Manifest>,
     },
-    /// A chunk that was asked for with [`Output::ReadChunk`].
+    /// A chunk that was asked for with [`Output::ReadChunk`](super::Output::ReadChunk).
     ChunkRead {
         /// For whom.
         partner: ControllerId,
@@ -177,7 +178,8 @@ pub enum Input {
         /// Its data; `None`: the snapshot is gone.
         data: Option<Vec<u8>>,
     },
-    /// [`Output::ReceiveSnapshot`] is done: these chunks are here already.
+    /// [`Output::ReceiveSnapshot`](super::Output::ReceiveSnapshot) is done: these chunks are here
+    /// already.
     SnapshotOpened {
         /// From whom.
         partner: ControllerId,
@@ -186,7 +188,7 @@ pub enum Input {
         /// The first chunk that is missing; `None`: it cannot be received now, try later.
         next: Option<u32>,
     },
-    /// [`Output::WriteChunk`] is done.
+    /// [`Output::WriteChunk`](super::Output::WriteChunk) is done.
     ChunkWritten {
         /// From whom.
         partner: ControllerId,
@@ -197,7 +199,8 @@ pub enum Input {
         /// Whether it is kept. If not it is asked for again later.
         kept: bool,
     },
-    /// The next records of a snapshot that is here whole ([`Output::ReadSnapshot`]).
+    /// The next records of a snapshot that is here whole
+    /// ([`Output::ReadSnapshot`](super::Output::ReadSnapshot)).
     SnapshotRecords {
         /// From whom.
         partner: ControllerId,

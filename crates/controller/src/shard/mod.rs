@@ -3,10 +3,10 @@
 //! told, requests for them, and their way back home.
 //!
 //! It is driven by [`Input`]s and answers with [`Output`]s. It writes to its [`Store`] in the
-//! transaction that is open; whoever drives it commits, and lets no output out before that. After an
-//! error of the store the shard is thrown away with what it has put out since the last commit, and
-//! a new one begins on the store as it is found then: nothing but the sessions of devices, which
-//! register again, lives in memory alone.
+//! transaction that is open; whoever drives it commits, and lets no output out before that. After
+//! an error of the store the shard is thrown away with what it has put out since the last commit,
+//! and a new one begins on the store as it is found then: nothing but the sessions of devices,
+//! which register again, lives in memory alone.
 //!
 //! [`Store`]: crate::store::Store
 
@@ -79,8 +79,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Begins on a store: the devices that were served here get a full lease to be heard again. Reads
-    /// the whole table once.
+    /// Begins on a store: the devices that were served here get a full lease to be heard again.
+    /// Reads the whole table once.
     ///
     /// # Errors
     ///
@@ -109,8 +109,8 @@ impl Shard {
     }
 
     /// Takes in what has happened, at a time that is not before that of the call before. `wall_s`
-    /// are the seconds after midnight UTC: only a window for hand-overs looks at them. What is to be
-    /// done is added to `out`, and may be done after the next [`Shard::commit`].
+    /// are the seconds after midnight UTC: only a window for hand-overs looks at them. What is to
+    /// be done is added to `out`, and may be done after the next [`Shard::commit`].
     ///
     /// # Errors
     ///
@@ -182,9 +182,9 @@ impl Shard {
         })
     }
 
-    /// The devices of this partition behind the given one, wherever they are registered, in the order
-    /// of their names, ends included; and whether each is connected here. May be fewer than `count`
-    /// only at the end.
+    /// The devices of this partition behind the given one, wherever they are registered, in the
+    /// order of their names, ends included; and whether each is connected here. May be fewer than
+    /// `count` only at the end.
     ///
     /// # Errors
     ///

@@ -390,8 +390,8 @@ impl Registrar {
         self.sessions.end(&location.device);
     }
 
-    /// A registration here that partners remember and this controller does not, as it lost its disk:
-    /// it has one lease to be heard of. If there is no room to serve it, it is over.
+    /// A registration here that partners remember and this controller does not, as it lost its
+    /// disk: it has one lease to be heard of. If there is no room to serve it, it is over.
     fn adopt(&mut self, step: &mut Step<'_>, location: &Location) -> store::Result<()> {
         if self.sessions.get(&location.device).is_some() {
             return Ok(());

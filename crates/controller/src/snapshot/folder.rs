@@ -24,8 +24,9 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder, or makes it, and removes what is of no use. Links in it are not followed, and
-    /// files that are not of its making stay. No snapshot in it becomes larger than `bytes_max`.
+    /// Opens a folder, or makes it, and removes what is of no use. Links in it are not followed,
+    /// and files that are not of its making stay. No snapshot in it becomes larger than
+    /// `bytes_max`.
     ///
     /// # Errors
     ///
@@ -80,8 +81,8 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// The table cannot be read, or the file not be written, or it would be too large. Nothing of it
-    /// stays.
+    /// The table cannot be read, or the file not be written, or it would be too large. Nothing of
+    /// it stays.
     pub fn build(&mut self, snapshot: &mut dyn Snapshot) -> Result<Manifest> {
         self.remove_old(MADE_MAX - 1);
         let manifest = made::build(&self.path, self.bytes_max, snapshot)?;
@@ -118,8 +119,8 @@ impl Folder {
     }
 
     /// Makes ready for a partner's snapshot, in the place of another one of that partner, or finds
-    /// what is here of it; gives the first chunk that is missing, or their number. Blocks for as long
-    /// as reading what is here takes.
+    /// what is here of it; gives the first chunk that is missing, or their number. Blocks for as
+    /// long as reading what is here takes.
     ///
     /// # Errors
     ///
@@ -151,8 +152,8 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// There is no such chunk, or it has another length, or it cannot be written: then it is as if it
-    /// had never come.
+    /// There is no such chunk, or it has another length, or it cannot be written: then it is as if
+    /// it had never come.
     pub fn write_chunk(
         &mut self,
         partner: &ControllerId,

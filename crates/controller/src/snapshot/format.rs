@@ -1,4 +1,5 @@
-//! How the records of a snapshot lie in its file, one after the other, in the order of kind and key:
+//! How the records of a snapshot lie in its file, one after the other, in the order of kind and
+//! key:
 //!
 //! ```text
 //! magic     8 bytes   "EVSTAB\x01\x00"
@@ -69,7 +70,8 @@ pub fn read_magic(from: &mut dyn Read) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// The reader's; `UnexpectedEof` in the middle of a record, `InvalidData` for lengths out of bounds.
+/// The reader's; `UnexpectedEof` in the middle of a record, `InvalidData` for lengths out of
+/// bounds.
 pub fn read_record(from: &mut dyn Read) -> io::Result<Option<Record>> {
     let mut length = [0; 4];
     let Some(rest) = read_first(from, &mut length)? else { return Ok(None) };

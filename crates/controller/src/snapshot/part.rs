@@ -60,9 +60,9 @@ impl Part {
         Ok(Self { manifest, data, data_path, chunks, chunks_path, have, entries: 0, reader: None })
     }
 
-    /// Goes on with one of a process before; `None`: there is none, or another one. Every chunk that
-    /// should be there is read and compared with its sum, since the last ones may never have come to
-    /// the disk.
+    /// Goes on with one of a process before; `None`: there is none, or another one. Every chunk
+    /// that should be there is read and compared with its sum, since the last ones may never have
+    /// come to the disk.
     pub(super) fn resume(
         folder: &Path,
         partner: &ControllerId,

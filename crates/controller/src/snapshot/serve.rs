@@ -5,10 +5,10 @@ use crate::shard::{Input, Output};
 use crate::store::{self, Snapshot};
 
 impl Folder {
-    /// Does what a shard wants done with snapshots, and gives what it is to be told. `None`: it need
-    /// not be told, or the output is about something else. Blocks as the methods do that it stands
-    /// for. What goes wrong is logged; the shard tries again. A snapshot that was made before is
-    /// given again; the shard has it dropped when it does not want it.
+    /// Does what a shard wants done with snapshots, and gives what it is to be told. `None`: it
+    /// need not be told, or the output is about something else. Blocks as the methods do that it
+    /// stands for. What goes wrong is logged; the shard tries again. A snapshot that was made
+    /// before is given again; the shard has it dropped when it does not want it.
     pub fn serve(
         &mut self,
         output: Output,

@@ -1,7 +1,7 @@
 //! Stores in memory: for tests, and for a partition whose partners keep what it knows.
 //!
-//! A [`MemDisk`] stands for the disk: it has what was committed and outlives the [`Store`]s that are
-//! opened on it, one at a time. It can lose all, go back to an earlier moment, or fail.
+//! A [`MemDisk`] stands for the disk: it has what was committed and outlives the [`Store`]s that
+//! are opened on it, one at a time. It can lose all, go back to an earlier moment, or fail.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -2,8 +2,8 @@
 //!
 //! A store holds one partition; one process holds a store, and one thread writes to it. The table
 //! is its own change log: each record has the number of its last change, so that "what has changed
-//! since" is a range of the table, is never longer than the table, and cannot overflow. Only ends of
-//! registrations that were purged are missing from it; see [`Store::purge`].
+//! since" is a range of the table, is never longer than the table, and cannot overflow. Only ends
+//! of registrations that were purged are missing from it; see [`Store::purge`].
 
 mod book;
 pub mod memory;
@@ -194,7 +194,8 @@ pub trait Store: Send {
     fn snapshots(&self) -> Result<Box<dyn Snapshot>>;
 }
 
-/// Reads the whole table of a store beside its writer, at one moment, with memory for a few records.
+/// Reads the whole table of a store beside its writer, at one moment, with memory for a few
+/// records.
 pub trait Snapshot: Send {
     /// Calls `each` with every record in the order of kind and key; gives the position that the
     /// table had. Stops early when `each` fails. Blocks for as long as that takes.
@@ -205,8 +206,8 @@ pub trait Snapshot: Send {
     fn read(&mut self, each: &mut dyn FnMut(&Record) -> std::io::Result<()>) -> Result<Position>;
 }
 
-/// Opens the store of a partition, again after an error. What is on disk is found by the partition's
-/// name.
+/// Opens the store of a partition, again after an error. What is on disk is found by the
+/// partition's name.
 pub trait Opens: Send + Sync {
     /// Opens or makes it.
     ///

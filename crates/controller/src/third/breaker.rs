@@ -175,7 +175,10 @@ mod tests {
         /// At any failure rate, and for any seed: pauses stay within their bounds, spread, and no
         /// more than one probe is under way.
         #[test]
-        fn pauses_are_bounded(seed in any::<u64>(), steps in prop::collection::vec(0..4_u8, 1..200)) {
+        fn pauses_are_bounded(
+            seed in any::<u64>(),
+            steps in prop::collection::vec(0..4_u8, 1..200),
+        ) {
             let mut breaker = Breaker::new(CONFIG, seed);
             let (mut now, mut probing, mut in_a_row) = (0_u64, false, 0_u32);
             for step in steps {

@@ -1,7 +1,8 @@
 //! For whoever has requests for devices and is no controller of this kind: third-party controllers,
 //! and tools.
 //!
-//! * [`Routes`]: which controllers to ask for which device, best first; it learns where devices are.
+//! * [`Routes`]: which controllers to ask for which device, best first; it learns where devices
+//! are.
 //! * [`Breaker`]: keeps from asking a controller that does not answer.
 //! * [`Router`]: the life of a request, without I/O.
 //! * [`ThirdParty`]: all of it over virtual sockets.

@@ -90,13 +90,14 @@ impl ThirdParty {
     }
 
     /// Sends a request that must not be done twice: what may have been done is not tried again.
-    /// `reply` is called within the deadline, which is at most [`DEADLINE_MAX`]. Does not block.
+    /// `reply` is called until the deadline, give or take a few milliseconds; it is at most
+    /// [`DEADLINE_MAX`]. Does not block.
     pub fn request(&self, device: DeviceId, deadline: Duration, payload: Vec<u8>, reply: Reply) {
         self.hand_in(device, deadline, payload, false, reply);
     }
 
-    /// Sends a request that does no harm if the device does it twice: it is tried again elsewhere if
-    /// nobody knows whether it was done. The rest is as with [`Self::request`].
+    /// Sends a request that does no harm if the device does it twice: it is tried again elsewhere
+    /// if nobody knows whether it was done. The rest is as with [`Self::request`].
     pub fn request_idempotent(
         &self,
         device: DeviceId,

@@ -4,8 +4,8 @@
 //! * [`peer`]: between two controllers that are partners.
 //! * [`codes`]: every number that stands for something.
 //!
-//! A frame is the length of the body as a u32, the type of the message as a u16, and the body, whose
-//! fields are those of [`eversock_fields`]. Every length is checked against
+//! A frame is the length of the body as a u32, the type of the message as a u16, and the body,
+//! whose fields are those of [`eversock_fields`]. Every length is checked against
 //! [`limits`](crate::limits) before memory is taken for it; what stands behind the last field is an
 //! error, as is a code that nobody has given a meaning.
 //!

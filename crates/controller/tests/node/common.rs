@@ -258,7 +258,8 @@ impl Client {
         }
         loop {
             let message = self.next::<ClientMessage>();
-            let Some(message) = message else { panic!("the end, not {what}: {:?}", self.kept) };
+            let last: Vec<_> = self.kept.iter().rev().take(3).collect();
+            let Some(message) = message else { panic!("the end, not {what}: {last:?}") };
             if is_it(&message) {
                 return message;
             }
@@ -319,7 +320,10 @@ impl Client {
     }
 
     pub(crate) fn answer(&mut self, id: u64) -> eversock_controller::wire::client::Outcome {
-        let is_it = |message: &ClientMessage| matches!(message, ClientMessage::Response { id: other, .. } if *other == id);
+        let is_it = |message: &ClientMessage| match message {
+            ClientMessage::Response { id: other, .. } => *other == id,
+            _ => false,
+        };
         match self.expect("an answer", is_it) {
             ClientMessage::Response { outcome, .. } => outcome,
             other => panic!("{other:?}"),

@@ -275,6 +275,6 @@ fn closing_ends_everything_soon_whatever_is_under_way() {
     }
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     let outcome = outcome.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert!(matches!(outcome, Outcome::Unreachable(_)), "{outcome:?}");
+    assert_eq!(outcome, Outcome::TimedOut, "the device may have done it");
     assert!(client.next::<ClientMessage>().is_none());
 }

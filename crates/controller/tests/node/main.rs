@@ -4,6 +4,7 @@
 mod common;
 mod door;
 mod faults;
+mod fleet;
 mod parameters;
 mod partners;
 mod strangers;

@@ -9,7 +9,7 @@ use eversock_controller::shard::{Event, Order};
 use eversock_controller::store::Quota;
 use eversock_controller::store::sqlite::SqliteStores;
 use eversock_controller::wire::Role;
-use eversock_controller::wire::client::{ClientMessage, HandOffAnswer, Outcome};
+use eversock_controller::wire::client::{ClientMessage, HandOffAnswer, Outcome, Register};
 
 use crate::common::{
     Client, Sites, begin, device, id, is_linked, known, wait_for, wait_linked, wait_owner,
@@ -71,7 +71,8 @@ fn a_device_that_moves_is_let_go_and_found_from_everywhere() {
     });
     wait_for("it is told", || {
         events.try_iter().any(|event| {
-            matches!(event, NodeEvent::Partition { partition, event: Event::Owner { now, seq: 2, .. } }
+            let NodeEvent::Partition { partition, event } = event else { return false };
+            matches!(event, Event::Owner { now, seq: 2, .. }
                 if partition == id("a") && now == id("b"))
         })
     });
@@ -249,4 +250,76 @@ fn devices_that_are_moved_go_where_they_are_sent() {
     let ClientMessage::HandOff { device: which, target, .. } = said else { panic!() };
     assert_eq!((which, target.controller), (device("a-2"), id("c")));
     assert_eq!(known(&nodes[0], "a-2").unwrap().owner, id("a"), "it is served until it has gone");
+}
+
+/// A table that takes a while to get over, in many chunks.
+fn fill(node: &Node, devices: u32) -> Client {
+    let mut client = Client::device(node);
+    for n in 0..devices {
+        client.say(&ClientMessage::Register(Register {
+            device: device(&format!("a-{n:05}")),
+            seq: 1,
+            nonce: 1,
+            lease: Duration::ZERO,
+            generation: 0,
+            token: 0,
+            address: vec![7; 1000],
+        }));
+    }
+    for n in 0..devices {
+        client.registered(&format!("a-{n:05}"), 1);
+    }
+    client
+}
+
+#[test]
+fn a_snapshot_that_is_interrupted_again_and_again_is_whole_at_last() {
+    const DEVICES: u32 = 2500;
+    let sites = Sites::new(&["a", "b"]);
+    let chaos = ChaosConfig::new("127.0.0.1:0".parse().unwrap(), sites.sites[1].partner_door);
+    let proxy = Proxy::spawn(chaos).unwrap();
+    let mut config = sites.config(0);
+    config.partners[0].addrs = vec![proxy.local_addr()];
+    config.policy.snapshot_from = 100;
+    config.door.registrations_per_second = 100_000;
+    let donor = begin(config.clone());
+    let mut client = fill(&donor, DEVICES);
+    let slow = |rate: u64| Fault::Rate {
+        direction: Direction::Both,
+        bytes_per_second: std::num::NonZeroU64::new(rate),
+        lasting: None,
+    };
+    proxy.inject(slow(600_000), Target::All).unwrap();
+    let joiner = sites.start(1);
+    let has_chunks = |node: &Node, least: u32| {
+        node.status().partitions.iter().any(|partition| {
+            let mut chunks = partition.sync.iter().filter_map(|sync| sync.chunks);
+            partition.name == "a" && chunks.any(|(done, all)| done >= least && done < all)
+        })
+    };
+    wait_for("it has begun", || has_chunks(&joiner, 1));
+    // Both serve meanwhile.
+    client.register("a-00000", 2);
+    let mut guest = Client::device(&joiner);
+    guest.register("a-00001", 9);
+    proxy.inject(Fault::Reset, Target::All).unwrap();
+    wait_for("it goes on", || has_chunks(&joiner, 3));
+    joiner.close();
+    let joiner = sites.start(1);
+    wait_for("it goes on where it was", || has_chunks(&joiner, 4));
+    drop(client);
+    donor.close();
+    let donor = begin(config);
+    proxy.inject(Fault::Heal, Target::All).unwrap();
+    let count = |node: &Node| node.devices(Some(&id("a")), None, 10_000).unwrap().len();
+    wait_for("all of it is there", || count(&joiner) == DEVICES as usize);
+    let nodes = [donor, joiner];
+    wait_for("all are in sync", || is_in_sync(&nodes));
+    for node in &nodes {
+        wait_owner(node, "a-00000", "a", 2);
+        wait_owner(node, "a-00001", "b", 9);
+        assert_eq!(known(node, "a-02499").unwrap().address, vec![7; 1000]);
+    }
+    assert_eq!(nodes[1].status().counts.snapshots_received, 1);
+    proxy.stop();
 }

@@ -1,6 +1,6 @@
 //! Which way requests go.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eversock_controller::third::Routes;
 use eversock_controller::wire::client::Outcome;
@@ -89,11 +89,13 @@ fn silence_ends_with_the_deadline() {
     let silent = Controller::start("silent", |_| Does::Nothing);
     let third = third_party(vec![place("silent", silent.addr)]);
     let deadline = Duration::from_millis(300);
-    let began = std::time::Instant::now();
     // The first may end before a connection stands.
     wait_for("one was sent", || {
+        let began = Instant::now();
         let outcome = third.request_and_wait(device("d"), deadline, vec![1]);
-        assert!(began.elapsed() >= deadline);
+        // The clock of a router counts whole milliseconds.
+        let is_early = began.elapsed() + Duration::from_millis(5) < deadline;
+        assert!(!is_early || matches!(outcome, Outcome::Unreachable(_)), "{outcome:?}");
         silent.count() > 0 && outcome == Outcome::TimedOut
     });
 }

@@ -1,4 +1,4 @@
-//! What is too large, or means nothing, is refused; what is too much of a list that may be cut is cut.
+//! What is too large, or means nothing, is refused; a list that may be cut is cut.
 
 use std::time::Duration;
 

@@ -11,8 +11,10 @@ use std::cell::Cell;
 use std::fmt::Debug;
 
 use common::{client_message, peer_message};
+use eversock_controller::limits::BATCH_MAX;
 use eversock_controller::wire::client::ClientMessage;
-use eversock_controller::wire::peer::PeerMessage;
+use eversock_controller::wire::codes::kind;
+use eversock_controller::wire::peer::{PeerMessage, SyncMessage};
 use eversock_controller::wire::{HEADER_BYTES, Message, frame, header};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -84,6 +86,17 @@ fn with_a_changed_byte<M: Message>(message: &M, at: usize, to: u8) -> Result<(),
     is_read_or_refused::<M>(message.kind(), &body)
 }
 
+#[test]
+fn a_count_alone_takes_no_memory() {
+    let resync = SyncMessage::Resync;
+    let mut body = Vec::new();
+    PeerMessage::Sync { partition: "a".parse().unwrap(), message: resync }.encode(&mut body);
+    body.extend([0; 24]);
+    body.extend(u32::try_from(BATCH_MAX).unwrap().to_le_bytes());
+    // `decode` holds what is taken against what came.
+    assert!(decode::<PeerMessage>(kind::SYNC_UPDATE, &body).is_none());
+}
+
 proptest! {
     #[test]
     fn a_clients_message_comes_back_as_it_went(message in client_message()) {
@@ -97,7 +110,13 @@ proptest! {
 
     #[test]
     fn random_bytes_are_read_or_refused(
-        kind in prop_oneof![any::<u16>(), 0..5u16, 0x100..0x112u16, 0x200..0x209u16, 0x300..0x30au16],
+        kind in prop_oneof![
+            any::<u16>(),
+            0..5u16,
+            0x100..0x112u16,
+            0x200..0x209u16,
+            0x300..0x30au16,
+        ],
         body in vec(prop_oneof![Just(0), 0..9u8, any::<u8>()], 0..160),
     ) {
         is_read_or_refused::<ClientMessage>(kind, &body)?;

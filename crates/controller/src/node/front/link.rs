@@ -1,9 +1,9 @@
 //! The links to partners, without I/O: what comes goes in, what is to be done comes out.
 //!
-//! Who dials says hello and is welcomed; then both introduce themselves, the one that dialled first,
-//! and the link stands. Each partner has one link at most: a newer one takes the place of the older,
-//! whose connection may be dead without anybody knowing. When both dial at once, the one that the
-//! controller with the smaller name has dialled stays, so that both keep the same one.
+//! Who dials says hello and is welcomed; then both introduce themselves, the one that dialled
+//! first, and the link stands. Each partner has one link at most: a newer one takes the place of
+//! the older, whose connection may be dead without anybody knowing. When both dial at once, the one
+//! that the controller with the smaller name has dialled stays, so that both keep the same one.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -558,3 +558,7 @@ fn is_for_partitions(message: &PeerMessage) -> bool {
             | PeerMessage::Parameters { .. }
     )
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

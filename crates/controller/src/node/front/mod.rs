@@ -6,6 +6,7 @@ pub(super) mod link;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,6 +24,7 @@ use crate::shard::Input;
 use crate::shard::input::ConnId;
 use crate::store::Position;
 use crate::wire::client::{ClientMessage, Outcome};
+use crate::wire::codes::bye;
 use crate::wire::peer::{Introduction, Mode, PeerMessage, Standpoint};
 use crate::wire::{Bye, Message, Place};
 
@@ -37,6 +39,8 @@ pub(super) const PARTNERS: u64 = 1;
 pub(super) const DIALS: u64 = 2;
 /// Bytes that may wait to be written to a partner: more than all windows together.
 const QUEUE_MAX: usize = 256 << 20;
+/// When to come again after a defect.
+const DEFECT_PAUSE: Duration = Duration::from_millis(100);
 /// From here on clocks that differ are told of.
 const SKEW_MS: i64 = 30_000;
 
@@ -81,6 +85,63 @@ impl Front {
         let door = Door::new(Arc::clone(&hub), now);
         let (asked, held) = (HashMap::new(), BTreeMap::new());
         Self { hub, notes, reactor, door, links, addrs, boot, asked, held }
+    }
+
+    fn take_opened(&mut self, conn: ConnId, opened: Opened) {
+        let key = opened.peer_key.map(|key| key.0);
+        let now = Instant::now();
+        match opened.token {
+            DOOR => self.door.opened(conn, key),
+            PARTNERS => self.links.opened(now, conn, None, key),
+            dialled => {
+                let partner = usize::try_from(dialled - DIALS).unwrap_or(usize::MAX);
+                self.links.opened(now, conn, Some(partner), key);
+            }
+        }
+        self.act();
+    }
+
+    fn take_frame(&mut self, conn: ConnId, kind: u16, body: &[u8]) -> Result<(), Bye> {
+        let now = Instant::now();
+        let result = if self.links.has(conn) {
+            match read::<PeerMessage>(kind, body)? {
+                Some(message) => self.links.heard(now, conn, message),
+                None => Ok(()),
+            }
+        } else {
+            match read::<ClientMessage>(kind, body)? {
+                Some(message) => self.door.heard(now, conn, message),
+                None => Ok(()),
+            }
+        };
+        self.act();
+        result
+    }
+
+    fn take_closed(&mut self, conn: ConnId, why: &str) {
+        self.door.closed(conn);
+        self.links.closed(Instant::now(), conn, why);
+        self.asked.remove(&conn);
+        self.act();
+    }
+
+    fn take_dial_failed(&mut self, token: u64, why: &str) {
+        let partner = usize::try_from(token.saturating_sub(DIALS)).unwrap_or(usize::MAX);
+        if partner < self.hub.config.partners.len() {
+            self.links.dial_failed(Instant::now(), partner, why);
+        }
+        self.act();
+    }
+
+    /// What other threads have for this one, and what is due; gives when to come again.
+    fn take_turn(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        while let Ok(note) = self.notes.try_recv() {
+            self.take_note(now, note);
+        }
+        let next = self.links.turn(now);
+        self.act();
+        Some(next)
     }
 
     fn take_note(&mut self, now: Instant, note: Note) {
@@ -375,61 +436,37 @@ impl Front {
 
 impl Handler for Front {
     fn opened(&mut self, conn: ConnId, opened: Opened) {
-        let key = opened.peer_key.map(|key| key.0);
-        let now = Instant::now();
-        match opened.token {
-            DOOR => self.door.opened(conn, key),
-            PARTNERS => self.links.opened(now, conn, None, key),
-            dialled => {
-                let partner = usize::try_from(dialled - DIALS).unwrap_or(usize::MAX);
-                self.links.opened(now, conn, Some(partner), key);
-            }
+        if guarded(|| self.take_opened(conn, opened)).is_none() {
+            self.reactor.close(conn);
         }
-        self.act();
     }
 
     fn frame(&mut self, conn: ConnId, kind: u16, body: &[u8]) -> Result<(), Bye> {
-        let now = Instant::now();
-        let result = if self.links.has(conn) {
-            match read::<PeerMessage>(kind, body)? {
-                Some(message) => self.links.heard(now, conn, message),
-                None => Ok(()),
-            }
-        } else {
-            match read::<ClientMessage>(kind, body)? {
-                Some(message) => self.door.heard(now, conn, message),
-                None => Ok(()),
-            }
-        };
-        self.act();
-        result
+        let taken = guarded(|| self.take_frame(conn, kind, body));
+        taken.unwrap_or_else(|| Err(Bye::new(bye::CLOSING, "a defect of the controller")))
     }
 
     fn closed(&mut self, conn: ConnId, why: &str) {
-        self.door.closed(conn);
-        self.links.closed(Instant::now(), conn, why);
-        self.asked.remove(&conn);
-        self.act();
+        guarded(|| self.take_closed(conn, why));
     }
 
     fn dial_failed(&mut self, token: u64, why: String) {
-        let partner = usize::try_from(token.saturating_sub(DIALS)).unwrap_or(usize::MAX);
-        if partner < self.hub.config.partners.len() {
-            self.links.dial_failed(Instant::now(), partner, &why);
-        }
-        self.act();
+        guarded(|| self.take_dial_failed(token, &why));
     }
 
-    /// What other threads have for this one, and what is due; gives when to come again.
     fn turn(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        while let Ok(note) = self.notes.try_recv() {
-            self.take_note(now, note);
-        }
-        let next = self.links.turn(now);
-        self.act();
-        Some(next)
+        let next = guarded(|| self.take_turn());
+        next.unwrap_or_else(|| Some(Instant::now() + DEFECT_PAUSE))
     }
+}
+
+/// A defect costs one message or connection, and not all of them.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    if done.is_err() {
+        log::error!("a defect of the controller: what came is not looked at");
+    }
+    done.ok()
 }
 
 /// A message; `None` if it is to be ignored.

@@ -1,8 +1,8 @@
 //! Hands devices over to other controllers: back home, or wherever an operator wants them.
 //!
-//! Pure: no I/O, no clock. Only whoever serves a device hands it over, and goes on to serve it until
-//! a newer registration is seen elsewhere. Batches run one after another. In any second at most
-//! [`Pace::per_second`] hand-overs begin, whatever the clock does, and at most
+//! Pure: no I/O, no clock. Only whoever serves a device hands it over, and goes on to serve it
+//! until a newer registration is seen elsewhere. Batches run one after another. In any second at
+//! most [`Pace::per_second`] hand-overs begin, whatever the clock does, and at most
 //! [`Pace::in_flight_max`] are under way.
 //!
 //! A batch ends early when too many of the last hand-overs failed. What runs by itself (the policy,

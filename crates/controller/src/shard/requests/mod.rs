@@ -100,8 +100,8 @@ struct Fresh {
     seq: u64,
 }
 
-/// See the module. Bounded by what `max` says at each call; each step takes time in the order of the
-/// logarithm of that, per request that it ends.
+/// See the module. Bounded by what `max` says at each call; each step takes time in the order of
+/// the logarithm of that, per request that it ends.
 #[derive(Debug)]
 pub(super) struct Requests {
     me: ControllerId,
@@ -131,7 +131,8 @@ impl Requests {
     pub(super) fn new(me: ControllerId, seed: u64) -> Self {
         Self {
             me,
-            // Room for so many numbers that they never begin anew, and for the partition above them.
+            // Room for so many numbers that they never begin anew, and for the partition above
+            // them.
             next: (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8) + 1,
             entries: HashMap::new(),
             by_origin: HashMap::new(),
@@ -320,8 +321,9 @@ impl Requests {
             out.push(refuse(fresh.origin, Outcome::Refused(text)));
             return;
         }
-        let left = fresh.deadline.min(DEADLINE_MAX);
-        let until = now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        // Rounded up: a short time is some.
+        let left = fresh.deadline.min(DEADLINE_MAX).as_micros().div_ceil(1000);
+        let until = now.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
         if until <= now {
             out.push(refuse(fresh.origin, Outcome::TimedOut));
             return;
@@ -513,8 +515,8 @@ impl Requests {
         Some(entry)
     }
 
-    /// An asker is gone. What a device was asked stays, as the device is busy with it; what a partner
-    /// was asked is of no use to anybody.
+    /// An asker is gone. What a device was asked stays, as the device is busy with it; what a
+    /// partner was asked is of no use to anybody.
     fn forget_asker(&mut self, id: u64) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let Some(origin) = entry.origin.take() else { return };

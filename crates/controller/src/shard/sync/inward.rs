@@ -15,8 +15,8 @@ use crate::wire::peer::{Manifest, SyncMessage};
 
 /// Damaged chunks of one snapshot, until it is given up.
 const DAMAGED_MAX: u32 = 64;
-/// A chunk that could not be kept is asked for again so much later, and a snapshot that could not be
-/// received.
+/// A chunk that could not be kept is asked for again so much later, and a snapshot that could not
+/// be received.
 const LATER: Millis = 10_000;
 
 /// What has become of a chunk that was asked for.

@@ -125,8 +125,8 @@ impl Load {
     }
 
     /// Tells the partner of the devices that it should have and that its snapshot lacks: they ended
-    /// there, or were lost, while one side was not what it was before. As what the table has is told
-    /// as a change of its own, the partner hears of them, and their owner sees to them.
+    /// there, or were lost, while one side was not what it was before. As what the table has is
+    /// told as a change of its own, the partner hears of them, and their owner sees to them.
     fn compare(
         &mut self,
         step: &mut Step<'_>,
@@ -170,8 +170,8 @@ fn is_ghost(row: &store::Row, partner: &ControllerId, confirmed: u64) -> bool {
         .is_ok_and(|location| location.stands() && (is_told || location.owner == *partner))
 }
 
-/// Takes over a record of a partner. If the better one that is here was confirmed by the partner up
-/// to that change, the partner must have purged it since: it is told again.
+/// Takes over a record of a partner. If the partner has told or confirmed the better one that is
+/// here, it must have purged it since: it is told again.
 pub(super) fn take_over(
     step: &mut Step<'_>,
     merge: &mut Merge<'_>,
@@ -181,7 +181,8 @@ pub(super) fn take_over(
 ) -> store::Result<()> {
     merge(step.store, record, partner)?;
     let row = step.store.get(record.kind, &record.key)?;
-    if let Some(row) = row.filter(|row| row.lsn <= confirmed && row.record.beats(record)) {
+    let is_told = |row: &store::Row| row.lsn <= confirmed || row.from.as_ref() == Some(partner);
+    if let Some(row) = row.filter(|row| is_told(row) && row.record.beats(record)) {
         step.store.put(&row.record, None)?;
     }
     Ok(())

@@ -231,8 +231,8 @@ impl Sync {
     }
 
     /// Every partner that has this partition has confirmed all changes up to this one, in this
-    /// process. While a snapshot goes into the table it is none: what is purged meanwhile would come
-    /// back with it, as it was before.
+    /// process. While a snapshot goes into the table it is none: what is purged meanwhile would
+    /// come back with it, as it was before.
     pub(super) fn taken_by_all(&self, store: &dyn Store) -> u64 {
         if self.peers.values().any(|peer| peer.inward.is_loading()) {
             return 0;

@@ -188,8 +188,8 @@ impl Outward {
         Ok(())
     }
 
-    /// Whether so much has changed since that another one is less work. The bound doubles each time,
-    /// so that one gets through in the end.
+    /// Whether so much has changed since that another one is less work. The bound doubles each
+    /// time, so that one gets through in the end.
     fn is_stale(&self, step: &mut Step<'_>, manifest: &Manifest) -> store::Result<bool> {
         let bound = step.settings.snapshot_from.max(manifest.records).max(STALE_FROM);
         let bound = bound.saturating_mul(1 << self.stale.min(32));

@@ -1,5 +1,5 @@
-//! Shards: registrations case by case, and whole worlds of controllers, devices and links in virtual
-//! time with everything that can go wrong with them.
+//! Shards: registrations case by case, and whole worlds of controllers, devices and links in
+//! virtual time with everything that can go wrong with them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail where it stands")]
 
 mod registrations;
@@ -37,8 +37,8 @@ impl Dice {
     }
 }
 
-/// So many seeds in each run of the suite; `EVERSOCK_SEEDS` asks for more, and `EVERSOCK_SEED` for a
-/// single one, whose steps are printed.
+/// So many seeds in each run of the suite; `EVERSOCK_SEEDS` asks for more, and `EVERSOCK_SEED` for
+/// a single one, whose steps are printed.
 fn seeds(default: u64) -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("EVERSOCK_SEED") {
@@ -57,22 +57,25 @@ fn run(seeds: std::ops::Range<u64>, plan: impl Fn(&mut Dice) -> Plan) {
 
 #[test]
 fn controllers_that_keep_their_disks_end_with_all_that_was_ever_said() {
-    run(seeds(1200), |dice| Plan { is_lossy: false, ..Plan::any(dice) });
+    run(seeds(2500), |dice| Plan { is_lossy: false, ..Plan::any(dice) });
 }
 
 #[test]
 fn controllers_that_lose_their_disks_or_come_back_from_backups_agree_again() {
-    run(seeds(1200), |dice| Plan { is_lossy: true, ..Plan::any(dice) });
+    run(seeds(2500), |dice| Plan { is_lossy: true, ..Plan::any(dice) });
 }
 
 #[test]
 fn devices_whose_counters_go_back_are_served_by_one_controller_in_the_end() {
-    run(seeds(600), |dice| Plan { is_unreliable: true, ..Plan::any(dice) });
+    run(seeds(1200), |dice| Plan { is_unreliable: true, ..Plan::any(dice) });
 }
 
 #[test]
 fn large_tables_go_in_several_chunks_and_within_the_window() {
-    run(seeds(60), |dice| Plan { is_bulky: true, ..Plan::any(dice) });
+    run(seeds(100), |dice| {
+        let snapshot_from = if dice.one_in(2) { 1000 } else { 5 };
+        Plan { is_bulky: true, slow: 1500, snapshot_from, ..Plan::any(dice) }
+    });
 }
 
 #[test]

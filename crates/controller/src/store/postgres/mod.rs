@@ -1,12 +1,12 @@
-//! The tables of partitions in PostgreSQL (13 or later): for a site with several nodes, one of which
-//! serves a partition at a time.
+//! The tables of partitions in PostgreSQL (13 or later): for a site with several nodes, one of
+//! which serves a partition at a time.
 //!
 //! Each partition has a schema of its own, so that a damaged one is set aside by its name. The
 //! session that writes holds an advisory lock: another node is refused ([`StoreError::Held`]) until
 //! the server has ended that session, which it does some ten seconds after a node is gone. A
 //! transaction ends with its session, so a node that was cut off cannot write beside the next. For
-//! that the parameters have to name the server itself, or a pooler that keeps sessions together; and
-//! the user has to be allowed to create schemas in the database.
+//! that the parameters have to name the server itself, or a pooler that keeps sessions together;
+//! and the user has to be allowed to create schemas in the database.
 //!
 //! Calls block, and none may be made from a thread of tokio's. A statement is bounded by
 //! [`PostgresConfig::call_timeout`], by the server; a server that cannot be reached, by the system

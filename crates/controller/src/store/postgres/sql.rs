@@ -44,7 +44,8 @@ impl Sql {
                      INSERT INTO record (kind, key, lsn, origin, crc, rank, body)
                      SELECT $1::int4, $2::bytea, $3::int8, $4::text, $5::int8, $6::bytea, $7::bytea
                      WHERE coalesce(
-                         (SELECT octet_length($6::bytea) + octet_length($7::bytea) <= bytes + $9::int8 FROM old),
+                         (SELECT octet_length($6::bytea) + octet_length($7::bytea)
+                             <= bytes + $9::int8 FROM old),
                          $8::bool)
                      ON CONFLICT (kind, key) DO UPDATE SET lsn = excluded.lsn,
                      origin = excluded.origin, crc = excluded.crc, rank = excluded.rank,

@@ -88,8 +88,8 @@ impl Drop for Lock {
     }
 }
 
-/// Room that is set aside, so that a store can be opened and read when its disk is full: the log and
-/// its index need some. A spent one is taken up again by the next opening that finds the room.
+/// Room that is set aside, so that a store can be opened and read when its disk is full: the log
+/// and its index need some. A spent one is taken up again by the next opening that finds the room.
 #[derive(Debug)]
 pub(super) struct Reserve(pub(super) PathBuf);
 
@@ -208,8 +208,8 @@ pub(super) fn open_writer(path: &Path, partition: &str) -> Result<Connection, Fa
     Ok(conn)
 }
 
-/// Opens the file for one who only reads. Refuses what is no table of a partition, or one of a newer
-/// version, without altering it.
+/// Opens the file for one who only reads. Refuses what is no table of a partition, or one of a
+/// newer version, without altering it.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;

@@ -1,15 +1,15 @@
 //! The tables of partitions in files of SQLite, one for each: the store that needs no server.
 //!
 //! For the partition `P` there are in the folder: `P.db`; `P.db-wal` and `P.db-shm` (SQLite's own);
-//! `P.lock` (locked by the process that has it open); `P.reserve` (6 MiB, given up to open the store
-//! on a full disk); `P.snapshots`; and `P.db.damaged-MS`, at most three files that were set aside,
-//! with the milliseconds since 1970. They belong on a local disk: SQLite's locks and its log are not
-//! made for network file systems.
+//! `P.lock` (locked by the process that has it open); `P.reserve` (6 MiB, given up to open the
+//! store on a full disk); `P.snapshots`; and `P.db.damaged-MS`, at most three files that were set
+//! aside, with the milliseconds since 1970. They belong on a local disk: SQLite's locks and its log
+//! are not made for network file systems.
 //!
 //! A commit is one write to the log and one sync. The log is written into the file whenever it has
-//! 4 MiB. Whoever reads a snapshot hinders its being cut; when it comes to the size of the quota (64
-//! MiB to 1 GiB) for that reason, the reading is stopped. The file does not shrink: pages that purged
-//! records leave are used again, and no table is longer than it once was.
+//! 4 MiB. Whoever reads a snapshot hinders its being cut; when it comes to the size of the quota
+//! (64 MiB to 1 GiB) for that reason, the reading is stopped. The file does not shrink: pages that
+//! purged records leave are used again, and no table is longer than it once was.
 //!
 //! After an error, but for a record over the quota, each call fails until the store is opened anew.
 

@@ -136,16 +136,16 @@ struct Try {
 /// * `Unreachable`: surely not done; the next controller of the route is asked.
 /// * `TimedOut`, or the connection is lost behind the request: it may have been done, and is not
 ///   tried again unless it is marked as idempotent.
-/// * At most [`HOPS_MAX`] controllers are asked, none twice unless there is newer knowledge that the
-///   device is there.
+/// * At most [`HOPS_MAX`] controllers are asked, none twice unless there is newer knowledge that
+/// the device is there.
 #[derive(Debug)]
 pub struct Router {
     config: RouterConfig,
     seed: u64,
     routes: Routes,
     peers: HashMap<ControllerId, Peer>,
-    /// By the number of the try; the number of each try is new, so that the answer to an earlier one
-    /// is not taken for one to a later.
+    /// By the number of the try; the number of each try is new, so that the answer to an earlier
+    /// one is not taken for one to a later.
     tries: HashMap<u64, Try>,
     by_controller: BTreeSet<(ControllerId, u64)>,
     timers: BTreeSet<(Millis, u64)>,
@@ -188,7 +188,9 @@ impl Router {
             out.push(Action::Answer { number, outcome });
             return;
         }
-        let left = u64::try_from(deadline.min(DEADLINE_MAX).as_millis()).unwrap_or(u64::MAX);
+        // Rounded up: a short time is some.
+        let left = deadline.min(DEADLINE_MAX).as_micros().div_ceil(1000);
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
         let pending = Pending {
             number,
             device,

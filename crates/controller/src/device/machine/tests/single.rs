@@ -185,6 +185,9 @@ fn hands_over_without_a_gap() {
     assert!(matches!(bench.out[..], [Output::Serve { .. }]), "{:?}", bench.out);
     bench.accept("home", register.seq, terms());
     assert_eq!(bench.machine.state(), State::Home);
+    // What the old one says by that connection is no matter any more.
+    bench.say("b1", ClientMessage::Reregister { device: device(), above: above + 9 });
+    assert_eq!(bench.machine.registered(), Some((&controller("home"), above)));
     let leave = Output::Leave(controller("b1"));
     assert!(!bench.out.contains(&leave), "an answer is still to be given");
     let (from, outcome) = (controller("b1"), Outcome::Done(vec![2]));

@@ -116,7 +116,8 @@ proptest! {
         deadline in 1..3000_u64,
     ) {
         let mut world = World::new(300);
-        world.settings.pace = Pace { per_second, in_flight_max, deadline, failures_max_percent: 50 };
+        let failures_max_percent = 50;
+        world.settings.pace = Pace { per_second, in_flight_max, deadline, failures_max_percent };
         for step in steps {
             act(&mut world, step);
             // Asserts that not too many are under way, and that it looks at few.

@@ -182,6 +182,14 @@ fn an_answer_that_comes_too_late_is_dropped() {
 }
 
 #[test]
+fn a_deadline_of_less_than_a_millisecond_is_one() {
+    let mut a = A::new();
+    let request = Request { deadline: Duration::from_micros(1), ..request(0) };
+    a.requests.request(0, MAX, Origin::Local(1), request, HERE, &mut a.out);
+    assert_eq!(a.asked().deadline, Duration::from_millis(1));
+}
+
+#[test]
 fn no_deadline_is_longer_than_the_longest() {
     let mut a = A::new();
     a.request(7, 1, u64::MAX, HERE);

@@ -19,7 +19,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..5_u8, 0..6_u64, 0..3_u8, 0..8_u8, 0..60_u64).prop_map(
-            |(origin, number, device, place, ms)| Step::Request { origin, number, device, place, ms }
+            |(origin, number, device, place, ms)| {
+                Step::Request { origin, number, device, place, ms }
+            }
         ),
         3 => (0..4_u64, any::<usize>()).prop_map(|(conn, pick)| Step::Answer { conn, pick }),
         3 => (0..3_u8, any::<usize>(), prop::option::of((0..4_u8, 1..9_u64)), 0..8_u8).prop_map(

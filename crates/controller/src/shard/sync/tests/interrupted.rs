@@ -188,3 +188,27 @@ fn what_a_partner_told_is_not_told_back() {
     let sent = |world: &World, n: usize| world.nodes[n].sync.counts().updates_sent;
     assert_eq!((sent(&world, 0), sent(&world, 1), sent(&world, 2)), (50, 50, 0));
 }
+
+#[test]
+fn a_device_that_ended_and_was_purged_while_a_backup_still_had_it_does_not_stay_there() {
+    let mut world = World::new(1, &[(0, 1)], 1000);
+    world.is_strict = false;
+    world.connect(0, 1);
+    world.register(0, 1);
+    world.settle();
+    let backup = world.nodes[1].disk.backup();
+    world.leave(0, 1);
+    // It is confirmed and purged before the partner says how far its own table is by that.
+    while world.deliver() {}
+    world.purge(0);
+    assert_eq!(world.all(0), []);
+    world.cut(0, 1);
+    world.restart(1, |node| node.disk.restore(backup));
+    assert_eq!(world.standing(1).len(), 1);
+    world.settle();
+    // Its owner has heard of it again, and can end it.
+    assert_eq!(world.standing(0), world.standing(1));
+    world.leave(0, 1);
+    world.settle();
+    assert_eq!((world.standing(0), world.standing(1)), (Vec::new(), Vec::new()));
+}

@@ -594,11 +594,25 @@ impl World {
 
     /// A device registers at a node, or leaves it.
     pub(super) fn change(&mut self, n: usize, device: u64, address: usize) {
+        let leaves = self.chance.one_in(3);
+        self.put_device(n, device, address, leaves);
+    }
+
+    /// A device registers at a node.
+    pub(super) fn register(&mut self, n: usize, device: u64) {
+        self.put_device(n, device, 0, false);
+    }
+
+    /// A device leaves the node where it is.
+    pub(super) fn leave(&mut self, n: usize, device: u64) {
+        self.put_device(n, device, 0, true);
+    }
+
+    fn put_device(&mut self, n: usize, device: u64, address: usize, leaves: bool) {
         self.nonce += 1;
         let nonce = self.nonce;
         let me = self.nodes[n].name.clone();
         let key = format!("d{device:03}");
-        let leaves = self.chance.one_in(3);
         self.step(n, |_, step, _| {
             let row = step.store.get(1, key.as_bytes())?;
             let known = row.map(|row| Location::from_record(&row.record).unwrap());

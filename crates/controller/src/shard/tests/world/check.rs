@@ -123,8 +123,24 @@ impl Watch {
         assert!(shard.requests.len() <= plan.requests_max, "C6: requests");
         let in_flight = shard.hand_over.len();
         assert!(in_flight <= plan.pace.in_flight_max as usize, "C7: {in_flight} in flight");
-        let owned = shard.registrar.sessions().len();
+        let sessions = shard.registrar.sessions();
+        let owned = sessions.len();
         assert!(owned <= plan.devices_max, "C6: {owned} devices");
+        node.disk.look(|table| {
+            if table.head() == self.seen[node.n].1 {
+                return;
+            }
+            let mut rows = 0;
+            for location in table.records().filter_map(|record| Location::from_record(record).ok())
+            {
+                if location.stands() && location.owner == name(node.n) {
+                    rows += 1;
+                    let seq = sessions.get(&location.device).map(|session| session.seq);
+                    assert_eq!(seq, Some(location.seq), "the session of {}", location.device);
+                }
+            }
+            assert_eq!(owned, rows, "sessions of devices that are not here");
+        });
     }
 
     pub(super) fn said(

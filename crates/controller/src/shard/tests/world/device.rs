@@ -39,13 +39,14 @@ pub(super) struct Device {
     misses: u32,
     controllers: usize,
     lease: Duration,
+    is_patient: bool,
 }
 
 /// What it says, and to whom.
 pub(super) type Said = Vec<(usize, ClientMessage)>;
 
 impl Device {
-    pub(super) fn new(n: u64, controllers: usize, lease: Duration) -> Self {
+    pub(super) fn new(n: u64, controllers: usize, lease: Duration, is_patient: bool) -> Self {
         Self {
             id: format!("dev{n}").parse().unwrap(),
             is_on: true,
@@ -58,6 +59,7 @@ impl Device {
             misses: 0,
             controllers,
             lease,
+            is_patient,
         }
     }
 
@@ -79,7 +81,7 @@ impl Device {
             return dice.between(400, 800);
         }
         match self.registered {
-            Some((at, _)) if self.misses >= MISSES => {
+            Some((at, _)) if self.misses >= MISSES && !self.is_patient => {
                 self.registered = None;
                 self.begin((at + 1) % self.controllers, 0, dice, said);
             }

@@ -60,6 +60,12 @@ impl World {
         let most = if self.dice.one_in(2) { 500 } else { 20_000 };
         let at = self.now + self.dice.below(most);
         self.at(at, Event::Start { node: n });
+        // While it does not know all again, requests find their way by what others know.
+        for _ in 0..6 {
+            let node = self.dice.index(CONTROLLERS);
+            let at = at + self.dice.below(1500);
+            self.at(at, Event::Ask { node });
+        }
     }
 
     fn cut_link(&mut self) {
@@ -120,7 +126,7 @@ impl World {
 
     /// Other records than locations.
     fn put(&mut self, n: usize) {
-        let count = if self.plan.is_bulky { 1 + self.dice.below(20) } else { 1 };
+        let count = if self.plan.is_bulky { 1 + self.dice.below(70) } else { 1 };
         for _ in 0..count {
             let chance = self.dice.next();
             let bytes = if self.plan.is_bulky { chance % 60_000 } else { chance % 100 };

@@ -32,6 +32,9 @@ const FAULTS: Millis = 60_000;
 /// In this time the world has to come to rest.
 const REST: Millis = 30 * 60_000;
 
+/// More do not happen in a world in which shards sleep when there is nothing to do.
+const EVENTS_MAX: u64 = 1_000_000;
+
 /// What kind of world it is.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -46,6 +49,8 @@ pub(super) struct Plan {
     pub(super) is_unreliable: bool,
     /// Tables are large.
     pub(super) is_bulky: bool,
+    /// Devices go elsewhere only when they are told to register again.
+    pub(super) is_patient: bool,
     /// Messages come twice, and files rot.
     pub(super) is_dirty: bool,
     /// Shards hear of the time regularly, and not only when they want to.
@@ -77,6 +82,7 @@ impl Plan {
             is_lossy: false,
             is_unreliable: false,
             is_bulky: false,
+            is_patient: dice.one_in(5),
             is_dirty: dice.one_in(2),
             has_ticks: dice.one_in(2),
             slow: if dice.one_in(3) { dice.below(2000) } else { 0 },
@@ -156,6 +162,7 @@ enum Event {
     ConnLost { conn: ConnId },
     Device { device: usize },
     Fault,
+    Ask { node: usize },
     Heal { pair: usize },
     HealPath { device: usize, node: usize },
     Order { node: usize, order: Order },
@@ -216,7 +223,9 @@ impl World {
     pub(super) fn new(seed: u64, plan: Plan, mut dice: Dice) -> Self {
         let nodes = (0..CONTROLLERS).map(|n| Node::new(n, dice.next())).collect();
         let lease = Duration::from_secs(5 + dice.below(10));
-        let devices = (0..plan.devices).map(|n| Device::new(n, CONTROLLERS, lease)).collect();
+        let devices = (0..plan.devices)
+            .map(|n| Device::new(n, CONTROLLERS, lease, plan.is_patient))
+            .collect();
         Self {
             seed,
             dice,
@@ -255,6 +264,7 @@ impl World {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = at;
             assert!(at < FAULTS + REST, "no rest: {}", self.unrest().unwrap_or_default());
+            assert!(self.count < EVENTS_MAX, "a shard wakes again and again, for nothing");
             self.note(|| format!("{event:?}"));
             if self.happens(event) {
                 return self.hash;
@@ -311,6 +321,7 @@ impl World {
                     self.fault();
                 }
             }
+            Event::Ask { node } => self.ask(node),
             Event::Heal { pair } => self.heal(pair),
             Event::HealPath { device, node } => {
                 self.cut_paths.remove(&(device, node));
