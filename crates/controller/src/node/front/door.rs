@@ -36,13 +36,15 @@ struct Client {
 pub(super) struct Door {
     hub: Arc<Hub>,
     clients: HashMap<ConnId, Client>,
-    admission: Admission,
+    /// One for each partition with devices: who floods one takes nothing from the others.
+    admissions: Vec<Admission>,
 }
 
 impl Door {
     pub(super) fn new(hub: Arc<Hub>, now: Instant) -> Self {
-        let admission = Admission::new(hub.config.door.registrations_per_second, now);
-        Self { hub, clients: HashMap::new(), admission }
+        let per_second = hub.config.door.registrations_per_second;
+        let admissions = hub.of_devices().iter().map(|_| Admission::new(per_second, now)).collect();
+        Self { hub, clients: HashMap::new(), admissions }
     }
 
     pub(super) fn opened(&mut self, conn: ConnId, key: Option<Key>) {
@@ -127,17 +129,16 @@ impl Door {
     }
 
     fn register(&mut self, now: Instant, conn: ConnId, register: Register) {
-        if let Err(after) = self.admission.ask(now) {
-            self.hub.retries.fetch_add(1, Ordering::Relaxed);
-            let device = register.device;
-            return self.hub.send_client(conn, &ClientMessage::Retry { device, after });
-        }
         let Some(route) = self.allowed(conn, &register.device) else { return };
         if route.mode != DispatchMode::Serve {
             let text = "devices of this home are not served here".to_owned();
             return self.refuse(conn, register.device, text);
         }
         let (index, device) = (route.index, register.device.clone());
+        if let Some(Err(after)) = self.admissions.get_mut(index).map(|one| one.ask(now)) {
+            self.hub.retries.fetch_add(1, Ordering::Relaxed);
+            return self.hub.send_client(conn, &ClientMessage::Retry { device, after });
+        }
         if self.try_push(conn, index, Input::Register { conn, register }).is_err() {
             self.hub.retries.fetch_add(1, Ordering::Relaxed);
             let after = self.hub.full_for(index);
