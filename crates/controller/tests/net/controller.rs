@@ -233,6 +233,7 @@ fn digest(node: &Node) -> String {
     }
     // Records of other kinds are counted at least.
     let mut partitions = node.status().partitions;
+    partitions.retain(|partition| CONTROLLERS.contains(&partition.name.as_str()));
     partitions.sort_by(|a, b| a.name.cmp(&b.name));
     for partition in partitions {
         sum.update(format!("{} {}\n", partition.name, partition.records).as_bytes());

@@ -131,6 +131,7 @@ fn recovery_policy_automatic() {
 #[test]
 fn home_flapping() {
     let Some(mut lab) = taken_over("flapping", "auto 5s") else { return };
+    let mut is_swift = true;
     for _ in 0..4 {
         let began = Instant::now();
         wait_for("b and c are linked to a", || {
@@ -140,8 +141,8 @@ fn home_flapping() {
         });
         lab.kill("a");
         // Should the machine have stood still for so long, this is another test.
-        let is_in_time = began.elapsed().as_secs() < 5;
-        assert!(!is_in_time || lab.at("a", "b") == COUNT, "nobody moves");
+        is_swift &= began.elapsed().as_secs() < 5;
+        assert!(!is_swift || lab.at("a", "b") == COUNT, "nobody moves");
         lab.start("a");
     }
     wait_for("all are home in the end", || lab.at("a", "a") == COUNT);
@@ -149,7 +150,9 @@ fn home_flapping() {
     // Once from b to a, and nothing else.
     let events = lab.events("b");
     let moved = events.iter().filter(|one| matches!(one.what, What::Owner { .. })).count();
-    assert!(moved <= 2 * COUNT, "{moved} moves");
-    assert_paced(&moves(&events));
+    assert!(!is_swift || moved == COUNT, "{moved} moves");
+    if is_swift {
+        assert_paced(&moves(&events));
+    }
     lab.close("home_flapping");
 }

@@ -60,6 +60,8 @@ fn partial_take_over() {
     lab.request_all();
     // The line is back: they stay where they are, as nobody has told them otherwise.
     lab.heal("a", "e");
+    lab.request_all();
+    assert_eq!(lab.at("a", "b"), 20);
     lab.ask("b", "fail-back a");
     wait_for("they are home", || lab.at("a", "a") == 67);
     let table = lab.settle(200);
