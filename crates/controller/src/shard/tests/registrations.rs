@@ -508,9 +508,8 @@ fn what_partners_remember_takes_half_of_the_room_for_a_usual_lease() {
 #[test]
 fn of_many_clashes_and_much_nonsense_people_are_told_now_and_then() {
     let mut bench = Bench::new(settings());
-    let is_told = |out: &&Output| {
-        matches!(out, Output::Event(Event::Clash { .. } | Event::Odd { .. }))
-    };
+    let is_told =
+        |out: &&Output| matches!(out, Output::Event(Event::Clash { .. } | Event::Odd { .. }));
     let mut events = 0;
     for n in 0..500 {
         let name: DeviceId = format!("x{n}").parse().unwrap();

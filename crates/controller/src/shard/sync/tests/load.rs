@@ -5,6 +5,7 @@ use super::super::{Merge, Step, Sync};
 use super::world::{merge, name, settings};
 use crate::limits::CHUNK_BYTES;
 use crate::model::{ControllerId, Record};
+use crate::shard::output::SyncState;
 use crate::shard::{Event, Millis, Output};
 use crate::store::memory::{MemDisk, MemStore};
 use crate::store::{self, Position, Store};
@@ -160,4 +161,25 @@ fn a_partner_that_tells_more_than_there_is_room_for_waits_and_nobody_else_does()
     let out = rig.records(Vec::new());
     assert!(says(&out, &SyncMessage::Loaded { snapshot: 7, at: there(49) }), "{out:?}");
     assert_eq!(rig.store.taken(&name(1)).unwrap(), Some(there(49)));
+}
+
+#[test]
+fn what_an_absent_partner_lacks_is_told_rightly_though_it_is_seldom_counted() {
+    let mut rig = Rig::new();
+    rig.run(|sync, _| {
+        sync.link_down(&name(1));
+        Ok(())
+    });
+    for n in 1..=2000_u64 {
+        let record = Record { key: n.to_be_bytes().to_vec(), ..record(1) };
+        rig.run(|_, step| step.store.put(&record, None).map(|_| ()));
+        let status = rig.sync.status(rig.now, &mut rig.store).unwrap();
+        assert_eq!(status[0].lag, n);
+        assert_eq!(rig.sync.status(rig.now, &mut rig.store).unwrap()[0].lag, n);
+        let state = rig.sync.state(&name(1)).unwrap();
+        if !(1001..=1001 + 1000 / 16).contains(&n) {
+            let is_overflowed = state == SyncState::Overflowed;
+            assert_eq!(is_overflowed, n > 1000, "{n}: {state:?}");
+        }
+    }
 }
