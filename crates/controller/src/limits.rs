@@ -6,10 +6,13 @@ use std::time::Duration;
 pub const NAME_MAX: usize = 64;
 /// Bytes of the name of a device: printable ASCII without spaces.
 pub const DEVICE_MAX: usize = 128;
-/// The highest counter of a device; one that has come so far is refused.
-pub const SEQ_MAX: u64 = 1 << 62;
-/// How far beyond the highest counter that is known a device may jump.
+/// The highest counter of a device; one that has come so far is refused. One registration per
+/// millisecond takes 34 years to come there.
+pub const SEQ_MAX: u64 = 1 << 40;
+/// How far beyond the highest counter that is known a device may jump. Not less than
+/// [`SEQ_MAX`]: no counter that a record may have is out of a device's reach.
 pub const SEQ_JUMP_MAX: u64 = 1 << 40;
+const _: () = assert!(SEQ_MAX <= SEQ_JUMP_MAX);
 /// Bytes of a device's address: its own business.
 pub const ADDRESS_MAX: usize = 1024;
 /// Bytes of a record's key, rank and body together.

@@ -297,6 +297,7 @@ impl From<DeviceRow> for DeviceReport {
                 Standing::Registered => "registered",
                 Standing::Deregistered => "deregistered",
                 Standing::Expired => "expired",
+                Standing::Other(_) => "ended",
             }
             .to_owned(),
             lease_ms: millis(location.lease),

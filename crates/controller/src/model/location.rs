@@ -14,6 +14,28 @@ pub enum Standing {
     Deregistered,
     /// The device was not heard of for the whole lease.
     Expired,
+    /// An end of a kind that a newer version knows: kept and passed on as it is. Never 0, 1 or 2.
+    Other(u8),
+}
+
+impl Standing {
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Registered,
+            1 => Self::Deregistered,
+            2 => Self::Expired,
+            other => Self::Other(other),
+        }
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Registered => 0,
+            Self::Deregistered => 1,
+            Self::Expired => 2,
+            Self::Other(other) => other,
+        }
+    }
 }
 
 /// One registration of a device: the one with the largest counter stands.
@@ -79,11 +101,7 @@ impl Location {
         rank.push(0);
         rank.extend(self.version.to_be_bytes());
         let mut body = Vec::with_capacity(BODY_BYTES + self.address.len());
-        body.push(match self.standing {
-            Standing::Registered => 0,
-            Standing::Deregistered => 1,
-            Standing::Expired => 2,
-        });
+        body.push(self.standing.byte());
         body.extend(self.nonce.to_be_bytes());
         body.extend(u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX).to_be_bytes());
         body.extend(self.generation.to_be_bytes());
@@ -129,12 +147,7 @@ impl Location {
             owner,
             seq,
             version: u64::from_be_bytes(*version),
-            standing: match standing {
-                0 => Standing::Registered,
-                1 => Standing::Deregistered,
-                2 => Standing::Expired,
-                _ => return Err(wrong("an unknown standing")),
-            },
+            standing: Standing::from_byte(*standing),
             nonce: u64::from_be_bytes(*nonce),
             lease,
             generation: u64::from_be_bytes(*generation),

@@ -45,6 +45,9 @@ use crate::wire::Place;
 use crate::wire::client::Outcome;
 use crate::wire::peer::Mode;
 
+/// Who is woken so much too late has stood still.
+const STALL: Millis = 3_000;
+
 /// Which shard it is.
 #[derive(Debug, Clone)]
 pub struct ShardConfig {
@@ -76,6 +79,8 @@ pub struct Shard {
     places: HashMap<ControllerId, Place>,
     /// The time that was asked for last.
     woken_at: Option<Millis>,
+    /// When the last input was handled.
+    handled_at: Millis,
 }
 
 impl Shard {
@@ -102,6 +107,7 @@ impl Shard {
             modes: HashMap::new(),
             places: HashMap::new(),
             woken_at: None,
+            handled_at: now,
             config,
             settings,
             store,
@@ -122,6 +128,7 @@ impl Shard {
         input: Input,
         out: &mut Vec<Output>,
     ) -> store::Result<()> {
+        self.notice_stall(now);
         let is_tick = matches!(input, Input::Tick);
         self.route(now, wall_s, input, out)?;
         self.settle(now, wall_s, out)?;
@@ -224,6 +231,18 @@ impl Shard {
     /// Those of the store.
     pub fn get(&mut self, kind: u16, key: &[u8]) -> store::Result<Option<Record>> {
         Ok(self.store.get(kind, key)?.map(|row| row.record))
+    }
+
+    /// Nothing was handled for a while, though a time came that was asked for: this program stood
+    /// still, and what devices have said meanwhile waits or was lost. That is not their silence.
+    fn notice_stall(&mut self, now: Millis) {
+        let still = now.saturating_sub(self.handled_at);
+        let is_late = self.woken_at.is_some_and(|at| now > at.saturating_add(STALL));
+        if is_late && still > STALL {
+            log::warn!("{}: stood still for {still} ms: leases last longer", self.config.partition);
+            self.registrar.stood_still(still);
+        }
+        self.handled_at = now;
     }
 
     fn route(
@@ -424,8 +443,8 @@ impl Shard {
                 self.hand_over.gone(&location.device);
             }
         }
-        let Self { registrar, requests, modes, .. } = self;
-        self.hand_over.step(&at, &mut Served { registrar, requests, modes }, out);
+        let Self { registrar, requests, modes, sync, .. } = self;
+        self.hand_over.step(&at, &mut Served { registrar, requests, modes, sync }, out);
         if now >= self.ends_due {
             let store = self.store.as_mut();
             let taken = self.sync.taken_by_all(store);
@@ -481,6 +500,7 @@ struct Served<'a> {
     registrar: &'a Registrar,
     requests: &'a Requests,
     modes: &'a HashMap<ControllerId, Mode>,
+    sync: &'a Sync,
 }
 
 impl Devices for Served<'_> {
@@ -498,5 +518,9 @@ impl Devices for Served<'_> {
 
     fn takes(&self, controller: &ControllerId) -> bool {
         self.modes.get(controller).is_none_or(|mode| !mode.maintenance)
+    }
+
+    fn is_linked(&self, controller: &ControllerId) -> bool {
+        self.sync.is_linked(controller)
     }
 }

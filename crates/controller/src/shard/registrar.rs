@@ -1,5 +1,6 @@
 //! Who is registered here, and how what partners tell becomes one with it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::input::{ConnId, Millis, Settings};
@@ -12,8 +13,12 @@ use crate::model::{ControllerId, DeviceId, Location, Record, Standing, kind};
 use crate::store::{self, Row, Store, StoreError};
 use crate::wire::client::{ClientMessage, Register};
 
-/// When a device may come again that is not refused for good.
+/// When a device may come again that is not refused for good, at the earliest.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// So many milliseconds more or less, so that not all come at once.
+const RETRY_SPREAD: u64 = 10_000;
+/// Of what partners tell that makes no sense, and of clashes, people are told so often.
+const TOLD_EVERY: Millis = 1_000;
 
 /// What every step needs.
 pub(super) struct Step<'a> {
@@ -45,6 +50,25 @@ pub(super) struct Counts {
     pub(super) clashes: u64,
 }
 
+/// What people are told of now and then, however often it happens.
+#[derive(Debug, Default)]
+struct Told {
+    again: Millis,
+    untold: u64,
+}
+
+impl Told {
+    /// Whether it is time, and how many times it happened since the last time.
+    fn now(&mut self, now: Millis) -> Option<u64> {
+        if now < self.again {
+            self.untold += 1;
+            return None;
+        }
+        self.again = now.saturating_add(TOLD_EVERY);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 /// The registrations of one partition at this controller. Each row of the table that says that a
 /// device stands here has a session, and each session such a row.
 #[derive(Debug)]
@@ -55,6 +79,8 @@ pub(super) struct Registrar {
     counts: Counts,
     /// What stands anew since it was asked for last.
     moved: Vec<Location>,
+    odd: HashMap<ControllerId, Told>,
+    clash: Told,
 }
 
 impl Registrar {
@@ -83,8 +109,15 @@ impl Registrar {
                 break;
             }
         }
-        let (counts, moved) = (Counts::default(), Vec::new());
-        Ok(Self { me, sessions, is_closed: false, counts, moved })
+        Ok(Self {
+            me,
+            sessions,
+            is_closed: false,
+            counts: Counts::default(),
+            moved: Vec::new(),
+            odd: HashMap::new(),
+            clash: Told::default(),
+        })
     }
 
     pub(super) fn sessions(&self) -> &Sessions {
@@ -100,7 +133,13 @@ impl Registrar {
         std::mem::take(&mut self.moved)
     }
 
-    /// Takes no registrations, or takes them again.
+    /// Nothing was handled for so long, as this program stood still: devices may have been heard
+    /// of in that time, and have as much longer.
+    pub(super) fn stood_still(&mut self, by: Millis) {
+        self.sessions.shift(by);
+    }
+
+    /// Takes no registrations but those of devices that are registered here, or takes all again.
     pub(super) fn close(&mut self, is_closed: bool) {
         self.is_closed = is_closed;
     }
@@ -130,18 +169,25 @@ impl Registrar {
             self.say_registered(step, conn, known);
             return Ok(());
         }
-        if self.is_closed {
+        // Whoever is registered here is served until it is elsewhere: one that was sent away and not
+        // let in there comes back with a larger counter.
+        let is_here = known.as_ref().is_some_and(|at| at.owner == self.me && at.stands());
+        if self.is_closed && !is_here {
             self.retry(step, conn, register);
             return Ok(());
         }
         let highest = known.as_ref().map_or(0, |known| known.seq);
         if register.seq > SEQ_MAX || register.seq > highest.saturating_add(SEQ_JUMP_MAX) {
             self.counts.refused += 1;
-            let text = format!(
-                "the counter {} is too far from {highest}, the highest that is known: have the \
-                 device count on from there",
-                register.seq
-            );
+            let text = if highest >= SEQ_MAX {
+                "its counter has come to its end: give the device another name".to_owned()
+            } else {
+                format!(
+                    "the counter {} is too far from {highest}, the highest that is known: have \
+                     the device count on from there",
+                    register.seq
+                )
+            };
             step.say(conn, ClientMessage::Refused { device: register.device.clone(), text });
             return Ok(());
         }
@@ -222,7 +268,10 @@ impl Registrar {
     fn retry(&mut self, step: &mut Step<'_>, conn: ConnId, register: &Register) {
         self.counts.retries += 1;
         let device = register.device.clone();
-        step.say(conn, ClientMessage::Retry { device, after: RETRY_AFTER });
+        // The number of an attempt is random.
+        let spread = register.nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let after = RETRY_AFTER + Duration::from_millis(spread % RETRY_SPREAD);
+        step.say(conn, ClientMessage::Retry { device, after });
     }
 
     fn say_registered(&self, step: &mut Step<'_>, conn: ConnId, location: &Location) {
@@ -287,11 +336,11 @@ impl Registrar {
         Ok(())
     }
 
-    /// Ends registrations whose lease is over: at most [`BATCH_MAX`], the rest at the next tick,
-    /// which is due at once.
+    /// Ends registrations whose lease is over: looks at [`BATCH_MAX`] at most, and at the rest at
+    /// the next tick, which is due at once.
     pub(super) fn tick(&mut self, step: &mut Step<'_>) -> store::Result<()> {
-        for _ in 0..BATCH_MAX {
-            let Some(device) = self.sessions.overdue(step.now) else { break };
+        let mut looks = BATCH_MAX;
+        while let Some(device) = self.sessions.overdue(step.now, &mut looks) {
             self.end(step, &device, Standing::Expired)?;
         }
         Ok(())
@@ -307,8 +356,7 @@ impl Registrar {
         let location = match check(record) {
             Ok(location) => location,
             Err(text) => {
-                let partner = partner.clone();
-                step.out.push(Output::Event(Event::Odd { partner, text }));
+                self.odd(step, partner, text);
                 return Ok(());
             }
         };
@@ -327,7 +375,7 @@ impl Registrar {
         if let Some(known) = &known
             && is_clash(known, &location)
         {
-            self.clash(step.out, &location);
+            self.clash(step, &location);
         }
         self.superseded(step, &location);
         let before = known.filter(Location::stands).map(|known| known.owner);
@@ -359,7 +407,7 @@ impl Registrar {
             && let Ok(known) = Location::from_record(&known.record)
             && is_clash(&known, location)
         {
-            self.clash(step.out, location);
+            self.clash(step, location);
             if let Some(session) = self.sessions.get(&known.device)
                 && let Some(conn) = session.conn
             {
@@ -370,10 +418,22 @@ impl Registrar {
         Ok(())
     }
 
-    fn clash(&mut self, out: &mut Vec<Output>, location: &Location) {
+    fn clash(&mut self, step: &mut Step<'_>, location: &Location) {
         self.counts.clashes += 1;
-        let (device, seq) = (location.device.clone(), location.seq);
-        out.push(Output::Event(Event::Clash { device, seq }));
+        if self.clash.now(step.now).is_some() {
+            let (device, seq) = (location.device.clone(), location.seq);
+            step.out.push(Output::Event(Event::Clash { device, seq }));
+        }
+    }
+
+    fn odd(&mut self, step: &mut Step<'_>, partner: &ControllerId, mut text: String) {
+        let Some(untold) = self.odd.entry(partner.clone()).or_default().now(step.now) else {
+            return;
+        };
+        if untold > 0 {
+            text = format!("{text} ({untold} more before)");
+        }
+        step.out.push(Output::Event(Event::Odd { partner: partner.clone(), text }));
     }
 
     /// Drops the session of a device that somebody else has registered, or this controller in a
@@ -391,14 +451,18 @@ impl Registrar {
     }
 
     /// A registration here that partners remember and this controller does not, as it lost its
-    /// disk: it has one lease to be heard of. If there is no room to serve it, it is over.
+    /// disk: it has one lease to be heard of, its own or the one that is usual here if that is
+    /// shorter. If there is no room to serve it, it is over; and so that a partner's word cannot
+    /// take all the room, those that are not heard of yet have half of it at most.
     fn adopt(&mut self, step: &mut Step<'_>, location: &Location) -> store::Result<()> {
         if self.sessions.get(&location.device).is_some() {
             return Ok(());
         }
         let lease = millis(location.lease);
-        self.sessions.begin(step.now, &location.device, location.seq, lease, None);
-        if self.sessions.len() > step.settings.devices_max {
+        let first = lease.min(millis(step.settings.terms.lease));
+        self.sessions.adopt(step.now, &location.device, location.seq, lease, first);
+        let most = step.settings.devices_max;
+        if self.sessions.len() > most || self.sessions.adopted() > most.div_ceil(2) {
             self.end(step, &location.device, Standing::Expired)?;
         }
         Ok(())

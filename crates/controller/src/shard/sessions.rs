@@ -20,6 +20,8 @@ pub(super) struct Session {
     until: Millis,
     /// Its entry among the deadlines, never later than `until`: a handshake moves `until` alone.
     due: Millis,
+    /// Only partners say that it is here: it was not heard of yet.
+    is_adopted: bool,
 }
 
 /// All of them. Each step costs the logarithm of their number.
@@ -30,6 +32,9 @@ pub(super) struct Sessions {
     deadlines: BTreeSet<(Millis, DeviceId)>,
     /// Those that have a connection, as a walk over the others could be long.
     connected: BTreeSet<DeviceId>,
+    adopted: usize,
+    /// The time that does not count: leases are kept on a clock that is so much behind.
+    shift: Millis,
 }
 
 impl Sessions {
@@ -53,9 +58,23 @@ impl Sessions {
         Some((device, conn))
     }
 
+    /// How many only partners speak of.
+    pub(super) fn adopted(&self) -> usize {
+        self.adopted
+    }
+
     /// When the first lease may be over.
     pub(super) fn due(&self) -> Option<Millis> {
-        self.deadlines.first().map(|(due, _)| *due)
+        self.deadlines.first().map(|(due, _)| due.saturating_add(self.shift))
+    }
+
+    /// All leases that have begun last so much longer.
+    pub(super) fn shift(&mut self, by: Millis) {
+        self.shift = self.shift.saturating_add(by);
+    }
+
+    fn clock(&self, now: Millis) -> Millis {
+        now.saturating_sub(self.shift)
     }
 
     /// Begins a session in place of the one there may be, with a full lease.
@@ -67,19 +86,38 @@ impl Sessions {
         lease: Millis,
         conn: Option<ConnId>,
     ) {
-        self.end(device);
-        let until = now.saturating_add(lease);
-        self.deadlines.insert((until, device.clone()));
-        self.all.insert(device.clone(), Session { seq, conn: None, lease, until, due: until });
+        self.put(device, seq, lease, self.clock(now).saturating_add(lease), false);
         if let Some(conn) = conn {
             self.bind(device, conn);
         }
     }
 
+    /// The same for a device that partners speak of: it has `first` to be heard of.
+    pub(super) fn adopt(
+        &mut self,
+        now: Millis,
+        device: &DeviceId,
+        seq: u64,
+        lease: Millis,
+        first: Millis,
+    ) {
+        self.put(device, seq, lease, self.clock(now).saturating_add(first), true);
+    }
+
+    fn put(&mut self, device: &DeviceId, seq: u64, lease: Millis, until: Millis, is_adopted: bool) {
+        self.end(device);
+        self.deadlines.insert((until, device.clone()));
+        let session = Session { seq, conn: None, lease, until, due: until, is_adopted };
+        self.all.insert(device.clone(), session);
+        self.adopted += usize::from(is_adopted);
+    }
+
     /// A word of the device on this connection: its lease begins anew.
     pub(super) fn heard(&mut self, now: Millis, device: &DeviceId, conn: ConnId) {
+        let now = self.clock(now);
         if let Some(session) = self.all.get_mut(device) {
             session.until = now.saturating_add(session.lease);
+            self.adopted -= usize::from(std::mem::take(&mut session.is_adopted));
             self.bind(device, conn);
         }
     }
@@ -115,6 +153,7 @@ impl Sessions {
             self.connected.remove(&device);
             self.unlist(&device, conn);
         }
+        self.adopted -= usize::from(session.is_adopted);
         self.deadlines.remove(&(session.due, device));
         Some(session)
     }
@@ -129,9 +168,12 @@ impl Sessions {
         }
     }
 
-    /// The next device whose lease is over; its session stays until it is ended.
-    pub(super) fn overdue(&mut self, now: Millis) -> Option<DeviceId> {
+    /// The next device whose lease is over; its session stays until it is ended. Looks at so many
+    /// devices at most, and counts them down: there may be more while [`Self::due`] is not later.
+    pub(super) fn overdue(&mut self, now: Millis, looks: &mut usize) -> Option<DeviceId> {
+        let now = self.clock(now);
         loop {
+            *looks = looks.checked_sub(1)?;
             let (due, device) = self.deadlines.first()?;
             if *due > now {
                 return None;
@@ -169,12 +211,12 @@ mod tests {
         sessions.begin(0, &a, 1, 100, Some(1));
         sessions.begin(0, &b, 1, 100, Some(1));
         sessions.heard(50, &a, 1);
-        assert_eq!(sessions.overdue(99), None);
-        assert_eq!(sessions.overdue(100), Some(b.clone()));
+        assert_eq!(sessions.overdue(99, &mut 9), None);
+        assert_eq!(sessions.overdue(100, &mut 9), Some(b.clone()));
         sessions.end(&b);
-        assert_eq!(sessions.overdue(149), None);
+        assert_eq!(sessions.overdue(149, &mut 9), None);
         assert_eq!(sessions.due(), Some(150));
-        assert_eq!(sessions.overdue(150), Some(a.clone()));
+        assert_eq!(sessions.overdue(150, &mut 9), Some(a.clone()));
         sessions.end(&a);
         assert_eq!((sessions.due(), sessions.len(), sessions.connected()), (None, 0, 0));
         assert!(sessions.conns.is_empty());
@@ -185,7 +227,7 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.begin(0, &device("a"), 1, 1000, Some(1));
         sessions.begin(0, &device("a"), 2, 10, Some(1));
-        assert_eq!(sessions.overdue(10), Some(device("a")));
+        assert_eq!(sessions.overdue(10, &mut 9), Some(device("a")));
         assert_eq!(sessions.deadlines.len(), 1);
     }
 
@@ -205,5 +247,34 @@ mod tests {
         sessions.conn_lost(1);
         sessions.end(&b);
         assert_eq!((sessions.len(), sessions.connected(), sessions.conns.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn one_step_looks_at_so_many_deadlines_and_no_more() {
+        let mut sessions = Sessions::default();
+        for n in 0..100 {
+            let name = device(&format!("d{n}"));
+            sessions.begin(0, &name, 1, 100, Some(1));
+            sessions.heard(50, &name, 1);
+        }
+        for step in 1..=10 {
+            assert_eq!(sessions.overdue(100, &mut 10), None);
+            let old = sessions.deadlines.range(..(101, device("a"))).count();
+            assert_eq!(old, 100 - step * 10);
+        }
+        assert_eq!(sessions.due(), Some(150));
+    }
+
+    #[test]
+    fn a_lease_is_longer_by_the_time_that_does_not_count() {
+        let mut sessions = Sessions::default();
+        sessions.begin(0, &device("a"), 1, 100, Some(1));
+        sessions.shift(30);
+        sessions.begin(40, &device("b"), 1, 50, Some(1));
+        assert_eq!(sessions.due(), Some(90));
+        assert_eq!(sessions.overdue(90, &mut 9), Some(device("b")));
+        sessions.end(&device("b"));
+        assert_eq!(sessions.overdue(129, &mut 9), None);
+        assert_eq!(sessions.overdue(130, &mut 9), Some(device("a")));
     }
 }

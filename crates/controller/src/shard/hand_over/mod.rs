@@ -51,6 +51,9 @@ pub(super) trait Devices {
 
     /// Whether a controller may be sent devices: no partner that is in maintenance.
     fn takes(&self, controller: &ControllerId) -> bool;
+
+    /// Whether there is a link to it: then it is there, and learns at once who comes.
+    fn is_linked(&self, controller: &ControllerId) -> bool;
 }
 
 /// How things stand at a step.
@@ -418,7 +421,9 @@ impl HandOver {
             if is_own && self.maintenance == matches!(job.why, Why::Maintenance) {
                 let rest = match (&job.stopped, &job.why) {
                     (None, _) => REST,
-                    (Some(_), Why::Policy(FailBackPolicy::Auto { after })) => *after,
+                    (Some(_), Why::Policy(FailBackPolicy::Auto { after })) => {
+                        (*after).max(REST_STOPPED)
+                    }
                     (Some(_), _) => REST_STOPPED,
                 };
                 self.rest_until = at.now.saturating_add(rest);
@@ -529,7 +534,9 @@ fn target(
         Why::Policy(_) | Why::FailBack => known.find(|place| place.controller == *home),
         Why::Move(to) => known.find(|place| place.controller == *to),
         Why::Maintenance => {
-            known.find(|place| place.controller != *me && devices.takes(&place.controller))
+            let may = |place: &&Place| place.controller != *me && devices.takes(&place.controller);
+            let linked = known.clone().filter(may).find(|at| devices.is_linked(&at.controller));
+            linked.or_else(|| known.find(may))
         }
     }
     .cloned()

@@ -10,7 +10,7 @@ use crate::limits::CHUNKS_IN_FLIGHT;
 use crate::model::{ControllerId, Record};
 use crate::shard::{Millis, Output};
 use crate::snapshot::format::{bytes_of, check_manifest};
-use crate::store::{self, Position};
+use crate::store::{self, Position, StoreError};
 use crate::wire::peer::{Manifest, SyncMessage};
 
 /// Damaged chunks of one snapshot, until it is given up.
@@ -72,6 +72,8 @@ pub(super) struct Inward {
     wants_all: bool,
     job: Option<Job>,
     backoff: Backoff,
+    /// There was no room for something that the partner told, and people know.
+    is_full: bool,
     /// The last snapshot that came into the table: the partner may not know yet.
     last_loaded: Option<Manifest>,
     pub(super) updates_received: u64,
@@ -90,6 +92,7 @@ impl Inward {
             wants_all: false,
             job: None,
             backoff: Backoff::default(),
+            is_full: false,
             last_loaded: None,
             updates_received: 0,
             snapshots_received: 0,
@@ -185,10 +188,21 @@ impl Inward {
         if self.heard.is_some_and(|heard| upto.lsn < heard) {
             return Ok(Err("sends changes that go backwards: left out".into()));
         }
-        if self.heard.replace(upto.lsn) != Some(upto.lsn) {
+        if self.heard != Some(upto.lsn) {
             for record in records {
-                take_over(step, merge, &self.partner, confirmed, record)?;
+                match take_over(step, merge, &self.partner, confirmed, record) {
+                    Err(StoreError::Full { what }) => {
+                        // As of what is missing from here on nothing can be confirmed.
+                        self.is_gapless = false;
+                        if self.job.is_none() && self.ask_at.is_none() {
+                            self.ask_at = Some(self.when_there_is_room(step.now));
+                        }
+                        return Ok(self.full(&what));
+                    }
+                    done => done?,
+                }
             }
+            self.heard = Some(upto.lsn);
             self.updates_received += records.len() as u64;
         }
         if !self.is_gapless {
@@ -201,12 +215,30 @@ impl Inward {
         Ok(Ok(()))
     }
 
+    /// There may be room by then.
+    fn when_there_is_room(&mut self, now: Millis) -> Millis {
+        self.backoff.next(now).max(now + LATER)
+    }
+
+    /// There is no room for a record: nothing of it was begun, and all else goes on. People are
+    /// told once, until what the partner has is here.
+    fn full(&mut self, what: &str) -> Result<(), Odd> {
+        if std::mem::replace(&mut self.is_full, true) {
+            return Ok(());
+        }
+        Err(format!(
+            "tells more than there is room for in {what}: it is tried again now and then; free \
+             some, or raise the quota"
+        ))
+    }
+
     /// Has taken all up to there, and perhaps more already.
     fn advance(&mut self, step: &mut Step<'_>, upto: Position) -> store::Result<()> {
         let taken = step.store.taken(&self.partner)?;
         if taken.is_none_or(|taken| taken.run != upto.run || taken.lsn < upto.lsn) {
             step.store.set_taken(&self.partner, Some(upto))?;
         }
+        self.is_full = false;
         self.see(Some(upto));
         Ok(())
     }
@@ -329,9 +361,18 @@ impl Inward {
         let Some(job) = self.job(snapshot) else { return Ok(Ok(())) };
         let Stage::Loading(load) = &mut job.stage else { return Ok(Ok(())) };
         let fault = match records {
-            Ok(records) => match load.records(step, merge, &partner, confirmed, &records)? {
-                Ok(()) => return Ok(Ok(())),
-                Err(fault) => fault,
+            Ok(records) => match load.records(step, merge, &partner, confirmed, &records) {
+                Err(StoreError::Full { what }) => {
+                    let later = Stage::Later(self.when_there_is_room(step.now));
+                    if let Some(job) = &mut self.job {
+                        job.stage = later;
+                    }
+                    return Ok(self.full(&what));
+                }
+                loaded => match loaded? {
+                    Ok(()) => return Ok(Ok(())),
+                    Err(fault) => fault,
+                },
             },
             Err(fault) => fault,
         };

@@ -71,7 +71,13 @@ impl Load {
             // The partner may have purged what its snapshot has, and may have heard of what was
             // here since: it is told which of them stands.
             let was_other = |row: &store::Row| row.from.as_ref() != Some(partner);
-            if before.filter(was_other).is_some_and(|row| record.beats(&row.record)) {
+            if before.filter(was_other).is_some_and(|row| record.beats(&row.record))
+                // Unless it was left out, or has become something else on its way in.
+                && step
+                    .store
+                    .get(record.kind, &record.key)?
+                    .is_some_and(|row| row.record == *record)
+            {
                 step.store.put(record, None)?;
             }
         }

@@ -225,6 +225,11 @@ impl Sync {
         self.peers.get(partner).map(|peer| peer.state)
     }
 
+    /// Whether there is a link to a partner that has this partition.
+    pub(super) fn is_linked(&self, partner: &ControllerId) -> bool {
+        self.peers.get(partner).is_some_and(|peer| peer.is_linked)
+    }
+
     /// Since when each side has had, without a break, what the other one has.
     pub(super) fn in_sync_since(&self, partner: &ControllerId) -> Option<Millis> {
         self.peers.get(partner).and_then(|peer| peer.in_sync_since)
@@ -252,10 +257,10 @@ impl Sync {
     }
 
     pub(super) fn status(
-        &self,
+        &mut self,
         now: Millis,
         store: &mut dyn Store,
     ) -> store::Result<Vec<SyncStatus>> {
-        self.peers.values().map(|peer| peer.status(now, store)).collect()
+        self.peers.values_mut().map(|peer| peer.status(now, store)).collect()
     }
 }

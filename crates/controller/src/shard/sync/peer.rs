@@ -19,6 +19,8 @@ const ACKNOWLEDGED_WITHIN: Millis = 10_000;
 const ODD_EVERY: Millis = 1_000;
 /// Changes that are counted for the status.
 const LAG_MAX: u64 = 100_000;
+/// Without a link: this part of the changes that make a snapshot needed may come unnoticed.
+const COUNTS: u64 = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ pub(super) struct Peer {
     pub(super) name: ControllerId,
     pub(super) outward: Outward,
     pub(super) inward: Inward,
-    is_linked: bool,
+    pub(super) is_linked: bool,
     /// It does not have this partition, as it said last.
     pub(super) is_absent: bool,
     pub(super) is_paused: bool,
@@ -35,6 +37,8 @@ pub(super) struct Peer {
     pub(super) in_sync_since: Option<Millis>,
     /// Without a link: whether a snapshot will be needed is looked up when the table is here.
     look_at: u64,
+    /// What the partner lacked when the table was at this head and it had confirmed so far.
+    lag: Option<(u64, u64, u64)>,
     odd_again: Millis,
     odd_untold: u64,
 }
@@ -52,6 +56,7 @@ impl Peer {
             state: SyncState::Queueing,
             in_sync_since: None,
             look_at: 0,
+            lag: None,
             odd_again: 0,
             odd_untold: 0,
         }
@@ -202,8 +207,10 @@ impl Peer {
         } else {
             step.store.count_after(confirmed, most.saturating_add(1))?
         };
-        // Each change adds one to the count at most: it need not be counted again before that.
-        self.look_at = head.saturating_add(most.saturating_sub(behind)).saturating_add(1);
+        // Each change adds one to the count at most: it need not be counted again before that. Near
+        // the bound not at each change either, as a count costs as much as the bound is high.
+        let wait = most.saturating_sub(behind).max(most / COUNTS);
+        self.look_at = head.saturating_add(wait).saturating_add(1);
         Ok(if behind > most { SyncState::Overflowed } else { SyncState::Queueing })
     }
 
@@ -215,14 +222,32 @@ impl Peer {
         self.inward.due(now, is_active).into_iter().chain(outward).chain(late).min()
     }
 
-    pub(super) fn status(&self, now: Millis, store: &mut dyn Store) -> store::Result<SyncStatus> {
+    pub(super) fn status(
+        &mut self,
+        now: Millis,
+        store: &mut dyn Store,
+    ) -> store::Result<SyncStatus> {
+        let lag = self.lag(store)?;
         let oldest = self.outward.feed().and_then(super::feed::Feed::oldest);
         Ok(SyncStatus {
             partner: self.name.clone(),
             state: self.state,
-            lag: store.count_after(self.outward.confirmed().unwrap_or(0), LAG_MAX)?,
+            lag,
             lag_time: Duration::from_millis(oldest.map_or(0, |at| now.saturating_sub(at))),
             chunks: self.outward.chunks().or_else(|| self.inward.chunks()),
         })
+    }
+
+    /// What the partner lacks. Counted anew only after a change of the table: many look at it.
+    fn lag(&mut self, store: &mut dyn Store) -> store::Result<u64> {
+        let (head, confirmed) = (store.head(), self.outward.confirmed().unwrap_or(0));
+        if let Some((at, from, lag)) = self.lag
+            && (at, from) == (head, confirmed)
+        {
+            return Ok(lag);
+        }
+        let lag = store.count_after(confirmed, LAG_MAX)?;
+        self.lag = Some((head, confirmed, lag));
+        Ok(lag)
     }
 }

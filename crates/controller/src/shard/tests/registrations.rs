@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limits::{LEASE_MAX, SEQ_JUMP_MAX, SEQ_MAX};
+use crate::limits::{LEASE_MAX, SEQ_MAX};
 use crate::model::{ControllerId, DeviceId, Location, Record, Standing, kind};
 use crate::shard::input::{FailBackPolicy, Pace, Settings};
 use crate::shard::registrar::{Registrar, Step};
-use crate::shard::{Event, Millis, Output};
+use crate::shard::{Event, Input, Millis, Output, Shard, ShardConfig};
 use crate::store::Store;
 use crate::store::memory::{MemDisk, MemStore};
 use crate::wire::client::{ClientMessage, Register, Terms};
@@ -191,17 +191,23 @@ fn only_a_larger_counter_registers() {
 }
 
 #[test]
-fn counters_out_of_bounds_are_refused() {
+fn counters_out_of_bounds_are_refused_and_those_of_partners_are_left_out() {
     let mut bench = Bench::new(settings());
     let is_refused = |message| matches!(message, ClientMessage::Refused { .. });
-    assert!(is_refused(bench.register(SEQ_JUMP_MAX + 1, 1)));
-    assert!(is_registered(&bench.register(SEQ_JUMP_MAX, 1), SEQ_JUMP_MAX));
-    assert!(is_refused(bench.register(2 * SEQ_JUMP_MAX + 1, 1)));
-    bench.merge(&location("a", SEQ_MAX - 1), "a");
     assert!(is_refused(bench.register(SEQ_MAX + 1, 1)));
     assert!(is_refused(bench.register(u64::MAX, 1)));
-    assert!(is_registered(&bench.register(SEQ_MAX, 1), SEQ_MAX));
-    assert_eq!(bench.registrar.counts().refused, 4);
+    assert!(is_registered(&bench.register(1, 1), 1));
+    for garbage in [SEQ_MAX + 1, 1 << 61, 1 << 62, u64::MAX] {
+        bench.now += 2000;
+        bench.merge(&location("a", garbage), "a");
+        assert!(matches!(&bench.out[..], [Output::Event(Event::Odd { .. })]), "{:?}", bench.out);
+    }
+    assert!(is_registered(&bench.register(2, 2), 2));
+    // From wherever a device stands it can come beyond what a partner may tell.
+    bench.merge(&location("a", SEQ_MAX - 1), "a");
+    assert!(is_registered(&bench.register(SEQ_MAX, 3), SEQ_MAX));
+    assert!(is_refused(bench.register(SEQ_MAX + 1, 4)));
+    assert_eq!(bench.registrar.counts().refused, 3);
 }
 
 #[test]
@@ -424,12 +430,16 @@ fn in_maintenance_nobody_new_is_served_and_those_here_are() {
     let mut bench = Bench::new(settings());
     bench.register(1, 1);
     bench.registrar.close(true);
-    assert!(matches!(bench.register(2, 2), ClientMessage::Retry { .. }));
+    let other = "other".parse().unwrap();
+    assert!(matches!(bench.register_of(&other, 2, 2), ClientMessage::Retry { .. }));
     assert!(is_registered(&bench.register(1, 1), 1));
     let ok = ClientMessage::HandshakeOk { device: device(), seq: 1, generation: 7 };
     assert_eq!(bench.handshake(1), ok);
+    assert!(is_registered(&bench.register(2, 2), 2), "sent away, and not let in there");
+    bench.merge(&location("a", 3), "a");
+    assert!(matches!(bench.register(4, 4), ClientMessage::Retry { .. }), "it went");
     bench.registrar.close(false);
-    assert!(is_registered(&bench.register(2, 2), 2));
+    assert!(is_registered(&bench.register(4, 4), 4));
 }
 
 #[test]
@@ -449,9 +459,126 @@ fn records_of_unknown_kinds_are_kept_and_records_that_are_none_are_not() {
     damaged.body.clear();
     let long = Record { key: vec![b'k'; 300], ..unknown };
     for record in [damaged, long] {
+        bench.now += 2000;
         bench.merge_record(&record, "a");
         assert!(matches!(&bench.out[..], [Output::Event(Event::Odd { .. })]), "{:?}", bench.out);
         let found = bench.step(|_, step| step.store.get(record.kind, &record.key)).unwrap();
         assert_eq!(found, None);
     }
+}
+
+#[test]
+fn an_end_that_only_a_newer_version_knows_is_an_end_and_is_kept_as_it_is() {
+    let mut bench = Bench::new(settings());
+    bench.register(5, 1);
+    let mut ended = location("b", 5).to_record();
+    ended.rank = Location { version: 2, ..location("b", 5) }.to_record().rank;
+    ended.body[0] = 77;
+    bench.merge_record(&ended, "a");
+    assert_eq!(bench.said(), [ClientMessage::Reregister { device: device(), above: 5 }]);
+    assert_eq!(bench.owned(), 0);
+    let key = device();
+    let get = |_: &mut Registrar, step: &mut Step<'_>| {
+        step.store.get(kind::LOCATION, key.as_str().as_bytes())
+    };
+    assert_eq!(bench.step(get).unwrap().unwrap().record, ended);
+    let known = bench.location().unwrap();
+    assert!(!known.stands());
+    assert_eq!(known.to_record(), ended);
+    assert!(is_registered(&bench.register(6, 2), 6));
+}
+
+#[test]
+fn what_partners_remember_takes_half_of_the_room_for_a_usual_lease() {
+    let mut bench = Bench::new(Settings { devices_max: 10, ..settings() });
+    for n in 0..20 {
+        let mut other = location("b", 1);
+        other.device = format!("x{n}").parse().unwrap();
+        other.lease = LEASE_MAX;
+        bench.merge(&other, "a");
+    }
+    assert_eq!(bench.owned(), 5);
+    assert!(is_registered(&bench.register(1, 1), 1));
+    bench.now = 50_000;
+    bench.handshake(1);
+    bench.tick(60_000);
+    assert_eq!(bench.owned(), 1, "nobody of them was heard of");
+}
+
+#[test]
+fn of_many_clashes_and_much_nonsense_people_are_told_now_and_then() {
+    let mut bench = Bench::new(settings());
+    let is_told =
+        |out: &&Output| matches!(out, Output::Event(Event::Clash { .. } | Event::Odd { .. }));
+    let mut events = 0;
+    for n in 0..500 {
+        let name: DeviceId = format!("x{n}").parse().unwrap();
+        bench.register_of(&name, 5, 1);
+        let mut clash = location("a", 5);
+        clash.device = name.clone();
+        bench.merge(&clash, "a");
+        events += bench.out.iter().filter(is_told).count();
+        let mut damaged = clash.to_record();
+        damaged.body.clear();
+        bench.merge_record(&damaged, "a");
+        events += bench.out.iter().filter(is_told).count();
+    }
+    assert_eq!(events, 2);
+    assert_eq!(bench.registrar.counts().clashes, 100, "there is no room for more devices");
+    bench.now = 1000;
+    let mut damaged = location("a", 5).to_record();
+    damaged.body.clear();
+    bench.merge_record(&damaged, "a");
+    let [Output::Event(Event::Odd { text, .. })] = &bench.out[..] else { panic!() };
+    assert!(text.contains("499 more"), "{text}");
+}
+
+#[test]
+fn devices_that_are_put_off_do_not_all_come_again_at_once() {
+    let mut bench = Bench::new(settings());
+    bench.registrar.close(true);
+    let waits: std::collections::BTreeSet<_> = (0..100)
+        .map(|nonce| match bench.register(1, nonce) {
+            ClientMessage::Retry { after, .. } => after.as_secs(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(waits.len() >= 8 && waits.iter().all(|wait| (5..15).contains(wait)), "{waits:?}");
+}
+
+#[test]
+fn a_controller_that_stood_still_does_not_take_that_for_the_silence_of_devices() {
+    let partition = controller("b");
+    let config = ShardConfig { me: partition.clone(), partition, partners: Vec::new(), seed: 1 };
+    let store = Box::new(MemDisk::new("it", 5).open().unwrap());
+    let mut shard = Shard::open(config, Arc::new(settings()), store, 0).unwrap();
+    let mut handle = |now, input| {
+        let mut out = Vec::new();
+        shard.handle(now, 0, input, &mut out).unwrap();
+        (out, shard.status(now).unwrap().owned)
+    };
+    let register = Register {
+        device: device(),
+        seq: 1,
+        nonce: 1,
+        lease: Duration::ZERO,
+        generation: 0,
+        token: 0,
+        address: Vec::new(),
+    };
+    handle(0, Input::Register { conn: 1, register });
+    for now in (0..50_000).step_by(1000) {
+        handle(now, Input::Tick);
+    }
+    // What the device has said waits behind this.
+    assert_eq!(handle(75_000, Input::Tick).1, 1);
+    let (out, _) = handle(75_000, Input::Handshake { conn: 1, device: device(), seq: 1 });
+    let ok = ClientMessage::HandshakeOk { device: device(), seq: 1, generation: 7 };
+    assert!(out.contains(&Output::Say { conn: 1, message: ok }));
+    let mut left = 0;
+    for now in (76_000..136_000).step_by(1000) {
+        left = handle(now, Input::Tick).1;
+        assert_eq!(left, u64::from(now < 135_000), "{now}");
+    }
+    assert_eq!(left, 0);
 }

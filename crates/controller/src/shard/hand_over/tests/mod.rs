@@ -29,6 +29,7 @@ struct Field {
     in_maintenance: BTreeSet<ControllerId>,
     /// How often devices were looked for.
     looks: u32,
+    linked: BTreeSet<ControllerId>,
 }
 
 impl Devices for Field {
@@ -50,6 +51,10 @@ impl Devices for Field {
 
     fn takes(&self, controller: &ControllerId) -> bool {
         !self.in_maintenance.contains(controller)
+    }
+
+    fn is_linked(&self, controller: &ControllerId) -> bool {
+        self.linked.contains(controller)
     }
 }
 
@@ -658,4 +663,24 @@ fn a_large_table_is_never_gone_through_at_once() {
     world.run(200_000);
     let (done, failed, skipped, _) = world.ended();
     assert_eq!((done, failed, skipped), (0, 0, 100_000));
+}
+
+#[test]
+fn in_maintenance_devices_go_where_there_is_a_link() {
+    let mut world = World::new(3);
+    world.field.linked.insert(id("third"));
+    world.order(Order::Maintenance(true));
+    world.run(1_000);
+    assert_eq!(world.began.len(), 3);
+    assert!(world.began.iter().all(|(_, _, to)| *to == id("third")));
+}
+
+#[test]
+fn a_home_whose_place_is_not_known_is_no_loop() {
+    let mut world = World::new(3);
+    world.settings.places.retain(|place| place.controller != id("home"));
+    world.settings.fail_back = FailBackPolicy::Auto { after: 0 };
+    world.in_sync_since = Some(0);
+    world.run(REST_STOPPED);
+    assert!(world.events.len() <= 2, "{} batches", world.events.len());
 }

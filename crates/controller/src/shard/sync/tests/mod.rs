@@ -4,4 +4,5 @@
 mod chance;
 mod interrupted;
 mod lies;
+mod load;
 mod world;
