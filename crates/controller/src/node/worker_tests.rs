@@ -62,6 +62,12 @@ struct Strings {
     gate: Arc<Mutex<()>>,
 }
 
+/// A batch that is under way in every machine.
+fn batch() -> Event {
+    let (target, stopped) = ("q".parse().unwrap(), String::new());
+    Event::HandedOver { target, done: 3, failed: 2, skipped: 1, stopped }
+}
+
 struct Puppet(Strings);
 
 impl Machine for Puppet {
@@ -104,6 +110,10 @@ impl Machine for Puppet {
         Ok(None)
     }
 
+    fn lost(&mut self, _: &str) -> Vec<Event> {
+        vec![batch()]
+    }
+
     fn standpoint(&mut self, _: &ControllerId) -> store::Result<(Position, Option<Position>)> {
         Ok((Position { run: 1, lsn: 0 }, None))
     }
@@ -143,8 +153,7 @@ impl Rig {
         let (tell_seen, seen) = unbounded();
         let (tell_open, reopened) = unbounded();
         let (jobs, jobs_taken) = bounded(16);
-        let strings =
-            Strings { seen: tell_seen, commits: Arc::default(), gate: Arc::default() };
+        let strings = Strings { seen: tell_seen, commits: Arc::default(), gate: Arc::default() };
         let bulk = Bulk {
             partition: WHO.parse().unwrap(),
             queue: Arc::clone(&queue),
@@ -278,6 +287,50 @@ fn who_waits_when_the_store_fails_is_told_that_it_may_have_been_done() {
         assert_eq!(outcome, Outcome::TimedOut);
         answers += 1;
     }
+}
+
+/// An operator's word holds for the partition, not for one opening of its store; and of each batch
+/// of hand-overs people hear the end.
+#[test]
+fn what_an_operator_has_set_outlives_a_store_that_fails_and_no_batch_vanishes() {
+    let rig = Rig::new("orders");
+    let (a, all): (ControllerId, _) = ("a".parse().unwrap(), None);
+    let pause =
+        |partner: Option<&ControllerId>| Order::Pause { partner: partner.cloned(), paused: true };
+    let set = [pause(all), pause(Some(&a)), Order::Maintenance(true), Order::StopHandOver];
+    for order in &set {
+        rig.order(order.clone());
+    }
+    let orders = |count: usize| -> Vec<_> {
+        let order = |_| match rig.next_seen() {
+            Input::Order(order) => order,
+            other => panic!("{other:?}"),
+        };
+        (0..count).map(order).collect()
+    };
+    assert_eq!(orders(4), set);
+    rig.fail_next_commit();
+    let of_partition = |told| match told {
+        Told::Event(NodeEvent::Partition { event, .. }) => Some(event),
+        _ => None,
+    };
+    assert_eq!(rig.told(of_partition), batch());
+    // There is no machine for a while.
+    rig.order(Order::Move { devices: Vec::new(), target: a.clone() });
+    match rig.told(of_partition) {
+        Event::HandedOver { target, stopped, .. } => assert!(target == a && !stopped.is_empty()),
+        other => panic!("{other:?}"),
+    }
+    assert!(!rig.reopened.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(orders(4), set);
+    // What is taken back stays so.
+    for order in [Order::Maintenance(false), Order::FailBack] {
+        rig.order(order);
+    }
+    orders(2);
+    rig.fail_next_commit();
+    rig.reopened.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(orders(2), set[..2]);
 }
 
 /// Whoever reads the whole table finds damage first: the store is set aside all the same.
