@@ -372,7 +372,7 @@ fn a_deadline_runs_while_its_request_waits_for_its_turn() {
     for _ in 0..3 {
         match rig.next_seen() {
             Input::Request { origin: Origin::Local(3), request } => {
-                let most = crate::limits::DEADLINE_MAX - short;
+                let most = DEADLINE_MAX - short;
                 assert!(request.deadline <= most, "{:?}", request.deadline);
             }
             Input::Request { request, .. } => assert_eq!(request.deadline, Duration::ZERO),
