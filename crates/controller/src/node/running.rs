@@ -16,7 +16,7 @@ use super::status::{Counts, DeviceRow, NodeStatus, PartitionStatus, PartnerStatu
 use super::worker::Machine;
 use super::{NodeConfig, NodeError, NodeEvent, environment, start};
 use crate::conn::ReactorThread;
-use crate::limits::DEADLINE_MAX;
+use crate::limits::{DEADLINE_MAX, GENERATION_MAX};
 use crate::model::{ControllerId, DeviceId, Dispatch, DispatchMode, kind};
 use crate::shard::input::{Millis, Origin};
 use crate::shard::{Input, Order};
@@ -307,7 +307,8 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// They are refused here already, or the shared partition does not work now.
+    /// They are refused here already, or cannot follow what stands in the table, or the shared
+    /// partition does not work now.
     pub fn set_parameters(&self, text: &str) -> Result<u64, NodeError> {
         let hub = &self.hub;
         locked(&hub.environment).check(&hub.config, text).map_err(NodeError::Parameters)?;
@@ -316,11 +317,22 @@ impl Node {
         let asked = self.ask(index, move |machine| {
             let known = machine.get(kind::PARAMETERS, environment::KEY)?;
             let generation = known.as_ref().map_or(0, generation_of).saturating_add(1);
+            if generation > GENERATION_MAX {
+                return Ok((generation, None));
+            }
             let record = record(generation, &me, &text);
             machine.put(record.clone())?;
-            Ok((generation, record))
+            let stands = machine.get(kind::PARAMETERS, environment::KEY)?;
+            Ok((generation, stands.is_some_and(|stands| stands == record).then_some(record)))
         });
         let (generation, record) = answer(&asked, ANSWER_MAX, &hub.partitions[index].name)?;
+        let record = record.ok_or_else(|| {
+            NodeError::Parameters(
+                "what stands in the table has so high a generation that nothing can follow it: \
+                 remove the store of the shared partition wherever that stands"
+                    .to_owned(),
+            )
+        })?;
         hub.apply(&record);
         // So that partners hear of it at once.
         hub.shared().queue.control(Work::Input(Input::Tick));
