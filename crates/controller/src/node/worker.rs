@@ -72,9 +72,9 @@ pub(super) struct Opening {
 }
 
 /// Opens the store of a partition, at this time, with these settings; after it was set aside, if
-/// that is so.
+/// it is damaged, which it is not any more then, whatever becomes of the rest.
 pub(super) type Open =
-    Box<dyn FnMut(Millis, &Arc<Settings>, bool) -> store::Result<Opening> + Send>;
+    Box<dyn FnMut(Millis, &Arc<Settings>, &mut bool) -> store::Result<Opening> + Send>;
 
 /// Where what a partition wants goes.
 pub(super) trait Outlet: Send + Sync {
@@ -513,11 +513,10 @@ impl Running {
     fn reopen(&mut self) {
         let now = self.now();
         let open = &mut self.worker.open;
-        let (settings, is_damaged) = (&self.worker.settings, self.is_damaged);
+        let (settings, is_damaged) = (&self.worker.settings, &mut self.is_damaged);
         let opened = catch_unwind(AssertUnwindSafe(|| open(now, settings, is_damaged)));
         match opened {
             Ok(Ok(opening)) => {
-                self.is_damaged = false;
                 log::warn!("partition {}: it works again", self.worker.partition);
                 self.set_error("");
                 self.begin(opening);
