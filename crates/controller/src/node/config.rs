@@ -68,8 +68,8 @@ pub struct DoorConfig {
     pub socket: Config,
     /// Connections, at most.
     pub connections_max: usize,
-    /// Registrations per second, at most; more are told to come later, before anything else is
-    /// done for them.
+    /// Registrations per second, at most; more are told to come later, before a partition hears of
+    /// them.
     pub registrations_per_second: u32,
 }
 
@@ -108,7 +108,8 @@ pub struct PartnerConfig {
     pub socket: Config,
     /// Who dials.
     pub dial: Dial,
-    /// The static key that proves its name when it dials.
+    /// The static key that proves its name when it dials. Without one a connection that has proven
+    /// a static key is not taken for it, unless [`NodeConfig::insecure`].
     pub key: Option<PublicKey>,
 }
 

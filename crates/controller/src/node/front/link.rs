@@ -434,7 +434,12 @@ impl Links {
                     return Err(Bye::new(bye::NOT_LET_IN, text));
                 };
                 let wanted = self.known[partner].key;
-                if wanted.is_some() && wanted != key && !self.is_insecure {
+                // Where names are proven by keys, one that has none is only dialled.
+                let is_another = match wanted {
+                    Some(wanted) => key != Some(wanted),
+                    None => key.is_some(),
+                };
+                if is_another && !self.is_insecure {
                     let text = format!("this is not the static key of {}", theirs.controller);
                     if self.peers[partner].up.is_none() {
                         self.set_state(now, partner, "not let in", &text);
