@@ -274,7 +274,7 @@ impl Node {
         let request = Request { id: number, device, deadline, payload };
         let input = Input::Request { origin: Origin::Local(number), request };
         if hub.partitions[route.index].queue.push(input).is_err() {
-            hub.reply(number, Outcome::Busy { after: hub.full_for(route.index) });
+            hub.reply(number, Outcome::Busy { after: hub.full_for(route.index, None) });
         }
     }
 
@@ -307,23 +307,30 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// They are refused here already, or the shared partition does not work now.
+    /// They are refused here already, or the shared partition does not work now. After
+    /// [`NodeError::Late`] they may still come into use, here and everywhere.
     pub fn set_parameters(&self, text: &str) -> Result<u64, NodeError> {
         let hub = &self.hub;
         locked(&hub.environment).check(&hub.config, text).map_err(NodeError::Parameters)?;
         let index = hub.partitions.len() - 1;
         let (me, text) = (hub.config.me.clone(), text.to_owned());
-        let asked = self.ask(index, move |machine| {
+        let for_then = Arc::clone(hub);
+        // Behind the commit and on the partition's thread, so that whoever waits too short a time
+        // does not leave this controller as the only one that does not use them.
+        let then = move |(_, record): &(u64, _)| {
+            for_then.apply(record);
+            // So that partners hear of it at once.
+            for_then.shared().queue.control(Work::Input(Input::Tick));
+        };
+        let question = move |machine: &mut dyn Machine| {
             let known = machine.get(kind::PARAMETERS, environment::KEY)?;
             let generation = known.as_ref().map_or(0, generation_of).saturating_add(1);
             let record = record(generation, &me, &text);
             machine.put(record.clone())?;
             Ok((generation, record))
-        });
-        let (generation, record) = answer(&asked, ANSWER_MAX, &hub.partitions[index].name)?;
-        hub.apply(&record);
-        // So that partners hear of it at once.
-        hub.shared().queue.control(Work::Input(Input::Tick));
+        };
+        let asked = self.ask_then(index, question, then);
+        let (generation, _) = answer(&asked, ANSWER_MAX, &hub.partitions[index].name)?;
         Ok(generation)
     }
 
@@ -409,6 +416,17 @@ impl Node {
         index: usize,
         question: impl FnOnce(&mut dyn Machine) -> store::Result<T> + Send + 'static,
     ) -> Receiver<Result<T, String>> {
+        self.ask_then(index, question, |_| ())
+    }
+
+    /// The same; `then` is done with the answer, on that thread, whether anybody waits for it or
+    /// not.
+    fn ask_then<T: Send + 'static>(
+        &self,
+        index: usize,
+        question: impl FnOnce(&mut dyn Machine) -> store::Result<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Receiver<Result<T, String>> {
         let (told, answer) = bounded(1);
         let query = move |machine: Result<&mut dyn Machine, &str>| {
             let answer = match machine {
@@ -416,6 +434,9 @@ impl Node {
                 Err(error) => Err(error.to_owned()),
             };
             let tell = move || {
+                if let Ok(answer) = &answer {
+                    then(answer);
+                }
                 let _late = told.send(answer);
             };
             let after: Box<dyn FnOnce() + Send> = Box::new(tell);

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::link::Key;
 use crate::limits::DEADLINE_MAX;
 use crate::model::{DeviceId, DispatchMode};
-use crate::node::admission::Admission;
+use crate::node::admission::{Admission, Appointments};
 use crate::node::hub::{Hub, Route, locked};
 use crate::node::queue::Full;
 use crate::node::worker::INDEX_BITS;
@@ -30,6 +30,7 @@ struct Client {
     key: Option<Key>,
     /// The partitions that have heard of it, as bits.
     partitions: u64,
+    appointments: Appointments,
 }
 
 /// See the module.
@@ -46,7 +47,9 @@ impl Door {
     }
 
     pub(super) fn opened(&mut self, conn: ConnId, key: Option<Key>) {
-        self.clients.insert(conn, Client { role: None, key, partitions: 0 });
+        let appointments = Appointments::default();
+        let client = Client { role: None, key, partitions: 0, appointments };
+        self.clients.insert(conn, client);
         self.hub.connections.store(self.clients.len(), Ordering::Relaxed);
     }
 
@@ -127,20 +130,23 @@ impl Door {
     }
 
     fn register(&mut self, now: Instant, conn: ConnId, register: Register) {
-        if let Err(after) = self.admission.ask(now) {
-            self.hub.retries.fetch_add(1, Ordering::Relaxed);
-            let device = register.device;
-            return self.hub.send_client(conn, &ClientMessage::Retry { device, after });
-        }
         let Some(route) = self.allowed(conn, &register.device) else { return };
         if route.mode != DispatchMode::Serve {
             let text = "devices of this home are not served here".to_owned();
             return self.refuse(conn, register.device, text);
         }
+        // Only now: what is refused anyway takes no place from others.
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if let Err(after) = self.admission.ask(now, &mut client.appointments) {
+            self.hub.retries.fetch_add(1, Ordering::Relaxed);
+            let device = register.device;
+            return self.hub.send_client(conn, &ClientMessage::Retry { device, after });
+        }
         let (index, device) = (route.index, register.device.clone());
         if self.try_push(conn, index, Input::Register { conn, register }).is_err() {
             self.hub.retries.fetch_add(1, Ordering::Relaxed);
-            let after = self.hub.full_for(index);
+            let who = self.clients.get_mut(&conn).map(|client| &mut client.appointments);
+            let after = self.hub.full_for(index, who);
             self.hub.send_client(conn, &ClientMessage::Retry { device, after });
         }
     }
@@ -155,7 +161,7 @@ impl Door {
             let input = Input::Request { origin: Origin::Conn(conn, id), request };
             match self.try_push(conn, route.index, input) {
                 Ok(()) => return,
-                Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index) },
+                Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index, None) },
             }
         };
         self.hub.send_client(conn, &ClientMessage::Response { id, outcome: refused });
