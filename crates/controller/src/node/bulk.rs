@@ -44,7 +44,8 @@ impl Bulk {
             match job {
                 Job::Close => return,
                 Job::Opened { opening, snapshots } => {
-                    (current, source) = (opening, Some(Source(Arc::new(Mutex::new(snapshots)))));
+                    let (table, queue) = (Arc::new(Mutex::new(snapshots)), Arc::clone(&self.queue));
+                    (current, source) = (opening, Some(Source { table, opening, queue }));
                 }
                 Job::Do { opening, .. } if opening != current => {}
                 Job::Do { opening, output } => {
@@ -87,16 +88,26 @@ impl Bulk {
     }
 }
 
-/// The way to read a table, again and again.
+/// The way to read a table, again and again. That reads all of it, and so may be the first to find
+/// it damaged: the partition's thread hears of that, as only that can begin anew.
 #[derive(Clone)]
-struct Source(Arc<Mutex<Box<dyn Snapshot>>>);
+struct Source {
+    table: Arc<Mutex<Box<dyn Snapshot>>>,
+    opening: u64,
+    queue: Arc<Queue>,
+}
 
 impl Snapshot for Source {
     fn read(
         &mut self,
         each: &mut dyn FnMut(&Record) -> std::io::Result<()>,
     ) -> store::Result<Position> {
-        locked(&self.0).read(each)
+        let read = locked(&self.table).read(each);
+        if let Err(StoreError::Damaged { what, cause }) = &read {
+            let error = StoreError::Damaged { what: what.clone(), cause: cause.clone() };
+            self.queue.control(Work::Damaged { opening: self.opening, error });
+        }
+        read
     }
 }
 

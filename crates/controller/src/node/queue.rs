@@ -15,6 +15,7 @@ use super::worker::Machine;
 use crate::model::ControllerId;
 use crate::shard::Input;
 use crate::shard::input::{ConnId, Origin};
+use crate::store::StoreError;
 use crate::wire::client::Outcome;
 use crate::wire::peer::SyncMessage;
 
@@ -40,6 +41,8 @@ pub(super) enum Work {
     Link { partner: ControllerId, conn: ConnId, input: Input },
     /// What the snapshot thread has done for this opening of the store.
     Bulk { opening: u64, input: Input },
+    /// The snapshot thread has found the store of this opening damaged.
+    Damaged { opening: u64, error: StoreError },
     /// A question, or something that only this process says.
     Query(Query),
     /// The end.
@@ -348,7 +351,7 @@ fn requester(input: &Input) -> Option<ConnId> {
 fn bytes_of(work: &Work) -> usize {
     let input = match work {
         Work::Input(input) | Work::Link { input, .. } | Work::Bulk { input, .. } => input,
-        Work::Query(_) | Work::Close => return INPUT_BYTES,
+        Work::Query(_) | Work::Damaged { .. } | Work::Close => return INPUT_BYTES,
     };
     INPUT_BYTES
         + match input {

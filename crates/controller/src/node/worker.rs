@@ -271,7 +271,8 @@ impl Running {
             }
             Work::Link { partner, conn, input } => self.take_link(partner, conn, input),
             Work::Bulk { opening, input } if opening == self.opening => self.handle(input),
-            Work::Bulk { .. } | Work::Close => Ok(()),
+            Work::Damaged { opening, error } if opening == self.opening => Err(error),
+            Work::Bulk { .. } | Work::Damaged { .. } | Work::Close => Ok(()),
             Work::Query(query) => self.query(query),
         }
     }
@@ -567,7 +568,7 @@ impl Running {
                 let outcome = Outcome::Unreachable(self.worker.gauges.error());
                 self.worker.outlet.tell(conn, &PeerMessage::Result { id: forward.id, outcome });
             }
-            Work::Link { .. } | Work::Bulk { .. } => {}
+            Work::Link { .. } | Work::Bulk { .. } | Work::Damaged { .. } => {}
             Work::Query(query) => {
                 let error = self.worker.gauges.error();
                 match catch_unwind(AssertUnwindSafe(|| query(Err(&error)))) {
@@ -606,3 +607,7 @@ fn seconds_of_day() -> u32 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs() % (24 * 3600)).unwrap_or(0)
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;
