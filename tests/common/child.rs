@@ -28,6 +28,13 @@ pub(crate) fn hear() -> bool {
     std::io::stdin().read_line(&mut line).is_ok_and(|n| n > 0)
 }
 
+/// The next line that the test says; `None` when it has gone.
+pub(crate) fn heard() -> Option<String> {
+    let mut line = String::new();
+    let n = std::io::stdin().read_line(&mut line).ok()?;
+    (n > 0).then(|| line.trim_end().to_owned())
+}
+
 /// A helper process; killed when dropped.
 pub(crate) struct Helper {
     child: Child,
@@ -86,6 +93,11 @@ impl Helper {
     /// Lets the helper go on.
     pub(crate) fn go(&mut self) {
         writeln!(self.stdin, "go").expect("the helper listens");
+    }
+
+    /// Says a line to the helper, for its [`heard`].
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").expect("the helper listens");
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -31,7 +31,16 @@ pub(super) const ARROWS: &[(&str, Option<&[&str]>)] = &[
         ]),
     ),
     ("eversock-models", Some(&[])),
-    ("eversock-bench", Some(&["eversock", "eversock-chaos", "eversock-dedup", "eversock-spool"])),
+    (
+        "eversock-bench",
+        Some(&[
+            "eversock",
+            "eversock-chaos",
+            "eversock-controller",
+            "eversock-dedup",
+            "eversock-spool",
+        ]),
+    ),
     ("eversock-cli", None),
     ("eversock-ffi-tests", None),
 ];

@@ -24,7 +24,8 @@ const READ_BYTES: usize = 64 * 1024;
 const PER_ADDRESS: usize = 20_000;
 
 /// One end of a conversation: `KIND server`, `KIND server@IP` or `KIND ADDRESS`; or what stands
-/// between the two: `proxy ADDRESS`; or a front or a server of a spool: `spool worker`.
+/// between the two: `proxy ADDRESS`; or a front or a server of a spool: `spool worker`; or a
+/// controller, its devices or a flood of them: `controller worker`.
 pub fn main(args: &[String]) -> ExitCode {
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,6 +45,11 @@ fn run(args: &[String]) -> io::Result<()> {
     #[cfg(feature = "spool")]
     if kind == "spool" && role == "worker" {
         return crate::measures::spool::worker();
+    }
+    #[cfg(feature = "controller")]
+    if kind == "controller" && role == "worker" {
+        usage::raise_descriptor_limit();
+        return crate::measures::controller::worker();
     }
     let Some(kind) = Kind::from_name(kind) else { return bad("a kind of stream") };
     usage::raise_descriptor_limit();

@@ -10,6 +10,7 @@
 //! * `socket`, `tls`: the kinds of stream that a process can hold.  `relay`, `net`: what may stand
 //!   between the two: other programs, or networks.
 //! * `measures::spool` (feature `spool`): fronts and their spools beside databases.
+//! * `measures::controller` (feature `controller`): controllers and their devices.
 //! * `report`: figures, goals, the table and the JSON.  `page`, `plot`: `docs/BENCHMARKS.md`.
 
 mod child;

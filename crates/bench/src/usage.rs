@@ -47,6 +47,12 @@ pub(crate) fn resident_most_bytes() -> u64 {
     own_bytes("VmHWM:")
 }
 
+/// What this process has resident, in bytes; files and code too.
+#[cfg(feature = "controller")]
+pub(crate) fn resident_now_bytes() -> u64 {
+    own_bytes("VmRSS:")
+}
+
 fn own_bytes(what: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(what));

@@ -105,6 +105,69 @@ fn a_spool_is_measured_and_held_against_databases() {
     }
 }
 
+/// Controllers, devices and floods in processes of their own.
+#[test]
+fn controllers_are_measured_and_held_against_databases_and_themselves() {
+    let place = Place::new();
+    let folder = place.file("tmp");
+    std::fs::create_dir_all(&folder).unwrap();
+    let args = ["bench", "--quick", "--repeat", "1", "--only", "controller", "--json"];
+    let output = place.command(&args).env("TMPDIR", &folder).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let left: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let whole: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = |name: &str| {
+        let rows = whole["rows"].as_array().unwrap();
+        let is_it = |row: &&Value| row["name"] == format!("controller-{name}");
+        rows.iter().find(is_it).unwrap_or_else(|| panic!("{name}: {whole}"))
+    };
+    // Each with what it is held against.
+    for (name, reference, goal) in [
+        ("registrations of 1", "registrations single SQLite commits", Value::Null),
+        ("registrations of 64", "registrations single SQLite commits", Value::Null),
+        ("updates p99 1000/s", "updates p99 idle", Value::Null),
+        (
+            "isolation registrations p99 other flooded",
+            "isolation registrations p99 alone",
+            "<= 1.20 x alone".into(),
+        ),
+        (
+            "isolation requests p99 other flooded",
+            "isolation requests p99 alone",
+            "<= 1.20 x alone".into(),
+        ),
+        ("isolation requests p99 nobody flooded", "isolation requests p99 alone", Value::Null),
+        (
+            "storm 300 handshakes p99 during",
+            "storm 300 handshakes p99 before",
+            "<= 2.00 x before".into(),
+        ),
+        (
+            "storm 300 requests p99 during",
+            "storm 300 requests p99 before",
+            "<= 2.00 x before".into(),
+        ),
+        ("bulk records 22000", "bulk records 11000", Value::Null),
+    ] {
+        let (row, reference) = (row(name), row(reference));
+        assert!(row["value"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["reference"], reference["value"], "{row}");
+        assert_eq!(row["goal"], goal, "{row}");
+    }
+    for who in ["donor", "joiner"] {
+        // Nothing to be held against where the fewer records took no memory at all.
+        let row = row(&format!("bulk memory of the {who} 22000"));
+        assert_eq!(row["unit"], "MiB", "{row}");
+        assert!(row["goal"].as_str().unwrap().starts_with("<= 1.50 x "), "{row}");
+    }
+    // A flood is no business of others.
+    let away = row("isolation own devices told to come again, flooded");
+    assert_eq!(away["value"], 0.0, "{away}");
+    assert!(row("isolation flood, answers")["value"].as_f64().unwrap() > 0.0);
+    assert_eq!(row("storm 300 attempts that failed")["value"], 0.0);
+}
+
 #[test]
 fn the_table_names_every_row_and_says_that_a_quick_run_is_quick() {
     let output =
@@ -136,6 +199,11 @@ fn a_name_that_no_measurement_has_is_wrong_usage_and_the_list_has_those_there_ar
         "spool-drain",
         "spool-restart",
         "spool-isolation",
+        "controller-registrations",
+        "controller-updates",
+        "controller-isolation",
+        "controller-storm",
+        "controller-bulk",
     ] {
         assert!(names.lines().any(|line| line == name), "{name}\n{names}");
     }

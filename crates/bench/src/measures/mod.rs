@@ -1,5 +1,7 @@
 //! The measurements, in the order in which they are taken.
 
+#[cfg(feature = "controller")]
+pub(crate) mod controller;
 mod dedup;
 mod idle;
 mod open;
@@ -42,6 +44,8 @@ const DEDUP: Table = Table { file: "dedup", title: "Many connections over one se
 const OUTAGES: Table = Table { file: "outages", title: "Silence, and another address" };
 #[cfg(feature = "spool")]
 const SPOOL: Table = Table { file: "spool", title: "A spool while there is no main server" };
+#[cfg(feature = "controller")]
+const CONTROLLER: Table = Table { file: "controller", title: "Controllers and their devices" };
 
 macro_rules! measures {
     ($($(#[$when:meta])* $name:literal in $table:ident: $run:expr;)*) => {
@@ -101,6 +105,16 @@ pub(crate) const ALL: &[Measure] = measures! {
     "spool-restart" in SPOOL: spool::restart::restart;
     #[cfg(feature = "spool")]
     "spool-isolation" in SPOOL: spool::isolation::isolation;
+    #[cfg(feature = "controller")]
+    "controller-registrations" in CONTROLLER: controller::registrations::registrations;
+    #[cfg(feature = "controller")]
+    "controller-updates" in CONTROLLER: controller::updates::updates;
+    #[cfg(feature = "controller")]
+    "controller-isolation" in CONTROLLER: controller::isolation::isolation;
+    #[cfg(feature = "controller")]
+    "controller-storm" in CONTROLLER: controller::storm::storm;
+    #[cfg(feature = "controller")]
+    "controller-bulk" in CONTROLLER: controller::bulk::bulk;
 };
 
 /// What the project promises, and the rows that show it: each label begins the name of at least one
@@ -193,6 +207,30 @@ pub(crate) const PROMISES: &[(&str, &[&str])] = &[
     (
         "p99 of a pair while another one is full: <= 1.20 of it alone",
         &["spool-isolation p99 normal other full", "spool-isolation p99 spooling other full"],
+    ),
+    #[cfg(feature = "controller")]
+    (
+        "100,000 devices register at once, p99 of those that are served: <= 2.00 of before",
+        &[
+            "controller-storm 100000 handshakes p99 during",
+            "controller-storm 100000 requests p99 during",
+        ],
+    ),
+    #[cfg(feature = "controller")]
+    (
+        "p99 of a partition while a partner's is flooded: <= 1.20 of it alone",
+        &[
+            "controller-isolation registrations p99 other flooded",
+            "controller-isolation requests p99 other flooded",
+        ],
+    ),
+    #[cfg(feature = "controller")]
+    (
+        "1,000,000 records to a new partner: memory as with 100,000",
+        &[
+            "controller-bulk memory of the donor 1000000",
+            "controller-bulk memory of the joiner 1000000",
+        ],
     ),
 ];
 

@@ -68,8 +68,8 @@ pub struct DoorConfig {
     pub socket: Config,
     /// Connections, at most.
     pub connections_max: usize,
-    /// Registrations per second, at most; more are told to come later, before a partition hears of
-    /// them.
+    /// Registrations per second, at most, in each partition; more are told to come later, before
+    /// anything is written for them.
     pub registrations_per_second: u32,
 }
 

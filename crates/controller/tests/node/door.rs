@@ -6,12 +6,12 @@ use eversock_controller::limits::GREETING_MAX;
 use eversock_controller::model::{Dispatch, DispatchMode, Dispatched, Pattern, Standing};
 use eversock_controller::node::PartitionConfig;
 use eversock_controller::shard::Order;
-use eversock_controller::wire::client::{ClientMessage, Outcome};
+use eversock_controller::wire::client::{ClientMessage, Outcome, Request};
 use eversock_controller::wire::codes::bye;
-use eversock_controller::wire::{Hello, Role};
+use eversock_controller::wire::{Hello, Role, frame};
 use eversock_engine::StaticKey;
 
-use crate::common::{Client, Sites, begin, device, id, known, socket, wait_for};
+use crate::common::{Client, PATIENCE, Sites, begin, device, id, known, socket, wait_for};
 
 #[test]
 fn a_device_registers_shakes_hands_and_leaves() {
@@ -177,6 +177,49 @@ fn a_storm_of_registrations_is_spread_and_nobody_starves() {
 }
 
 #[test]
+fn nothing_is_lost_of_more_than_fits_into_one_transaction() {
+    const COUNT: usize = 1000;
+    let sites = Sites::new(&["a"]);
+    let mut config = sites.config(0);
+    config.door.registrations_per_second = 1_000_000;
+    let node = begin(config);
+    let mut client = Client::device(&node);
+    (0..COUNT).for_each(|n| client.ask_to_register(&format!("d{n}"), 1, 0));
+    for _ in 0..COUNT {
+        let told = client.next::<ClientMessage>();
+        assert!(matches!(told, Some(ClientMessage::Registered { .. })), "{told:?}");
+    }
+    node.close();
+}
+
+#[test]
+fn a_flood_for_one_partition_sends_no_device_of_another_away() {
+    const PER_SECOND: u32 = 5;
+    let sites = Sites::new(&["a"]);
+    let mut config = sites.config(0);
+    config.partitions.push(PartitionConfig::new(id("z")));
+    let to = |partition| Dispatched { partition: id(partition), mode: DispatchMode::Serve };
+    let rules = vec![(Pattern::Prefix("z-".to_owned()), to("z"))];
+    let names = config.partition_names();
+    config.dispatch = Some(Dispatch::new(1, rules, to("a"), &names).unwrap());
+    config.door.registrations_per_second = PER_SECOND;
+    let node = begin(config);
+    let mut client = Client::device(&node);
+    // Until the door has none left for them.
+    let is_empty = |client: &mut Client, n| {
+        client.ask_to_register(&format!("z-{n}"), 1, 0);
+        matches!(client.next::<ClientMessage>().unwrap(), ClientMessage::Retry { .. })
+    };
+    assert!((0..10_000).any(|n| is_empty(&mut client, n)), "the door has no bound");
+    for n in 0..PER_SECOND {
+        client.ask_to_register(&format!("d{n}"), 1, 0);
+        let told = client.next::<ClientMessage>().unwrap();
+        assert!(matches!(told, ClientMessage::Registered { .. }), "{told:?}");
+    }
+    node.close();
+}
+
+#[test]
 fn only_the_right_key_speaks_for_a_device() {
     let sites = Sites::new(&["a"]);
     let mut config = sites.config(0);
@@ -256,4 +299,28 @@ fn maintenance_takes_no_registrations_and_ends_again() {
     client.register("d1", 1);
     assert!(!node.status().maintenance);
     assert!(node.order(Some(&id("nobody")), Order::FailBack).is_err());
+}
+
+/// More than a partition takes in one transaction, all at once.
+#[test]
+fn each_of_many_requests_is_answered() {
+    const COUNT: u64 = 2_000;
+    let sites = Sites::new(&["a"]);
+    let node = sites.start(0);
+    let mut third = Client::new(node.local_addr(), Role::ThirdParty);
+    let mut bytes = Vec::new();
+    for id in 0..COUNT {
+        let device = device("a-nobody");
+        let request = Request { id, device, deadline: PATIENCE, payload: Vec::new() };
+        bytes.extend(frame(&ClientMessage::Request(request)));
+    }
+    third.write(&bytes);
+    let mut answered: Vec<u64> = (0..COUNT)
+        .map(|_| match third.next() {
+            Some(ClientMessage::Response { id, outcome: Outcome::Unknown }) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    answered.sort_unstable();
+    assert!(answered.into_iter().eq(0..COUNT));
 }

@@ -9,7 +9,7 @@
 mod cluster;
 pub(crate) mod drain;
 pub(crate) mod isolation;
-mod parts;
+pub(crate) mod parts;
 pub(crate) mod restart;
 mod worker;
 pub(crate) mod writes;

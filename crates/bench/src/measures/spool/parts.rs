@@ -29,11 +29,11 @@ const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// A folder of our own, which goes with this.
 #[derive(Debug)]
-pub(super) struct Place(PathBuf);
+pub(crate) struct Place(PathBuf);
 
 impl Place {
     /// In the folder for temporary files. Gives the reason too if that is no disk.
-    pub(super) fn new() -> io::Result<(Self, Option<String>)> {
+    pub(crate) fn new() -> io::Result<(Self, Option<String>)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let above = std::env::temp_dir();
@@ -46,7 +46,7 @@ impl Place {
         Ok((Self(folder), why))
     }
 
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -248,7 +248,7 @@ impl<'a> Asker<'a> {
 
 /// How often in a second so many threads do what `worker` gives each of them; a fifth of the time
 /// is spent before it counts.
-pub(super) fn rate<W: FnMut() -> io::Result<()>>(
+pub(crate) fn rate<W: FnMut() -> io::Result<()>>(
     threads: usize,
     time: Duration,
     worker: impl Fn() -> io::Result<W> + Sync,

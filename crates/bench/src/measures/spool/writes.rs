@@ -89,7 +89,7 @@ fn spooled(store: Box<dyn SpoolStore>, senders: usize, time: Duration) -> io::Re
 
 /// What a program would do that has nothing but a database: a row and a commit for each record. As
 /// durable as the spool, and without all else that a spool has (an index of ids, counters).
-pub(super) fn sqlite_commits(path: &Path, time: Duration) -> io::Result<f64> {
+pub(crate) fn sqlite_commits(path: &Path, time: Duration) -> io::Result<f64> {
     let sqlite = |error: rusqlite::Error| io::Error::other(error);
     let database = Connection::open(path).map_err(sqlite)?;
     database

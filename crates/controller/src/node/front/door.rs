@@ -37,13 +37,15 @@ struct Client {
 pub(super) struct Door {
     hub: Arc<Hub>,
     clients: HashMap<ConnId, Client>,
-    admission: Admission,
+    /// One for each partition with devices: who floods one takes nothing from the others.
+    admissions: Vec<Admission>,
 }
 
 impl Door {
     pub(super) fn new(hub: Arc<Hub>, now: Instant) -> Self {
-        let admission = Admission::new(hub.config.door.registrations_per_second, now);
-        Self { hub, clients: HashMap::new(), admission }
+        let per_second = hub.config.door.registrations_per_second;
+        let admissions = hub.of_devices().iter().map(|_| Admission::new(per_second, now)).collect();
+        Self { hub, clients: HashMap::new(), admissions }
     }
 
     pub(super) fn opened(&mut self, conn: ConnId, key: Option<Key>) {
@@ -135,14 +137,13 @@ impl Door {
             let text = "devices of this home are not served here".to_owned();
             return self.refuse(conn, register.device, text);
         }
-        // Only now: what is refused anyway takes no place from others.
+        let (index, device) = (route.index, register.device.clone());
         let Some(client) = self.clients.get_mut(&conn) else { return };
-        if let Err(after) = self.admission.ask(now, &mut client.appointments) {
+        let who = &mut client.appointments;
+        if let Some(Err(after)) = self.admissions.get_mut(index).map(|one| one.ask(now, who)) {
             self.hub.retries.fetch_add(1, Ordering::Relaxed);
-            let device = register.device;
             return self.hub.send_client(conn, &ClientMessage::Retry { device, after });
         }
-        let (index, device) = (route.index, register.device.clone());
         if self.try_push(conn, index, Input::Register { conn, register }).is_err() {
             self.hub.retries.fetch_add(1, Ordering::Relaxed);
             let who = self.clients.get_mut(&conn).map(|client| &mut client.appointments);

@@ -97,6 +97,8 @@ pub(super) struct HandOver {
     halted: bool,
     /// What runs by itself does not begin before.
     rest_until: Millis,
+    /// It rests because a batch was stopped: until then, whatever happens.
+    rest_is_strict: bool,
     /// The policy was stopped: its window has to close before it begins again.
     window_spent: bool,
     due: Option<Millis>,
@@ -119,6 +121,7 @@ impl HandOver {
             maintenance: false,
             halted: false,
             rest_until: 0,
+            rest_is_strict: false,
             window_spent: false,
             due: None,
             counts: Counts::default(),
@@ -297,6 +300,11 @@ impl HandOver {
         let policy = at.settings.fail_back;
         let is_in_window = is_in_window(policy, at.wall_s);
         self.window_spent &= is_in_window;
+        if at.home_in_sync_since.is_none() && !self.maintenance && !self.rest_is_strict {
+            // It rests from having found nothing to do, or not more. With the home something else
+            // has changed: it has to be in sync for as long as ever, and no longer.
+            self.rest_until = self.rest_until.min(at.now);
+        }
         let text = if at.home_in_sync_since.is_none() {
             "the home is not in sync any more"
         } else if !devices.takes(&self.home) {
@@ -414,6 +422,7 @@ impl HandOver {
                     (Some(_), _) => REST_STOPPED,
                 };
                 self.rest_until = at.now.saturating_add(rest);
+                self.rest_is_strict = job.stopped.is_some();
                 self.window_spent |= job.has_failed;
             }
             // What runs by itself is quiet where there was nothing to do.

@@ -467,6 +467,23 @@ fn by_itself_it_stops_when_the_home_flaps_and_waits_again() {
     assert_eq!(world.ended().0, 1000 - began as u64);
 }
 
+/// It had nothing to do when the home died; then it has.
+#[test]
+fn by_itself_it_rests_no_longer_than_the_home_is_in_sync() {
+    let mut world = World::new(0);
+    world.settings.fail_back = FailBackPolicy::Auto { after: 2_000 };
+    world.in_sync_since = Some(0);
+    world.run(1_000);
+    world.in_sync_since = None;
+    world.run(5_000);
+    world.field.here.extend((0..10).map(|n| (device(n), n as ConnId)));
+    world.in_sync_since = Some(world.now);
+    world.run(1_999);
+    assert_eq!(world.began.len(), 0);
+    world.run(2_000);
+    assert_eq!(world.ended(), (10, 0, 0, String::new()));
+}
+
 #[test]
 fn by_itself_it_waits_again_after_failures() {
     let mut world = World::new(100);
