@@ -35,6 +35,9 @@ const TICK: Millis = 1000;
 /// Waits between attempts to open a store again.
 const REOPEN_FIRST: Duration = Duration::from_millis(200);
 const REOPEN_MOST: Duration = Duration::from_secs(60);
+/// The same when it could be opened each time, but fails again before it is steady: each opening
+/// costs all links, and so the other partitions.
+const RELAPSE_MOST: Duration = Duration::from_secs(600);
 /// A store that has worked for so long is tried again soon.
 const STEADY: Duration = Duration::from_secs(60);
 /// Low bits of the number of a question that say which partition asks it.
@@ -478,12 +481,12 @@ impl Running {
         self.leave();
         self.links.clear();
         self.opening += 1;
-        self.put_off();
+        self.put_off(RELAPSE_MOST);
     }
 
-    fn put_off(&mut self) {
-        self.retry_at = Instant::now() + self.back_off;
-        self.back_off = (self.back_off * 2).min(REOPEN_MOST);
+    fn put_off(&mut self, most: Duration) {
+        self.retry_at = Instant::now() + self.back_off.min(most);
+        self.back_off = (self.back_off * 2).min(RELAPSE_MOST);
     }
 
     /// Whoever waits is told that nobody will answer; what was asked may have been done.
@@ -529,11 +532,11 @@ impl Running {
                 log::error!("partition {}: {error}", self.worker.partition);
                 self.set_error(&error.to_string());
                 self.is_damaged |= matches!(error, StoreError::Damaged { .. });
-                self.put_off();
+                self.put_off(REOPEN_MOST);
             }
             Err(_) => {
                 log::error!("partition {}: its store cannot be opened", self.worker.partition);
-                self.put_off();
+                self.put_off(REOPEN_MOST);
             }
         }
     }
