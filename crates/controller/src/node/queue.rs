@@ -7,6 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -82,6 +83,7 @@ pub(super) struct Queue {
     config: QueueConfig,
     lanes: Mutex<Lanes>,
     came: Condvar,
+    is_closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -133,15 +135,23 @@ impl Lane {
 
 impl Queue {
     pub(super) fn new(config: QueueConfig) -> Self {
-        Self { config, lanes: Mutex::default(), came: Condvar::new() }
+        Self { config, lanes: Mutex::default(), came: Condvar::new(), is_closed: false.into() }
     }
 
     /// What must not be lost and comes of this process.
     pub(super) fn control(&self, work: Work) {
+        if matches!(work, Work::Close) {
+            self.is_closed.store(true, Ordering::Relaxed);
+        }
         let mut lanes = self.lock();
         let item = lanes.item(work);
         lanes.control.push_back(item);
         self.came.notify_one();
+    }
+
+    /// Whether the end has been said, which others need not wait for until its turn comes.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
     /// From a device or a third party.

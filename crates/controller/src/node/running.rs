@@ -374,7 +374,8 @@ impl Node {
     }
 
     /// Ends all connections and threads. Devices stay registered: they find out, and go elsewhere
-    /// if it lasts. Blocks a few seconds at most, but for a store that hangs.
+    /// if it lasts. Blocks a few seconds at most, but for a store that hangs, and for the
+    /// `connect_timeout` of a partner that is being dialled.
     pub fn close(mut self) {
         self.end();
     }
