@@ -293,9 +293,7 @@ impl<H: Handler> Turns<H> {
             }
             Given::Bye(bye) => self.dismiss(conn, bye),
         }
-        while self.partial > self.shared.partial_max() {
-            self.dismiss_the_largest();
-        }
+        while self.partial > self.shared.partial_max() && self.dismiss_the_largest() {}
     }
 
     fn write(&mut self, conn: ConnId) {
@@ -310,12 +308,17 @@ impl<H: Handler> Turns<H> {
         }
     }
 
-    /// Peers that begin large messages and do not end them must not take all memory.
-    fn dismiss_the_largest(&mut self) {
-        let largest = self.lines.iter().max_by_key(|(_, line)| line.kept());
-        let Some(conn) = largest.map(|(conn, _)| *conn) else { return };
+    /// Peers that begin large messages and do not end them must not take all memory. False if there
+    /// is none that could be ended for it.
+    fn dismiss_the_largest(&mut self) -> bool {
+        let can_go = |line: &Line| line.kept() > 0 && !line.gauge.is_spared();
+        let some = self.lines.iter().filter(|(_, line)| can_go(line));
+        let Some(conn) = some.max_by_key(|(_, line)| line.kept()).map(|(conn, _)| *conn) else {
+            return false;
+        };
         let text = "too many connections have begun large messages: come later";
         self.dismiss(conn, Bye { after_ms: 2000, ..Bye::new(bye::FULL, text) });
+        true
     }
 
     /// Tells the peer why, and closes.

@@ -307,6 +307,8 @@ impl Front {
     fn up(&mut self, partner: usize, conn: ConnId, theirs: &Introduction) {
         let id = self.links.id(partner).clone();
         log::info!("the link to {id} stands");
+        // There are few of them, and devices must not be able to have them ended.
+        self.reactor.spare(conn);
         self.held.remove(&partner);
         let ahead = i64::try_from(theirs.wall_ms).unwrap_or(i64::MAX)
             - i64::try_from(wall_ms()).unwrap_or(i64::MAX);
