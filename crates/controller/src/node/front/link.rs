@@ -5,7 +5,7 @@
 //! the older, whose connection may be dead without anybody knowing. When both dial at once, the one
 //! that the controller with the smaller name has dialled stays, so that both keep the same one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::model::ControllerId;
@@ -325,8 +325,10 @@ impl Links {
                 self.acts.push(Act::Send(*conn, Box::new(PeerMessage::Ping { n })));
             }
         }
+        // Once for all partners, as this comes with each round of the connections.
+        let busy: HashSet<usize> = self.lines.values().filter_map(|line| line.partner).collect();
         for partner in 0..self.peers.len() {
-            let is_busy = self.lines.values().any(|line| line.partner == Some(partner));
+            let is_busy = busy.contains(&partner);
             let peer = &mut self.peers[partner];
             let is_due = self.known[partner].dials
                 && !peer.is_dialling
