@@ -42,6 +42,9 @@ pub const ADDRS_MAX: usize = 8;
 pub const PARTITIONS_MAX: usize = 64;
 /// Bytes of the shared parameters.
 pub const PARAMETERS_MAX: usize = 60 << 10;
+/// The highest generation of the shared parameters; a record with more is left out everywhere, so
+/// that there always is a next one.
+pub const GENERATION_MAX: u64 = 1 << 48;
 /// Bytes of one message: the largest is an update with one large record, or a chunk.
 pub const MESSAGE_MAX: usize = 1 << 20;
 /// Bytes of a message before the greeting is done.

@@ -4,7 +4,7 @@ use super::status::{Counts, DeviceRow, PartitionStatus};
 use super::worker::Machine;
 use crate::model::{ControllerId, DeviceId, Record};
 use crate::shard::input::Millis;
-use crate::shard::{Input, Output, Shard};
+use crate::shard::{Event, Input, Output, Shard};
 use crate::store::{self, Position};
 
 /// The shard of a partition.
@@ -68,6 +68,10 @@ impl Machine for ShardMachine {
 
     fn get(&mut self, kind: u16, key: &[u8]) -> store::Result<Option<Record>> {
         self.shard.get(kind, key)
+    }
+
+    fn lost(&mut self, why: &str) -> Vec<Event> {
+        self.shard.lost(why)
     }
 
     fn standpoint(

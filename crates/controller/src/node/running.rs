@@ -16,8 +16,8 @@ use super::status::{Counts, DeviceRow, NodeStatus, PartitionStatus, PartnerStatu
 use super::worker::Machine;
 use super::{NodeConfig, NodeError, NodeEvent, environment, start};
 use crate::conn::ReactorThread;
-use crate::limits::DEADLINE_MAX;
-use crate::model::{ControllerId, DeviceId, Dispatch, DispatchMode, kind};
+use crate::limits::{DEADLINE_MAX, GENERATION_MAX};
+use crate::model::{ControllerId, DeviceId, Dispatch, DispatchMode, Record, kind};
 use crate::shard::input::{Millis, Origin};
 use crate::shard::{Input, Order};
 use crate::store;
@@ -307,8 +307,9 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// They are refused here already, or the shared partition does not work now. After
-    /// [`NodeError::Late`] they may still come into use, here and everywhere.
+    /// They are refused here already, or cannot follow what stands in the table, or the shared
+    /// partition does not work now. After [`NodeError::Late`] they may still come into use, here and
+    /// everywhere.
     pub fn set_parameters(&self, text: &str) -> Result<u64, NodeError> {
         let hub = &self.hub;
         locked(&hub.environment).check(&hub.config, text).map_err(NodeError::Parameters)?;
@@ -317,7 +318,8 @@ impl Node {
         let for_then = Arc::clone(hub);
         // Behind the commit and on the partition's thread, so that whoever waits too short a time
         // does not leave this controller as the only one that does not use them.
-        let then = move |(_, record): &(u64, _)| {
+        let then = move |(_, record): &(u64, Option<Record>)| {
+            let Some(record) = record else { return };
             for_then.apply(record);
             // So that partners hear of it at once.
             for_then.shared().queue.control(Work::Input(Input::Tick));
@@ -325,12 +327,23 @@ impl Node {
         let question = move |machine: &mut dyn Machine| {
             let known = machine.get(kind::PARAMETERS, environment::KEY)?;
             let generation = known.as_ref().map_or(0, generation_of).saturating_add(1);
+            if generation > GENERATION_MAX {
+                return Ok((generation, None));
+            }
             let record = record(generation, &me, &text);
             machine.put(record.clone())?;
-            Ok((generation, record))
+            let stands = machine.get(kind::PARAMETERS, environment::KEY)?;
+            Ok((generation, stands.is_some_and(|stands| stands == record).then_some(record)))
         };
         let asked = self.ask_then(index, question, then);
-        let (generation, _) = answer(&asked, ANSWER_MAX, &hub.partitions[index].name)?;
+        let (generation, record) = answer(&asked, ANSWER_MAX, &hub.partitions[index].name)?;
+        if record.is_none() {
+            return Err(NodeError::Parameters(
+                "what stands in the table has so high a generation that nothing can follow it: \
+                 remove the store of the shared partition wherever that stands"
+                    .to_owned(),
+            ));
+        }
         Ok(generation)
     }
 

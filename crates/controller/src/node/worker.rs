@@ -19,9 +19,10 @@ use super::bulk::{self, Job};
 use super::latency::Latencies;
 use super::queue::{Item, Next, Query, Queue, Work};
 use super::status::{Counts, DeviceRow, PartitionStatus};
+use crate::limits::DEADLINE_MAX;
 use crate::model::{ControllerId, DeviceId, Record};
 use crate::shard::input::{ConnId, Millis, Origin, Settings};
-use crate::shard::{Input, Order, Output};
+use crate::shard::{Event, Input, Order, Output};
 use crate::store::{self, Position, Snapshot, StoreError};
 use crate::wire::client::{ClientMessage, Outcome};
 use crate::wire::peer::PeerMessage;
@@ -40,6 +41,8 @@ const REOPEN_MOST: Duration = Duration::from_secs(60);
 const RELAPSE_MOST: Duration = Duration::from_secs(600);
 /// A store that has worked for so long is tried again soon.
 const STEADY: Duration = Duration::from_secs(60);
+/// Why a batch of hand-overs has ended with its machine.
+const LOST: &str = "the partition has begun anew: order it again";
 /// Low bits of the number of a question that say which partition asks it.
 pub(super) const INDEX_BITS: u32 = 6;
 
@@ -63,6 +66,8 @@ pub(super) trait Machine: Send {
     fn find(&mut self, device: &DeviceId) -> store::Result<Option<DeviceRow>>;
     fn put(&mut self, record: Record) -> store::Result<()>;
     fn get(&mut self, kind: u16, key: &[u8]) -> store::Result<Option<Record>>;
+    /// Asked before it is thrown away: the batches of hand-overs that end with it, for this reason.
+    fn lost(&mut self, why: &str) -> Vec<Event>;
     /// The position of its table, and how far it has taken over that of a partner.
     fn standpoint(&mut self, partner: &ControllerId)
     -> store::Result<(Position, Option<Position>)>;
@@ -155,7 +160,11 @@ struct Running {
     of_conns: BTreeSet<(ConnId, u64)>,
     of_others: HashSet<Origin>,
     maintenance: bool,
+    /// An operator has stopped hand-overs.
+    halted: bool,
     paused: BTreeMap<Option<ControllerId>, bool>,
+    /// What a new machine hears before all else.
+    first: Vec<Input>,
     lets: Vec<Let>,
     askers: Vec<Asker>,
 }
@@ -177,7 +186,9 @@ impl Worker {
             of_conns: BTreeSet::new(),
             of_others: HashSet::new(),
             maintenance: false,
+            halted: false,
             paused: BTreeMap::new(),
+            first: Vec::new(),
             lets: Vec::new(),
             askers: Vec::new(),
         };
@@ -221,6 +232,9 @@ impl Running {
     }
 
     fn batch(&mut self) -> store::Result<bool> {
+        for input in std::mem::take(&mut self.first) {
+            self.handle(input)?;
+        }
         self.serve()?;
         let (until, mut goes_on) = (Instant::now() + BATCH_TIME, true);
         if self.now() >= self.wake {
@@ -268,11 +282,15 @@ impl Running {
     fn take(&mut self, item: Item) -> store::Result<()> {
         let Item { work, came, .. } = item;
         match work {
-            Work::Input(input) => {
+            Work::Input(mut input) => {
                 self.note(&input, came);
+                count_wait(&mut input, came);
                 self.handle(input)
             }
-            Work::Link { partner, conn, input } => self.take_link(partner, conn, input),
+            Work::Link { partner, conn, mut input } => {
+                count_wait(&mut input, came);
+                self.take_link(partner, conn, input)
+            }
             Work::Bulk { opening, input } if opening == self.opening => self.handle(input),
             Work::Damaged { opening, error } if opening == self.opening => Err(error),
             Work::Bulk { .. } | Work::Damaged { .. } | Work::Close => Ok(()),
@@ -300,7 +318,12 @@ impl Running {
                 }
             }
             Input::Settings(settings) => self.worker.settings = Arc::clone(settings),
-            Input::Order(Order::Maintenance(on)) => self.maintenance = *on,
+            Input::Order(Order::Maintenance(on)) => {
+                self.maintenance = *on;
+                self.halted &= !*on;
+            }
+            Input::Order(Order::StopHandOver) => self.halted = true,
+            Input::Order(Order::FailBack) => self.halted = false,
             Input::Order(Order::Pause { partner, paused }) => {
                 if partner.is_none() {
                     self.paused.clear();
@@ -411,8 +434,7 @@ impl Running {
             }
             Output::Changed { record } => outlet.changed(record),
             Output::Event(event) => {
-                let partition = self.worker.partition.clone();
-                outlet.event(NodeEvent::Partition { partition, event });
+                self.tell(event);
             }
             Output::Wake { at } => self.wake = at.min(self.now() + TICK),
             job => self.give(job),
@@ -467,12 +489,20 @@ impl Running {
         );
         self.set_error(error);
         self.worker.outlet.event(NodeEvent::Fault { partition, error: error.to_owned() });
+        for one in std::mem::take(&mut self.lets) {
+            // It is over, whether it was made durable or not.
+            if let Let::Output(Output::Event(event @ Event::HandedOver { .. })) = one {
+                self.tell(event);
+            }
+        }
         // A defect may have hit it in the middle of anything.
-        if catch_unwind(AssertUnwindSafe(|| self.machine = None)).is_err() {
-            log::error!("partition {}: its end has failed too", self.worker.partition);
+        let machine = self.machine.take();
+        let end = || machine.map_or_else(Vec::new, |mut machine| machine.lost(LOST));
+        match catch_unwind(AssertUnwindSafe(end)) {
+            Ok(events) => events.into_iter().for_each(|event| self.tell(event)),
+            Err(_) => log::error!("partition {}: its end has failed too", self.worker.partition),
         }
         self.is_damaged = is_damaged;
-        self.lets.clear();
         for asker in std::mem::take(&mut self.askers) {
             if let Asker::Register { conn, device, .. } = asker {
                 self.retry(conn, device);
@@ -549,13 +579,31 @@ impl Running {
         if self.worker.jobs.send(source).is_err() {
             log::error!("partition {}: its snapshot thread is gone", self.worker.partition);
         }
-        let paused = std::mem::take(&mut self.paused);
-        for (partner, paused) in paused {
-            self.worker.queue.control(Work::Input(Input::Order(Order::Pause { partner, paused })));
-        }
-        if self.maintenance {
-            self.worker.queue.control(Work::Input(Input::Order(Order::Maintenance(true))));
-        }
+        // Before what waits in the queue, where there may be other orders by now.
+        let pause = |(partner, paused): (&Option<ControllerId>, &bool)| Order::Pause {
+            partner: partner.clone(),
+            paused: *paused,
+        };
+        let orders = self.paused.iter().map(pause);
+        let orders = orders.chain(self.maintenance.then_some(Order::Maintenance(true)));
+        let orders = orders.chain(self.halted.then_some(Order::StopHandOver));
+        self.first = orders.map(Input::Order).collect();
+    }
+
+    fn tell(&self, event: Event) {
+        let partition = self.worker.partition.clone();
+        self.worker.outlet.event(NodeEvent::Partition { partition, event });
+    }
+
+    /// A batch of hand-overs was ordered that there is no machine for.
+    fn refuse_batch(&self, order: &Order) {
+        let target = match order {
+            Order::Move { target, .. } => target.clone(),
+            Order::FailBack => self.worker.partition.clone(),
+            _ => return,
+        };
+        let stopped = LOST.to_owned();
+        self.tell(Event::HandedOver { target, done: 0, failed: 0, skipped: 0, stopped });
     }
 
     /// Answers what comes while there is no machine.
@@ -566,7 +614,12 @@ impl Running {
                 let error = self.worker.gauges.error();
                 self.answer(origin, Outcome::Unreachable(error));
             }
-            Work::Input(input) => self.note(&input, item.came),
+            Work::Input(input) => {
+                self.note(&input, item.came);
+                if let Input::Order(order) = &input {
+                    self.refuse_batch(order);
+                }
+            }
             Work::Link { conn, input: Input::Forward { forward, .. }, .. } => {
                 let outcome = Outcome::Unreachable(self.worker.gauges.error());
                 self.worker.outlet.tell(conn, &PeerMessage::Result { id: forward.id, outcome });
@@ -603,6 +656,16 @@ impl Running {
     fn now(&self) -> Millis {
         u64::try_from(self.worker.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// The deadline of a request runs from when it came, not from when its turn came.
+fn count_wait(input: &mut Input, came: Instant) {
+    let deadline = match input {
+        Input::Request { request, .. } => &mut request.deadline,
+        Input::Forward { forward, .. } => &mut forward.deadline,
+        _ => return,
+    };
+    *deadline = (*deadline).min(DEADLINE_MAX).saturating_sub(came.elapsed());
 }
 
 /// Seconds after midnight UTC.

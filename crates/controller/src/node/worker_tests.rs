@@ -64,6 +64,12 @@ struct Strings {
     gate: Arc<Mutex<()>>,
 }
 
+/// A batch that is under way in every machine.
+fn batch() -> Event {
+    let (target, stopped) = ("q".parse().unwrap(), String::new());
+    Event::HandedOver { target, done: 3, failed: 2, skipped: 1, stopped }
+}
+
 struct Puppet(Strings);
 
 impl Machine for Puppet {
@@ -104,6 +110,10 @@ impl Machine for Puppet {
 
     fn get(&mut self, _: u16, _: &[u8]) -> store::Result<Option<Record>> {
         Ok(None)
+    }
+
+    fn lost(&mut self, _: &str) -> Vec<Event> {
+        vec![batch()]
     }
 
     fn standpoint(&mut self, _: &ControllerId) -> store::Result<(Position, Option<Position>)> {
@@ -289,6 +299,50 @@ fn who_waits_when_the_store_fails_is_told_that_it_may_have_been_done() {
     }
 }
 
+/// An operator's word holds for the partition, not for one opening of its store; and of each batch
+/// of hand-overs people hear the end.
+#[test]
+fn what_an_operator_has_set_outlives_a_store_that_fails_and_no_batch_vanishes() {
+    let rig = Rig::new("orders");
+    let (a, all): (ControllerId, _) = ("a".parse().unwrap(), None);
+    let pause =
+        |partner: Option<&ControllerId>| Order::Pause { partner: partner.cloned(), paused: true };
+    let set = [pause(all), pause(Some(&a)), Order::Maintenance(true), Order::StopHandOver];
+    for order in &set {
+        rig.order(order.clone());
+    }
+    let orders = |count: usize| -> Vec<_> {
+        let order = |_| match rig.next_seen() {
+            Input::Order(order) => order,
+            other => panic!("{other:?}"),
+        };
+        (0..count).map(order).collect()
+    };
+    assert_eq!(orders(4), set);
+    rig.fail_next_commit();
+    let of_partition = |told| match told {
+        Told::Event(NodeEvent::Partition { event, .. }) => Some(event),
+        _ => None,
+    };
+    assert_eq!(rig.told(of_partition), batch());
+    // There is no machine for a while.
+    rig.order(Order::Move { devices: Vec::new(), target: a.clone() });
+    match rig.told(of_partition) {
+        Event::HandedOver { target, stopped, .. } => assert!(target == a && !stopped.is_empty()),
+        other => panic!("{other:?}"),
+    }
+    assert!(!rig.reopened.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(orders(4), set);
+    // What is taken back stays so.
+    for order in [Order::Maintenance(false), Order::FailBack] {
+        rig.order(order);
+    }
+    orders(2);
+    rig.fail_next_commit();
+    rig.reopened.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(orders(2), set[..2]);
+}
+
 /// Whoever reads the whole table finds damage first: the store is set aside all the same.
 #[test]
 fn damage_that_a_snapshot_finds_makes_the_partition_begin_anew() {
@@ -343,7 +397,7 @@ fn a_deadline_runs_while_its_request_waits_for_its_turn() {
     for _ in 0..3 {
         match rig.next_seen() {
             Input::Request { origin: Origin::Local(3), request } => {
-                let most = crate::limits::DEADLINE_MAX - short;
+                let most = DEADLINE_MAX - short;
                 assert!(request.deadline <= most, "{:?}", request.deadline);
             }
             Input::Request { request, .. } => assert_eq!(request.deadline, Duration::ZERO),

@@ -144,6 +144,12 @@ impl Shard {
         self.store.commit()
     }
 
+    /// Ends the batches of hand-overs, for this reason, as the shard is to be thrown away: what
+    /// people are told of them.
+    pub fn lost(&mut self, why: &str) -> Vec<Event> {
+        self.hand_over.lost(why)
+    }
+
     /// How things stand.
     ///
     /// # Errors

@@ -63,6 +63,11 @@ pub enum Output {
         /// Which.
         snapshot: u128,
     },
+    /// Give this snapshot to nobody who asks for one anew; whoever is receiving it goes on.
+    RetireSnapshot {
+        /// Which.
+        snapshot: u128,
+    },
     /// Make ready to keep a partner's snapshot, or find what is kept of it already; say
     /// [`Input::SnapshotOpened`](super::Input::SnapshotOpened).
     ReceiveSnapshot {

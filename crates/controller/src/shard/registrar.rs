@@ -6,7 +6,8 @@ use super::input::{ConnId, Millis, Settings};
 use super::output::{Event, Output};
 use super::sessions::Sessions;
 use crate::limits::{
-    BATCH_MAX, KEY_MAX, LEASE_MAX, LEASE_MIN, RANK_MAX, RECORD_MAX, SEQ_JUMP_MAX, SEQ_MAX,
+    BATCH_MAX, GENERATION_MAX, KEY_MAX, LEASE_MAX, LEASE_MIN, RANK_MAX, RECORD_MAX, SEQ_JUMP_MAX,
+    SEQ_MAX,
 };
 use crate::model::{ControllerId, DeviceId, Location, Record, Standing, kind};
 use crate::store::{self, Row, Store, StoreError};
@@ -415,6 +416,11 @@ fn check(record: &Record) -> Result<Option<Location>, String> {
     let bytes = record.key.len() + record.rank.len() + record.body.len();
     if record.key.len() > KEY_MAX || record.rank.len() > RANK_MAX || bytes > RECORD_MAX {
         return Err(format!("a record of kind {} is too long: left out", record.kind));
+    }
+    if record.kind == kind::PARAMETERS
+        && record.rank.first_chunk().is_some_and(|rank| u64::from_be_bytes(*rank) > GENERATION_MAX)
+    {
+        return Err("parameters of a generation that nobody can have reached: left out".to_owned());
     }
     if record.kind != kind::LOCATION {
         return Ok(None);

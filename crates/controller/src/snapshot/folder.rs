@@ -20,6 +20,9 @@ pub struct Folder {
     bytes_max: u64,
     /// The newest is the last.
     made: Vec<Manifest>,
+    /// Of them: those that nobody gets anew. After a restart they may be found to be of no use once
+    /// more.
+    retired: Vec<u128>,
     parts: BTreeMap<ControllerId, Part>,
 }
 
@@ -33,8 +36,13 @@ impl Folder {
     /// It cannot be made or read.
     pub fn open(path: &Path, bytes_max: u64) -> Result<Self> {
         fs::create_dir_all(path).map_err(at(path))?;
-        let mut folder =
-            Self { path: path.to_owned(), bytes_max, made: Vec::new(), parts: BTreeMap::new() };
+        let mut folder = Self {
+            path: path.to_owned(),
+            bytes_max,
+            made: Vec::new(),
+            retired: Vec::new(),
+            parts: BTreeMap::new(),
+        };
         folder.look().map_err(at(path))?;
         Ok(folder)
     }
@@ -68,12 +76,22 @@ impl Folder {
         for manifest in self.made.drain(..excess) {
             made::remove(&self.path, manifest.snapshot);
         }
+        self.retired.retain(|retired| self.made.iter().any(|made| made.snapshot == *retired));
     }
 
-    /// The newest snapshot that was made here and is kept.
+    /// The newest snapshot that was made here and is kept; `None` also if that is retired, as an
+    /// older one is not better.
     #[must_use]
     pub fn newest(&self) -> Option<&Manifest> {
-        self.made.last()
+        self.made.last().filter(|made| !self.retired.contains(&made.snapshot))
+    }
+
+    /// From now on it is never the [`newest`](Self::newest); its chunks can be read as before.
+    pub fn retire(&mut self, snapshot: u128) {
+        let is_here = self.made.iter().any(|made| made.snapshot == snapshot);
+        if is_here && !self.retired.contains(&snapshot) {
+            self.retired.push(snapshot);
+        }
     }
 
     /// Makes a snapshot of a table. It is on disk when this returns; the oldest gives way to it.
@@ -114,6 +132,7 @@ impl Folder {
     pub fn drop_made(&mut self, snapshot: u128) {
         if self.made.iter().any(|made| made.snapshot == snapshot) {
             self.made.retain(|made| made.snapshot != snapshot);
+            self.retired.retain(|retired| *retired != snapshot);
             made::remove(&self.path, snapshot);
         }
     }

@@ -32,6 +32,10 @@ impl Folder {
                 self.drop_made(snapshot);
                 None
             }
+            Output::RetireSnapshot { snapshot } => {
+                self.retire(snapshot);
+                None
+            }
             Output::ReceiveSnapshot { partner, manifest } => {
                 let next = logged(self.receive(&partner, &manifest));
                 Some(Input::SnapshotOpened { partner, snapshot: manifest.snapshot, next })

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use eversock_controller::model::{Record, kind};
 use eversock_controller::node::{NodeError, NodeEvent, PartitionConfig};
+use eversock_controller::shard::Event;
+use eversock_controller::store::Opens;
 use eversock_controller::wire::client::ClientMessage;
 
 use crate::common::{Client, Sites, begin, id, wait_for, wait_linked};
@@ -41,6 +44,35 @@ fn what_one_is_told_all_use_and_remember() {
     assert_eq!(a.parameters(), (2, "misses = 5".to_owned()));
     assert_eq!(a.status().generation, 2);
     b.close();
+}
+
+/// A partner that lies tells of the last generation that there is: nobody takes that over, and who
+/// has it is not told that other parameters are in use.
+#[test]
+fn no_generation_is_the_last() {
+    let sites = Sites::new(&["a", "b"]);
+    let mut rank = u64::MAX.to_be_bytes().to_vec();
+    rank.extend(b"z");
+    let (key, body) = (b"parameters".to_vec(), b"misses = 9".to_vec());
+    let last = Record { kind: kind::PARAMETERS, key, rank, body };
+    let mut store = sites.sites[1].disks.open(&id("shared")).unwrap();
+    store.put(&last, None).unwrap();
+    store.commit().unwrap();
+    drop(store);
+    let a = sites.start(0);
+    let events = a.events();
+    let nodes = [a, sites.start(1)];
+    wait_linked(&nodes);
+    wait_for("it is left out", || {
+        events.try_iter().any(|event| {
+            matches!(event, NodeEvent::Partition { event: Event::Odd { text, .. }, .. }
+                if text.contains("generation"))
+        })
+    });
+    let error = nodes[1].set_parameters("misses = 4").unwrap_err();
+    assert!(matches!(error, NodeError::Parameters(_)), "{error}");
+    assert_eq!(nodes[0].set_parameters("misses = 5").unwrap(), 1);
+    assert_eq!(nodes[0].parameters().0, 1);
 }
 
 #[test]

@@ -252,6 +252,15 @@ impl HandOver {
         self.counts
     }
 
+    /// Ends all batches, and what is under way with them.
+    pub(super) fn lost(&mut self, why: &str) -> Vec<Event> {
+        let end = |mut job: Job| {
+            job.stop(why);
+            event(job)
+        };
+        self.jobs.drain(..).map(end).collect()
+    }
+
     /// Whether an operator has set maintenance.
     pub(super) fn maintenance(&self) -> bool {
         self.maintenance

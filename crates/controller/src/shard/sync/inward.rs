@@ -8,15 +8,15 @@ use super::outward::Odd;
 use super::{Merge, Step, check};
 use crate::limits::CHUNKS_IN_FLIGHT;
 use crate::model::{ControllerId, Record};
-use crate::shard::{Millis, Output};
+use crate::shard::{Event, Millis, Output};
 use crate::snapshot::format::{bytes_of, check_manifest};
 use crate::store::{self, Position};
 use crate::wire::peer::{Manifest, SyncMessage};
 
 /// Damaged chunks of one snapshot, until it is given up.
 const DAMAGED_MAX: u32 = 64;
-/// A chunk that could not be kept is asked for again so much later, and a snapshot that could not
-/// be received.
+/// A chunk that could not be kept is asked for again so much later; a snapshot that could not be
+/// received not sooner.
 const LATER: Millis = 10_000;
 
 /// What has become of a chunk that was asked for.
@@ -72,6 +72,11 @@ pub(super) struct Inward {
     wants_all: bool,
     job: Option<Job>,
     backoff: Backoff,
+    /// For snapshots that cannot be received here.
+    room: Backoff,
+    /// The one of them that people were told of, and what they are to be told.
+    roomless: Option<u128>,
+    untold: Option<Odd>,
     /// The last snapshot that came into the table: the partner may not know yet.
     last_loaded: Option<Manifest>,
     pub(super) updates_received: u64,
@@ -90,6 +95,9 @@ impl Inward {
             wants_all: false,
             job: None,
             backoff: Backoff::default(),
+            room: Backoff::default(),
+            roomless: None,
+            untold: None,
             last_loaded: None,
             updates_received: 0,
             snapshots_received: 0,
@@ -251,13 +259,21 @@ impl Inward {
     }
 
     pub(super) fn opened(&mut self, now: Millis, snapshot: u128, next: Option<u32>) {
-        let Some(job) = self.job(snapshot) else { return };
-        if matches!(job.stage, Stage::Opening) {
-            job.stage = next.map_or(Stage::Later(now + LATER), |next| Stage::Receiving {
-                next: next.min(job.manifest.chunks),
-                asked: BTreeMap::new(),
-                damaged: 0,
-            });
+        let job = self.job.as_mut().filter(|job| job.manifest.snapshot == snapshot);
+        let Some(job) = job.filter(|job| matches!(job.stage, Stage::Opening)) else { return };
+        if let Some(next) = next {
+            self.room.clear();
+            let next = next.min(job.manifest.chunks);
+            job.stage = Stage::Receiving { next, asked: BTreeMap::new(), damaged: 0 };
+            return;
+        }
+        job.stage = Stage::Later(self.room.next(now).max(now + LATER));
+        if self.roomless.replace(snapshot) != Some(snapshot) {
+            self.untold = Some(format!(
+                "offers a snapshot of {} bytes that cannot be kept here: see snapshot_bytes_max \
+                 and the room on the disk; it is tried again",
+                job.manifest.bytes
+            ));
         }
     }
 
@@ -349,6 +365,10 @@ impl Inward {
         is_active: bool,
         confirmed: u64,
     ) -> store::Result<()> {
+        if let Some(text) = self.untold.take() {
+            let partner = self.partner.clone();
+            step.out.push(Output::Event(Event::Odd { partner, text }));
+        }
         if is_active {
             if self.ask_at.is_some_and(|at| step.now >= at) {
                 self.ask_at = None;

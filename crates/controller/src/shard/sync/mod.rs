@@ -27,6 +27,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use outward::{Dropped, Why};
 use peer::Peer;
 
 #[cfg(test)]
@@ -202,15 +203,19 @@ impl Sync {
         Ok(())
     }
 
-    /// Lets go of snapshots that no partner needs.
+    /// Lets go of snapshots that no partner needs. What one partner says of its snapshot takes it
+    /// from no other one that is receiving it.
     fn drop_snapshots(&mut self) -> Vec<Output> {
         let dropped: Vec<_> =
             self.peers.values_mut().flat_map(|peer| peer.outward.dropped.drain(..)).collect();
         let is_used = |snapshot| self.peers.values().any(|peer| peer.outward.uses(snapshot));
         dropped
             .into_iter()
-            .filter(|dropped| dropped.is_bad || !is_used(dropped.snapshot))
-            .map(|dropped| Output::DropSnapshot { snapshot: dropped.snapshot })
+            .filter_map(|Dropped { snapshot, why }| match why {
+                Why::Doubted if is_used(snapshot) => Some(Output::RetireSnapshot { snapshot }),
+                Why::Done if is_used(snapshot) => None,
+                _ => Some(Output::DropSnapshot { snapshot }),
+            })
             .collect()
     }
 

@@ -50,8 +50,18 @@ struct Offer {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dropped {
     pub(super) snapshot: u128,
-    /// Nobody else should get it either.
-    pub(super) is_bad: bool,
+    pub(super) why: Why,
+}
+
+/// Why a snapshot is not needed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The partner has it, or needs another one.
+    Done,
+    /// It was of no use to the partner, which may lie: nobody gets it who has not begun with it.
+    Doubted,
+    /// It was found here that it is of no use to anybody.
+    Useless,
 }
 
 /// See the module.
@@ -121,7 +131,7 @@ impl Outward {
             step.store.count_after(from.lsn, most.saturating_add(1))? <= most
         };
         self.mode = if is_near {
-            self.drop_kept(false);
+            self.drop_kept(Why::Done);
             let is_known = taken.is_some_and(|taken| taken.run == nowhere.run);
             Mode::Updates(Feed::new(from.lsn, is_known))
         } else {
@@ -138,12 +148,12 @@ impl Outward {
     /// The partner does not have this partition.
     pub(super) fn absent(&mut self) {
         self.mode = Mode::Idle;
-        self.drop_kept(false);
+        self.drop_kept(Why::Done);
     }
 
-    fn drop_kept(&mut self, is_bad: bool) {
+    fn drop_kept(&mut self, why: Why) {
         if let Some(manifest) = self.kept.take() {
-            self.dropped.push(Dropped { snapshot: manifest.snapshot, is_bad });
+            self.dropped.push(Dropped { snapshot: manifest.snapshot, why });
         }
     }
 
@@ -170,10 +180,10 @@ impl Outward {
         }
         if let Some(manifest) = self.kept.clone() {
             if !step.store.reaches(manifest.at)? {
-                self.drop_kept(true);
+                self.drop_kept(Why::Useless);
             } else if self.is_stale(step, &manifest)? {
                 self.stale += 1;
-                self.drop_kept(false);
+                self.drop_kept(Why::Done);
             } else {
                 self.offer(step, manifest);
                 return Ok(());
@@ -231,7 +241,7 @@ impl Outward {
         match self.mode {
             Mode::Idle | Mode::Want => return,
             // It was of no use, and may be damaged here.
-            Mode::Offered(_) => self.drop_kept(true),
+            Mode::Offered(_) => self.drop_kept(Why::Doubted),
             Mode::Updates(_) | Mode::Gone(_) => {}
         }
         self.confirmed = Some(0);
@@ -245,7 +255,7 @@ impl Outward {
         self.build_at = None;
         if !matches!(self.mode, Mode::Idle) {
             // Not the same again, of which some is on its way.
-            self.drop_kept(true);
+            self.drop_kept(Why::Doubted);
             self.mode = Mode::Want;
         }
     }
@@ -266,7 +276,7 @@ impl Outward {
             Mode::Offered(offer) if offer.manifest.snapshot == snapshot => {
                 if offer.went > 2 * u64::from(offer.manifest.chunks) + CHUNKS_SPARE {
                     self.mode = Mode::Gone(offer.manifest.clone());
-                    self.drop_kept(false);
+                    self.drop_kept(Why::Done);
                     self.say(step, SyncMessage::Gone { snapshot });
                     return Err("asks for the same chunks again and again: given no more".into());
                 }
@@ -299,7 +309,7 @@ impl Outward {
             self.say(step, SyncMessage::Chunk { snapshot, index, crc, data });
         } else {
             self.mode = Mode::Gone(offer.manifest.clone());
-            self.drop_kept(true);
+            self.drop_kept(Why::Useless);
             self.say(step, SyncMessage::Gone { snapshot });
         }
     }
@@ -322,7 +332,7 @@ impl Outward {
                 ));
             }
         }
-        self.drop_kept(false);
+        self.drop_kept(Why::Done);
         self.send_all = false;
         self.stale = 0;
         self.snapshots_sent += 1;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{Folder, SnapshotError, format};
 use crate::limits::CHUNK_BYTES;
 use crate::model::{ControllerId, Record};
+use crate::shard::{Input, Output};
 use crate::store::memory::MemDisk;
 use crate::store::{self, Position, Snapshot, Store};
 use crate::wire::peer::Manifest;
@@ -129,6 +130,30 @@ fn what_was_made_outlives_the_process_and_only_the_newest_stay() {
     assert_eq!(folder.newest(), Some(&made[2]));
     assert_eq!(scratch.open().newest(), Some(&made[2]));
     assert_eq!(scratch.files().len(), 2);
+}
+
+/// One that is retired goes on to whoever receives it; who asks for one gets another.
+#[test]
+fn what_is_retired_is_read_on_and_given_to_nobody_else() {
+    let scratch = Scratch::new();
+    let mut folder = scratch.open();
+    let (old, _) = build(&mut folder, 3, 9);
+    let serve = |folder: &mut Folder, output| folder.serve(output, &mut || Ok(table(4, 9).0));
+    let order = || Output::BuildSnapshot { partner: partner() };
+    let built = |done: Option<Input>| match done {
+        Some(Input::SnapshotBuilt { manifest, .. }) => manifest.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(built(serve(&mut folder, order())), old);
+    let retire = Output::RetireSnapshot { snapshot: old.snapshot };
+    assert!(serve(&mut folder, retire).is_none());
+    assert!(folder.newest().is_none());
+    let new = built(serve(&mut folder, order()));
+    assert_ne!(new, old);
+    assert_eq!(folder.newest(), Some(&new));
+    chunk(&mut folder, &old, 0);
+    folder.drop_made(old.snapshot);
+    assert_eq!(folder.read_chunk(old.snapshot, 0).unwrap(), None);
 }
 
 #[test]

@@ -249,6 +249,56 @@ fn a_partner_that_always_wants_all_anew_gets_few_snapshots() {
     assert!((3..=25).contains(&builds), "{builds}");
 }
 
+/// Two receive one snapshot, and one of them says that it is of no use: the other goes on.
+#[test]
+fn one_partner_does_not_take_the_snapshot_of_another() {
+    let mut rig = Rig::new(3);
+    rig.sync = Sync::new([name(1), name(2)]);
+    rig.snapshot_from = 0;
+    let at = rig.here(3);
+    let offered = Manifest { at, ..manifest(9) };
+    for partner in [name(1), name(2)] {
+        let manifest = Some(offered.clone());
+        rig.run(|sync, step| sync.link_up(step, &partner, Some(there(5)), None)).0.unwrap();
+        rig.run(|sync, _| sync.snapshot_built(&partner, manifest));
+    }
+    let snapshot = offered.snapshot;
+    let drops = |out: &[Output]| out.contains(&Output::DropSnapshot { snapshot });
+    let out = rig.say(SyncMessage::Resync);
+    assert!(!drops(&out) && out.contains(&Output::RetireSnapshot { snapshot }), "{out:?}");
+    // It goes when nobody receives it any more.
+    let loaded = SyncMessage::Loaded { snapshot, at };
+    let out = rig.run(|sync, step| sync.message(step, &mut merge, &name(2), loaded)).1;
+    assert!(drops(&out), "{out:?}");
+}
+
+/// A snapshot for which there is no room here is told of once, and not asked for every 10 s.
+#[test]
+fn a_snapshot_that_cannot_be_kept_is_tried_ever_more_rarely() {
+    let mut rig = Rig::new(0);
+    let manifest = manifest(9);
+    let mut out = rig.say(SyncMessage::Snapshot(manifest.clone()));
+    let (mut tries, mut told) = (0, 0);
+    while rig.now < HOUR {
+        let opens = |out: &Output| matches!(out, Output::ReceiveSnapshot { .. });
+        if out.iter().any(opens) {
+            tries += 1;
+            let (now, snapshot) = (rig.now, manifest.snapshot);
+            out = rig.run(|sync, _| sync.snapshot_opened(now, &name(1), snapshot, None)).1;
+            told += out
+                .iter()
+                .filter(|out| {
+                    matches!(out, Output::Event(Event::Odd { text, .. })
+                if text.contains("snapshot_bytes_max"))
+                })
+                .count();
+        }
+        out = rig.wait(1000);
+    }
+    assert!((5..=30).contains(&tries), "{tries}");
+    assert_eq!(told, 1);
+}
+
 #[test]
 fn snapshots_out_of_bounds_are_not_received() {
     let good = manifest(3);

@@ -74,6 +74,8 @@ struct Part {
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     made: Vec<(Manifest, Vec<u8>)>,
+    /// The last one that nobody gets anew.
+    retired: Option<u128>,
     parts: BTreeMap<ControllerId, Part>,
     done: VecDeque<Done>,
     ids: u128,
@@ -321,6 +323,10 @@ impl World {
             }
             Output::DropSnapshot { snapshot } => {
                 folder.made.retain(|(made, _)| made.snapshot != snapshot);
+                return;
+            }
+            Output::RetireSnapshot { snapshot } => {
+                folder.retired = Some(snapshot);
                 return;
             }
             Output::ReceiveSnapshot { partner, manifest } => {
@@ -675,7 +681,8 @@ impl Folder {
     }
 
     fn build(&mut self, store: &MemStore) -> Manifest {
-        if let Some((manifest, _)) = self.made.last() {
+        let is_retired = |manifest: &Manifest| self.retired == Some(manifest.snapshot);
+        if let Some((manifest, _)) = self.made.last().filter(|made| !is_retired(&made.0)) {
             return manifest.clone();
         }
         self.builds += 1;

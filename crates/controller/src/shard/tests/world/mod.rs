@@ -607,6 +607,8 @@ impl World {
                 self.job_later(node, Job::ReadChunk(partner, snapshot, index));
             }
             Output::DropSnapshot { snapshot } => self.nodes[node].folder.remove(snapshot),
+            // Each one that is built here is a new one.
+            Output::RetireSnapshot { .. } => {}
             Output::ReceiveSnapshot { partner, manifest } => {
                 self.job_later(node, Job::Receive(partner, manifest));
             }
