@@ -21,8 +21,8 @@ use crate::wire::client::Outcome;
 use crate::wire::peer::SyncMessage;
 
 /// Of the room for those who are served the requests of one connection may take one part in so
-/// many.
-const REQUESTS_SHARE: usize = 8;
+/// many: a gateway may have many under way, but not all that there can be.
+const REQUESTS_SHARE: usize = 2;
 
 /// What an input costs at least.
 const INPUT_BYTES: usize = 256;
