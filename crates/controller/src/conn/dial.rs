@@ -1,4 +1,4 @@
-//! Dialling blocks, so it has threads of its own: a few, which come when they are needed.
+//! Dialling blocks, so it has threads of its own, which come when they are needed.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,8 +12,9 @@ use eversock_socket::VirtualStream;
 
 use super::shared::{Order, Shared, lock};
 
-/// Threads that dial.
-const THREADS_MAX: usize = 8;
+/// Threads that dial: as many as there can be partners, so that those that do not answer keep none
+/// of the others waiting.
+const THREADS_MAX: usize = 64;
 /// Dials that wait for one of them.
 const WAITING_MAX: usize = 4096;
 
@@ -73,6 +74,11 @@ pub(super) fn begin(shared: &Arc<Shared>, job: Job) {
             }
         }
     }
+}
+
+/// Does not begin to dial what still waits to be.
+pub(super) fn forget(shared: &Shared, token: u64) {
+    lock(&shared.pool).waiting.retain(|job| job.token != token);
 }
 
 /// Dials no more; gives the threads that still do.

@@ -39,7 +39,8 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const QUEUE_MAX: usize = 4 << 20;
 
 /// Bytes of messages that are not whole yet, of all connections together, unless
-/// [`Reactor::set_partial_max`] says otherwise. Beyond that the connection with the most is ended.
+/// [`Reactor::set_partial_max`] says otherwise. Beyond that the connection with the most is ended,
+/// but for those that [`Reactor::spare`] was called for.
 pub const PARTIAL_MAX: usize = 256 << 20;
 
 /// A connection that has come about.
@@ -122,6 +123,12 @@ impl Reactor {
         dial::begin(&self.shared, dial::Job { addrs, config, token });
     }
 
+    /// What came of a dial is of no use any more. If it still waits to begin, it does not, and
+    /// nothing is told of it; else that is told as usual.
+    pub fn forget(&self, token: u64) {
+        dial::forget(&self.shared, token);
+    }
+
     /// Sends a message, header and body ([`wire::frame`](crate::wire::frame)). If more waits then
     /// than may, the connection is ended: its peer does not read. Dropped if it is over.
     pub fn send(&self, conn: ConnId, lane: Lane, frame: Vec<u8>) {
@@ -144,6 +151,13 @@ impl Reactor {
     /// How many bytes of messages may be here that are not whole yet, of all connections together.
     pub fn set_partial_max(&self, bytes: usize) {
         self.shared.set_partial_max(bytes);
+    }
+
+    /// The connection is not ended for what others take of that.
+    pub fn spare(&self, conn: ConnId) {
+        if let Some(gauge) = self.shared.gauge(conn) {
+            gauge.set_spared();
+        }
     }
 
     /// The greeting is done: messages can have [`MESSAGE_MAX`](crate::limits::MESSAGE_MAX) bytes

@@ -66,6 +66,7 @@ pub(super) struct Gauge {
     is_greeted: AtomicBool,
     is_held: AtomicBool,
     is_closing: AtomicBool,
+    is_spared: AtomicBool,
 }
 
 impl Gauge {
@@ -77,6 +78,7 @@ impl Gauge {
             is_greeted: AtomicBool::new(false),
             is_held: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
+            is_spared: AtomicBool::new(false),
         }
     }
 
@@ -110,6 +112,14 @@ impl Gauge {
 
     pub(super) fn set_closing(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_spared(&self) -> bool {
+        self.is_spared.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_spared(&self) {
+        self.is_spared.store(true, Ordering::Relaxed);
     }
 
     /// Whether messages are to be read.

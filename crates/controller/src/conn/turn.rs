@@ -112,8 +112,9 @@ impl<H: Handler> Turns<H> {
         let mut events = vec![NONE; EVENTS];
         loop {
             self.obey();
+            // What it orders keeps the thread from sleeping, and so is done next. To take orders here
+            // as well would take a wake that came after its look at what others have for it.
             let next = self.handler.turn();
-            self.obey();
             if self.stop_at.is_none() && self.shared.is_stopping() {
                 self.stop();
             }
@@ -292,9 +293,7 @@ impl<H: Handler> Turns<H> {
             }
             Given::Bye(bye) => self.dismiss(conn, bye),
         }
-        while self.partial > self.shared.partial_max() {
-            self.dismiss_the_largest();
-        }
+        while self.partial > self.shared.partial_max() && self.dismiss_the_largest() {}
     }
 
     fn write(&mut self, conn: ConnId) {
@@ -309,12 +308,17 @@ impl<H: Handler> Turns<H> {
         }
     }
 
-    /// Peers that begin large messages and do not end them must not take all memory.
-    fn dismiss_the_largest(&mut self) {
-        let largest = self.lines.iter().max_by_key(|(_, line)| line.kept());
-        let Some(conn) = largest.map(|(conn, _)| *conn) else { return };
+    /// Peers that begin large messages and do not end them must not take all memory. False if there
+    /// is none that could be ended for it.
+    fn dismiss_the_largest(&mut self) -> bool {
+        let can_go = |line: &Line| line.kept() > 0 && !line.gauge.is_spared();
+        let some = self.lines.iter().filter(|(_, line)| can_go(line));
+        let Some(conn) = some.max_by_key(|(_, line)| line.kept()).map(|(conn, _)| *conn) else {
+            return false;
+        };
         let text = "too many connections have begun large messages: come later";
         self.dismiss(conn, Bye { after_ms: 2000, ..Bye::new(bye::FULL, text) });
+        true
     }
 
     /// Tells the peer why, and closes.

@@ -47,7 +47,7 @@ impl Bulk {
                     let (table, queue) = (Arc::new(Mutex::new(snapshots)), Arc::clone(&self.queue));
                     (current, source) = (opening, Some(Source { table, opening, queue }));
                 }
-                Job::Do { opening, .. } if opening != current => {}
+                Job::Do { opening, .. } if opening != current || self.queue.is_closed() => {}
                 Job::Do { opening, output } => {
                     let partner = partner(&output).cloned();
                     let refused = refusal(&output);
@@ -102,7 +102,14 @@ impl Snapshot for Source {
         &mut self,
         each: &mut dyn FnMut(&Record) -> std::io::Result<()>,
     ) -> store::Result<Position> {
-        let read = locked(&self.table).read(each);
+        let queue = &self.queue;
+        // A large table is no reason for the end to wait.
+        let read = locked(&self.table).read(&mut |record| {
+            if queue.is_closed() {
+                return Err(std::io::Error::other("the controller is closed"));
+            }
+            each(record)
+        });
         if let Err(StoreError::Damaged { what, cause }) = &read {
             let error = StoreError::Damaged { what: what.clone(), cause: cause.clone() };
             self.queue.control(Work::Damaged { opening: self.opening, error });

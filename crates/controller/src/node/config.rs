@@ -108,7 +108,8 @@ pub struct PartnerConfig {
     pub socket: Config,
     /// Who dials.
     pub dial: Dial,
-    /// The static key that proves its name when it dials.
+    /// The static key that proves its name when it dials. Without one a connection that has proven
+    /// a static key is not taken for it, unless [`NodeConfig::insecure`].
     pub key: Option<PublicKey>,
 }
 

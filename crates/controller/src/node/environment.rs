@@ -21,8 +21,8 @@ const USED: &str = "parameters-in-use";
 
 /// See the module.
 pub(super) struct Environment {
-    /// The rank of the record that was looked at last, whatever became of it.
-    seen: Vec<u8>,
+    /// Rank and body of the record that was looked at last, whatever became of it.
+    seen: (Vec<u8>, Vec<u8>),
     generation: u64,
     text: String,
     parameters: Parameters,
@@ -47,7 +47,7 @@ impl Environment {
         let places = config.known.iter().map(|place| (place.controller.clone(), place.clone()));
         let parameters = Parameters::parse(&config.parameters)?;
         let environment = Self {
-            seen: Vec::new(),
+            seen: Default::default(),
             generation: 0,
             text: config.parameters.clone(),
             parameters,
@@ -78,7 +78,7 @@ impl Environment {
 
     /// Looks at the record with the parameters: all of it is used, or nothing.
     pub(super) fn apply(&mut self, config: &NodeConfig, record: &Record) -> Applied {
-        let is_known = record.rank <= self.seen;
+        let is_known = (&record.rank, &record.body) <= (&self.seen.0, &self.seen.1);
         let Some((generation, _)) = record.rank.split_first_chunk::<8>() else {
             return Applied::Known;
         };
@@ -86,7 +86,7 @@ impl Environment {
         if is_known || record.kind != kind::PARAMETERS || record.key != KEY {
             return Applied::Known;
         }
-        self.seen.clone_from(&record.rank);
+        self.seen = (record.rank.clone(), record.body.clone());
         match self.read(config, &record.body) {
             Ok((text, parameters)) => {
                 (self.generation, self.text, self.parameters) = (generation, text, parameters);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::admission::Admission;
+use super::admission::{Admission, Appointments, spread};
 use super::environment::{self, Applied, Environment};
 use super::queue::{Full, Queue, Room, Work};
 use super::status::PartnerStatus;
@@ -25,6 +25,9 @@ use crate::wire::peer::{Lane, PeerMessage};
 
 /// Events that nobody has taken.
 pub(super) const EVENTS_MAX: usize = 4096;
+
+/// When a request comes again that has found a partition full, and nobody waits there.
+const REQUEST_AFTER: Duration = Duration::from_millis(200);
 
 /// Who is told what came of a request.
 pub(super) type Reply = Box<dyn FnOnce(Outcome) + Send>;
@@ -128,15 +131,19 @@ impl Hub {
         self.partitions[index].queue.push_partner(partner, work)
     }
 
-    /// When a device comes again that has found a partition full.
-    pub(super) fn full_for(&self, index: usize) -> Duration {
+    /// When a device comes again that has found a partition full; `who`: on whose account, if it
+    /// is to be registered. Requests put no device off.
+    pub(super) fn full_for(&self, index: usize, who: Option<&mut Appointments>) -> Duration {
         let partition = &self.partitions[index];
         let now = Instant::now();
         let rate = locked(&partition.gauges.latencies).rate(now).max(50.0);
         #[expect(clippy::cast_precision_loss, reason = "a number of inputs that wait")]
         let waiting = partition.queue.waiting_new() as f64 / rate;
-        let booked = locked(&partition.full).book(now, rate);
-        booked + super::admission::spread(Duration::from_secs_f64(waiting.min(60.0)))
+        let booked = match who {
+            Some(who) => locked(&partition.full).book(now, rate, who),
+            None => spread(REQUEST_AFTER),
+        };
+        booked + spread(Duration::from_secs_f64(waiting.min(60.0)))
     }
 
     pub(super) fn note(&self, note: Note) {

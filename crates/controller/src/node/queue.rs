@@ -5,7 +5,9 @@
 //! lost (a link or a connection that is gone, an operator's order) always goes in; there is never
 //! much of it.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,10 +15,14 @@ use super::QueueConfig;
 use super::worker::Machine;
 use crate::model::ControllerId;
 use crate::shard::Input;
-use crate::shard::input::ConnId;
+use crate::shard::input::{ConnId, Origin};
 use crate::store::StoreError;
 use crate::wire::client::Outcome;
 use crate::wire::peer::SyncMessage;
+
+/// Of the room for those who are served the requests of one connection may take one part in so
+/// many: a gateway may have many under way, but not all that there can be.
+const REQUESTS_SHARE: usize = 2;
 
 /// What an input costs at least.
 const INPUT_BYTES: usize = 256;
@@ -77,6 +83,7 @@ pub(super) struct Queue {
     config: QueueConfig,
     lanes: Mutex<Lanes>,
     came: Condvar,
+    is_closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -90,6 +97,8 @@ struct Lane {
 struct Lanes {
     control: VecDeque<Item>,
     served: Lane,
+    /// Requests among them, and their bytes, of each connection that has some.
+    requesters: HashMap<ConnId, (usize, usize)>,
     new: Lane,
     partners: Vec<(ControllerId, Lane)>,
     next_partner: usize,
@@ -126,15 +135,23 @@ impl Lane {
 
 impl Queue {
     pub(super) fn new(config: QueueConfig) -> Self {
-        Self { config, lanes: Mutex::default(), came: Condvar::new() }
+        Self { config, lanes: Mutex::default(), came: Condvar::new(), is_closed: false.into() }
     }
 
     /// What must not be lost and comes of this process.
     pub(super) fn control(&self, work: Work) {
+        if matches!(work, Work::Close) {
+            self.is_closed.store(true, Ordering::Relaxed);
+        }
         let mut lanes = self.lock();
         let item = lanes.item(work);
         lanes.control.push_back(item);
         self.came.notify_one();
+    }
+
+    /// Whether the end has been said, which others need not wait for until its turn comes.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
     /// From a device or a third party.
@@ -144,15 +161,30 @@ impl Queue {
             Input::ConnLost { .. } => usize::MAX,
             // Without them something stays under way that is not.
             Input::Answer { .. } | Input::HandOffAnswer { .. } | Input::Deregister { .. } => 2,
+            // Requests must not make devices believe that nobody is here.
+            Input::Handshake { .. } => 2,
             _ => 1,
         };
-        let is_new = matches!(input, Input::Register { .. } | Input::ConnLost { .. });
+        // An end must not overtake the registration that it ends.
+        let is_new = matches!(
+            input,
+            Input::Register { .. } | Input::Deregister { .. } | Input::ConnLost { .. }
+        );
+        let requester = requester(&input);
         let item = lanes.item(Work::Input(input));
+        if requester.is_some_and(|conn| !lanes.has_share(conn, item.bytes, self.config)) {
+            return Err(Full);
+        }
         let lane = if is_new { &mut lanes.new } else { &mut lanes.served };
         if lane.is_over(times, self.config) {
             return Err(Full);
         }
+        let bytes = item.bytes;
         lane.push(item);
+        if let Some(conn) = requester {
+            let of_it = lanes.requesters.entry(conn).or_default();
+            *of_it = (of_it.0 + 1, of_it.1 + bytes);
+        }
         self.came.notify_one();
         Ok(())
     }
@@ -163,10 +195,12 @@ impl Queue {
         let is_request = matches!(&work, Work::Link { input: Input::Forward { .. }, .. });
         let item = lanes.item(work);
         let lane = lanes.partner(partner);
-        let is_over = lane.is_over(1, self.config);
-        if is_over && is_request {
+        if is_request && lane.is_over(1, self.config) {
             return Err(Full);
         }
+        // Room that requests cannot take: else they would hold the link, and all that others want
+        // of it.
+        let is_over = lane.is_over(2, self.config);
         lane.push(item);
         lane.is_held |= is_over;
         self.came.notify_one();
@@ -209,7 +243,7 @@ impl Queue {
 
     /// The next of those who are served already, whosever turn it is.
     pub(super) fn next_served(&self) -> Option<Next> {
-        self.lock().served.pop().map(|item| Next { item, released: None })
+        self.lock().pop_served().map(|item| Next { item, released: None })
     }
 
     /// How many wait.
@@ -242,6 +276,29 @@ impl Lanes {
         Item { bytes: bytes_of(&work), work, came: Instant::now(), order: self.order }
     }
 
+    /// Whether a connection may have one more request of so many bytes waiting.
+    fn has_share(&self, conn: ConnId, bytes: usize, config: QueueConfig) -> bool {
+        let Some((count, of_it)) = self.requesters.get(&conn) else { return true };
+        *count < config.inputs_max / REQUESTS_SHARE
+            && of_it + bytes <= config.bytes_max / REQUESTS_SHARE
+    }
+
+    fn pop_served(&mut self) -> Option<Item> {
+        let item = self.served.pop()?;
+        if let Work::Input(input) = &item.work
+            && let Some(conn) = requester(input)
+            && let Entry::Occupied(mut of_it) = self.requesters.entry(conn)
+        {
+            let (count, bytes) = *of_it.get();
+            if count <= 1 {
+                of_it.remove();
+            } else {
+                *of_it.get_mut() = (count - 1, bytes - item.bytes);
+            }
+        }
+        Some(item)
+    }
+
     fn partner(&mut self, partner: &ControllerId) -> &mut Lane {
         let at = self.partners.iter().position(|(known, _)| known == partner);
         let at = at.unwrap_or_else(|| {
@@ -259,7 +316,7 @@ impl Lanes {
             let turn = TURNS[self.turn % TURNS.len()];
             self.turn = (self.turn + 1) % TURNS.len();
             let next = match turn {
-                Turn::Served => self.served.pop().map(|item| Next { item, released: None }),
+                Turn::Served => self.pop_served().map(|item| Next { item, released: None }),
                 Turn::New => self.next_new().map(|item| Next { item, released: None }),
                 Turn::Partners => self.next_of_partners(config),
             };
@@ -275,7 +332,7 @@ impl Lanes {
         let first = self.new.items.front()?;
         let is_loss = matches!(first.work, Work::Input(Input::ConnLost { .. }));
         let is_early = self.served.items.front().is_some_and(|other| other.order < first.order);
-        if is_loss && is_early { self.served.pop() } else { self.new.pop() }
+        if is_loss && is_early { self.pop_served() } else { self.new.pop() }
     }
 
     fn next_of_partners(&mut self, config: QueueConfig) -> Option<Next> {
@@ -289,6 +346,14 @@ impl Lanes {
             return Some(Next { item, released: is_released.then(|| partner.clone()) });
         }
         None
+    }
+}
+
+/// The connection that a request has come on.
+fn requester(input: &Input) -> Option<ConnId> {
+    match input {
+        Input::Request { origin: Origin::Conn(conn, _), .. } => Some(*conn),
+        _ => None,
     }
 }
 

@@ -17,7 +17,7 @@ use super::worker::Machine;
 use super::{NodeConfig, NodeError, NodeEvent, environment, start};
 use crate::conn::ReactorThread;
 use crate::limits::{DEADLINE_MAX, GENERATION_MAX};
-use crate::model::{ControllerId, DeviceId, Dispatch, DispatchMode, kind};
+use crate::model::{ControllerId, DeviceId, Dispatch, DispatchMode, Record, kind};
 use crate::shard::input::{Millis, Origin};
 use crate::shard::{Input, Order};
 use crate::store;
@@ -274,7 +274,7 @@ impl Node {
         let request = Request { id: number, device, deadline, payload };
         let input = Input::Request { origin: Origin::Local(number), request };
         if hub.partitions[route.index].queue.push(input).is_err() {
-            hub.reply(number, Outcome::Busy { after: hub.full_for(route.index) });
+            hub.reply(number, Outcome::Busy { after: hub.full_for(route.index, None) });
         }
     }
 
@@ -308,13 +308,23 @@ impl Node {
     /// # Errors
     ///
     /// They are refused here already, or cannot follow what stands in the table, or the shared
-    /// partition does not work now.
+    /// partition does not work now. After [`NodeError::Late`] they may still come into use, here and
+    /// everywhere.
     pub fn set_parameters(&self, text: &str) -> Result<u64, NodeError> {
         let hub = &self.hub;
         locked(&hub.environment).check(&hub.config, text).map_err(NodeError::Parameters)?;
         let index = hub.partitions.len() - 1;
         let (me, text) = (hub.config.me.clone(), text.to_owned());
-        let asked = self.ask(index, move |machine| {
+        let for_then = Arc::clone(hub);
+        // Behind the commit and on the partition's thread, so that whoever waits too short a time
+        // does not leave this controller as the only one that does not use them.
+        let then = move |(_, record): &(u64, Option<Record>)| {
+            let Some(record) = record else { return };
+            for_then.apply(record);
+            // So that partners hear of it at once.
+            for_then.shared().queue.control(Work::Input(Input::Tick));
+        };
+        let question = move |machine: &mut dyn Machine| {
             let known = machine.get(kind::PARAMETERS, environment::KEY)?;
             let generation = known.as_ref().map_or(0, generation_of).saturating_add(1);
             if generation > GENERATION_MAX {
@@ -324,18 +334,16 @@ impl Node {
             machine.put(record.clone())?;
             let stands = machine.get(kind::PARAMETERS, environment::KEY)?;
             Ok((generation, stands.is_some_and(|stands| stands == record).then_some(record)))
-        });
+        };
+        let asked = self.ask_then(index, question, then);
         let (generation, record) = answer(&asked, ANSWER_MAX, &hub.partitions[index].name)?;
-        let record = record.ok_or_else(|| {
-            NodeError::Parameters(
+        if record.is_none() {
+            return Err(NodeError::Parameters(
                 "what stands in the table has so high a generation that nothing can follow it: \
                  remove the store of the shared partition wherever that stands"
                     .to_owned(),
-            )
-        })?;
-        hub.apply(&record);
-        // So that partners hear of it at once.
-        hub.shared().queue.control(Work::Input(Input::Tick));
+            ));
+        }
         Ok(generation)
     }
 
@@ -379,7 +387,8 @@ impl Node {
     }
 
     /// Ends all connections and threads. Devices stay registered: they find out, and go elsewhere
-    /// if it lasts. Blocks a few seconds at most, but for a store that hangs.
+    /// if it lasts. Blocks a few seconds at most, but for a store that hangs, and for the
+    /// `connect_timeout` of a partner that is being dialled.
     pub fn close(mut self) {
         self.end();
     }
@@ -421,6 +430,17 @@ impl Node {
         index: usize,
         question: impl FnOnce(&mut dyn Machine) -> store::Result<T> + Send + 'static,
     ) -> Receiver<Result<T, String>> {
+        self.ask_then(index, question, |_| ())
+    }
+
+    /// The same; `then` is done with the answer, on that thread, whether anybody waits for it or
+    /// not.
+    fn ask_then<T: Send + 'static>(
+        &self,
+        index: usize,
+        question: impl FnOnce(&mut dyn Machine) -> store::Result<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Receiver<Result<T, String>> {
         let (told, answer) = bounded(1);
         let query = move |machine: Result<&mut dyn Machine, &str>| {
             let answer = match machine {
@@ -428,6 +448,9 @@ impl Node {
                 Err(error) => Err(error.to_owned()),
             };
             let tell = move || {
+                if let Ok(answer) = &answer {
+                    then(answer);
+                }
                 let _late = told.send(answer);
             };
             let after: Box<dyn FnOnce() + Send> = Box::new(tell);

@@ -126,12 +126,14 @@ fn open(
 ) -> Result<Opened, NodeError> {
     let settings = Arc::new(environment.settings(config, name));
     let mut open = opens(config, name);
-    let mut result = open(0, &settings, false);
+    let mut is_damaged = false;
+    let mut result = open(0, &settings, &mut is_damaged);
     if matches!(result, Err(StoreError::Damaged { .. })) {
         if let Err(error) = &result {
             log::error!("partition {name}: {error}; it is set aside, and the partners are asked");
         }
-        result = open(0, &settings, true);
+        is_damaged = true;
+        result = open(0, &settings, &mut is_damaged);
     }
     match result {
         Err(error @ (StoreError::Held { .. } | StoreError::Foreign { .. })) => {
@@ -147,8 +149,10 @@ fn opens(config: &NodeConfig, name: &ControllerId) -> Open {
     let partners: Vec<_> = config.partners.iter().map(|partner| partner.id.clone()).collect();
     let opens: Arc<dyn Opens> = Arc::clone(&config.opens);
     Box::new(move |now, settings, is_damaged| {
-        if is_damaged {
+        if *is_damaged {
             opens.set_aside(&home)?;
+            // Another time it would be the new one that goes, and drive the damaged one out.
+            *is_damaged = false;
         }
         let store = opens.open(&home)?;
         let snapshots = store.snapshots()?;

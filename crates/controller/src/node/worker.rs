@@ -36,6 +36,9 @@ const TICK: Millis = 1000;
 /// Waits between attempts to open a store again.
 const REOPEN_FIRST: Duration = Duration::from_millis(200);
 const REOPEN_MOST: Duration = Duration::from_secs(60);
+/// The same when it could be opened each time, but fails again before it is steady: each opening
+/// costs all links, and so the other partitions.
+const RELAPSE_MOST: Duration = Duration::from_secs(600);
 /// A store that has worked for so long is tried again soon.
 const STEADY: Duration = Duration::from_secs(60);
 /// Why a batch of hand-overs has ended with its machine.
@@ -77,9 +80,9 @@ pub(super) struct Opening {
 }
 
 /// Opens the store of a partition, at this time, with these settings; after it was set aside, if
-/// that is so.
+/// it is damaged, which it is not any more then, whatever becomes of the rest.
 pub(super) type Open =
-    Box<dyn FnMut(Millis, &Arc<Settings>, bool) -> store::Result<Opening> + Send>;
+    Box<dyn FnMut(Millis, &Arc<Settings>, &mut bool) -> store::Result<Opening> + Send>;
 
 /// Where what a partition wants goes.
 pub(super) trait Outlet: Send + Sync {
@@ -508,12 +511,12 @@ impl Running {
         self.leave();
         self.links.clear();
         self.opening += 1;
-        self.put_off();
+        self.put_off(RELAPSE_MOST);
     }
 
-    fn put_off(&mut self) {
-        self.retry_at = Instant::now() + self.back_off;
-        self.back_off = (self.back_off * 2).min(REOPEN_MOST);
+    fn put_off(&mut self, most: Duration) {
+        self.retry_at = Instant::now() + self.back_off.min(most);
+        self.back_off = (self.back_off * 2).min(RELAPSE_MOST);
     }
 
     /// Whoever waits is told that nobody will answer; what was asked may have been done.
@@ -544,11 +547,10 @@ impl Running {
     fn reopen(&mut self) {
         let now = self.now();
         let open = &mut self.worker.open;
-        let (settings, is_damaged) = (&self.worker.settings, self.is_damaged);
+        let (settings, is_damaged) = (&self.worker.settings, &mut self.is_damaged);
         let opened = catch_unwind(AssertUnwindSafe(|| open(now, settings, is_damaged)));
         match opened {
             Ok(Ok(opening)) => {
-                self.is_damaged = false;
                 log::warn!("partition {}: it works again", self.worker.partition);
                 self.set_error("");
                 self.begin(opening);
@@ -560,11 +562,11 @@ impl Running {
                 log::error!("partition {}: {error}", self.worker.partition);
                 self.set_error(&error.to_string());
                 self.is_damaged |= matches!(error, StoreError::Damaged { .. });
-                self.put_off();
+                self.put_off(REOPEN_MOST);
             }
             Err(_) => {
                 log::error!("partition {}: its store cannot be opened", self.worker.partition);
-                self.put_off();
+                self.put_off(REOPEN_MOST);
             }
         }
     }

@@ -58,6 +58,8 @@ struct Strings {
     seen: Sender<Input>,
     /// What the next commits come to, until there is no more.
     commits: Arc<Mutex<Vec<StoreError>>>,
+    /// What the next openings come to, until there is no more.
+    opens: Arc<Mutex<Vec<StoreError>>>,
     /// Held by the test while the machine is not to go on.
     gate: Arc<Mutex<()>>,
 }
@@ -153,7 +155,12 @@ impl Rig {
         let (tell_seen, seen) = unbounded();
         let (tell_open, reopened) = unbounded();
         let (jobs, jobs_taken) = bounded(16);
-        let strings = Strings { seen: tell_seen, commits: Arc::default(), gate: Arc::default() };
+        let strings = Strings {
+            seen: tell_seen,
+            commits: Arc::default(),
+            opens: Arc::default(),
+            gate: Arc::default(),
+        };
         let bulk = Bulk {
             partition: WHO.parse().unwrap(),
             queue: Arc::clone(&queue),
@@ -172,8 +179,11 @@ impl Rig {
             outlet: Arc::new(Ears(ears)),
             gauges: Arc::new(Gauges::new()),
             open: Box::new(move |_, _, is_damaged| {
-                tell_open.send(is_damaged).unwrap();
-                Ok(opening(&again))
+                tell_open.send(std::mem::take(is_damaged)).unwrap();
+                match again.opens.lock().unwrap().pop() {
+                    Some(error) => Err(error),
+                    None => Ok(opening(&again)),
+                }
             }),
             settings: Arc::new(settings()),
             jobs: jobs.clone(),
@@ -348,6 +358,21 @@ fn damage_that_a_snapshot_finds_makes_the_partition_begin_anew() {
     });
     assert!(error.contains("rot"), "{error}");
     assert!(rig.reopened.recv_timeout(PATIENCE).unwrap(), "it is set aside");
+}
+
+/// Else the new store would be set aside too, until the damaged one is driven out and lost.
+#[test]
+fn a_damaged_store_is_set_aside_once_whatever_becomes_of_the_new_one() {
+    let rig = Rig::new("aside");
+    rig.queue.push(Input::ConnLost { conn: 1 }).unwrap();
+    rig.next_seen();
+    let (what, cause) = ("it".to_owned(), "a test".to_owned());
+    let failed = StoreError::Failed { what: what.clone(), cause: cause.clone() };
+    rig.strings.opens.lock().unwrap().push(failed);
+    rig.strings.commits.lock().unwrap().push(StoreError::Damaged { what, cause });
+    rig.queue.push(Input::ConnLost { conn: 2 }).unwrap();
+    assert!(rig.reopened.recv_timeout(PATIENCE).unwrap(), "it is damaged");
+    assert!(!rig.reopened.recv_timeout(PATIENCE).unwrap(), "it is set aside already");
 }
 
 /// What lay in the queue beyond its deadline does not get a second one there.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{
     Heard, PATIENCE, Peer, Running, config, listen_with, raw, start, start_with, wait_for,
 };
-use eversock_controller::conn::Lane;
+use eversock_controller::conn::{Lane, Reactor};
 use eversock_controller::limits::MESSAGE_MAX;
 use eversock_engine::{Config, StaticKey};
 use eversock_socket::VirtualListener;
@@ -137,6 +137,31 @@ fn the_handler_is_called_when_it_is_woken_and_at_its_time() {
         running.reactor.wake();
         assert_eq!(running.next(), Heard::Turn);
     }
+}
+
+/// What comes while the handler has its turn may be what it has just looked for in vain.
+#[test]
+fn a_wake_during_the_handlers_turn_leads_to_another_turn() {
+    let known: std::sync::Arc<std::sync::OnceLock<Reactor>> = std::sync::Arc::default();
+    let own = std::sync::Arc::clone(&known);
+    let mut wakes = 3;
+    let on_turn = Box::new(move || {
+        if let Some(reactor) = own.get()
+            && wakes > 0
+        {
+            wakes -= 1;
+            reactor.wake();
+        }
+        None
+    });
+    let running = start_with(true, Some(on_turn), |_, _, _, _| Ok(()));
+    assert_eq!(running.next(), Heard::Turn);
+    assert!(known.set(running.reactor.clone()).is_ok());
+    running.reactor.wake();
+    for _ in 0..3 {
+        assert_eq!(running.next(), Heard::Turn);
+    }
+    running.thread.close();
 }
 
 #[test]

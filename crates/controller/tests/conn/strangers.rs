@@ -139,6 +139,34 @@ fn messages_that_are_begun_and_not_ended_take_so_much_memory_and_no_more() {
     assert!((4..=5).contains(&answered), "{answered} got through");
 }
 
+/// Devices must not be able to have the links of partners ended.
+#[test]
+fn one_that_is_spared_is_not_ended_for_what_others_take() {
+    let server = polite();
+    let (listener, addr) = listen_with(config());
+    server.reactor.listen(listener, 0, 2);
+    server.reactor.set_partial_max(MESSAGE_MAX * 3 / 2);
+    let partner = Peer::dial(addr);
+    let (conn, _) = server.opened();
+    server.reactor.spare(conn);
+    let message = [raw(1, b"hello"), raw(2, &vec![0; MESSAGE_MAX])].concat();
+    let (last, most) = message.split_last().unwrap();
+    partner.write(most).unwrap();
+    let other = Peer::dial(addr);
+    let _refused = other.write(&most[..most.len() * 3 / 4]);
+    let mut ended = None;
+    wait_for("one of them is ended", || {
+        ended = server.heard.try_iter().find_map(|heard| match heard {
+            Heard::Closed(conn, _) => Some(conn),
+            _ => None,
+        });
+        ended.is_some()
+    });
+    assert_ne!(ended, Some(conn));
+    partner.write(&[*last]).unwrap();
+    assert_eq!(partner.read().unwrap().0, 2);
+}
+
 #[test]
 fn a_message_that_is_cut_off_is_told_as_such() {
     let server = polite();

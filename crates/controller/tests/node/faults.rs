@@ -201,6 +201,39 @@ fn an_overloaded_partition_leaves_the_others_alone() {
     wait_owner(&nodes[1], "b-200", "a", 2);
 }
 
+/// Ends the trouble also of a test that fails, which would wait for its threads without end.
+struct Relief<'a>(&'a Troubled);
+
+impl Drop for Relief<'_> {
+    fn drop(&mut self) {
+        self.0.set(Trouble::None);
+    }
+}
+
+/// Its partners are met without it, and again once it says where it stands.
+#[test]
+fn a_partition_that_hangs_keeps_no_link_from_standing() {
+    let sites = Sites::new(&["a", "b"]);
+    let troubled = Troubled::new(&sites.sites[0].disks, "b");
+    let mut config = sites.config(0);
+    let opens: Arc<dyn Opens> = Arc::<Troubled>::clone(&troubled);
+    config.opens = opens;
+    let hung = begin(config);
+    let mut client = Client::device(&hung);
+    troubled.set(Trouble::Waits);
+    client.ask_to_register("b-1", 1, 0);
+    let nodes = [hung, sites.start(1)];
+    let relief = Relief(&troubled);
+    wait_linked(&nodes);
+    client.register("a-1", 1);
+    wait_owner(&nodes[1], "a-1", "a", 1);
+    drop(relief);
+    wait_owner(&nodes[1], "b-1", "a", 1);
+    for node in nodes {
+        node.close();
+    }
+}
+
 /// A partition has trouble once, begins anew, and is as before; `asides` tells how often its
 /// store was set aside.
 fn comes_back(trouble: Trouble, asides: u32) {

@@ -217,6 +217,8 @@ impl<P: Program> Host<P> {
                 self.reactor.send(conn, Lane::Control, frame(&message));
             }
             self.reactor.close(conn);
+        } else {
+            self.reactor.forget(number);
         }
         for device in self.asks.lost(number) {
             self.say_busy(device);

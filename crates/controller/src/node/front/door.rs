@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::link::Key;
 use crate::limits::DEADLINE_MAX;
 use crate::model::{DeviceId, DispatchMode};
-use crate::node::admission::Admission;
+use crate::node::admission::{Admission, Appointments};
 use crate::node::hub::{Hub, Route, locked};
 use crate::node::queue::Full;
 use crate::node::worker::INDEX_BITS;
@@ -30,6 +30,7 @@ struct Client {
     key: Option<Key>,
     /// The partitions that have heard of it, as bits.
     partitions: u64,
+    appointments: Appointments,
 }
 
 /// See the module.
@@ -48,7 +49,9 @@ impl Door {
     }
 
     pub(super) fn opened(&mut self, conn: ConnId, key: Option<Key>) {
-        self.clients.insert(conn, Client { role: None, key, partitions: 0 });
+        let appointments = Appointments::default();
+        let client = Client { role: None, key, partitions: 0, appointments };
+        self.clients.insert(conn, client);
         self.hub.connections.store(self.clients.len(), Ordering::Relaxed);
     }
 
@@ -135,13 +138,16 @@ impl Door {
             return self.refuse(conn, register.device, text);
         }
         let (index, device) = (route.index, register.device.clone());
-        if let Some(Err(after)) = self.admissions.get_mut(index).map(|one| one.ask(now)) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let who = &mut client.appointments;
+        if let Some(Err(after)) = self.admissions.get_mut(index).map(|one| one.ask(now, who)) {
             self.hub.retries.fetch_add(1, Ordering::Relaxed);
             return self.hub.send_client(conn, &ClientMessage::Retry { device, after });
         }
         if self.try_push(conn, index, Input::Register { conn, register }).is_err() {
             self.hub.retries.fetch_add(1, Ordering::Relaxed);
-            let after = self.hub.full_for(index);
+            let who = self.clients.get_mut(&conn).map(|client| &mut client.appointments);
+            let after = self.hub.full_for(index, who);
             self.hub.send_client(conn, &ClientMessage::Retry { device, after });
         }
     }
@@ -156,7 +162,7 @@ impl Door {
             let input = Input::Request { origin: Origin::Conn(conn, id), request };
             match self.try_push(conn, route.index, input) {
                 Ok(()) => return,
-                Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index) },
+                Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index, None) },
             }
         };
         self.hub.send_client(conn, &ClientMessage::Response { id, outcome: refused });

@@ -5,7 +5,7 @@
 //! the older, whose connection may be dead without anybody knowing. When both dial at once, the one
 //! that the controller with the smaller name has dialled stays, so that both keep the same one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::model::ControllerId;
@@ -325,8 +325,10 @@ impl Links {
                 self.acts.push(Act::Send(*conn, Box::new(PeerMessage::Ping { n })));
             }
         }
+        // Once for all partners, as this comes with each round of the connections.
+        let busy: HashSet<usize> = self.lines.values().filter_map(|line| line.partner).collect();
         for partner in 0..self.peers.len() {
-            let is_busy = self.lines.values().any(|line| line.partner == Some(partner));
+            let is_busy = busy.contains(&partner);
             let peer = &mut self.peers[partner];
             let is_due = self.known[partner].dials
                 && !peer.is_dialling
@@ -434,7 +436,12 @@ impl Links {
                     return Err(Bye::new(bye::NOT_LET_IN, text));
                 };
                 let wanted = self.known[partner].key;
-                if wanted.is_some() && wanted != key && !self.is_insecure {
+                // Where names are proven by keys, one that has none is only dialled.
+                let is_another = match wanted {
+                    Some(wanted) => key != Some(wanted),
+                    None => key.is_some(),
+                };
+                if is_another && !self.is_insecure {
                     let text = format!("this is not the static key of {}", theirs.controller);
                     if self.peers[partner].up.is_none() {
                         self.set_state(now, partner, "not let in", &text);

@@ -230,3 +230,19 @@ fn a_greeting_that_takes_too_long_ends() {
     assert!(matches!(links.acts()[..], [Act::Close(1, Some(_))]));
     assert!(!links.has(1));
 }
+
+/// One that is let in at the door must not speak in the name of one that is only dialled.
+#[test]
+fn who_has_proven_a_key_is_nobody_whose_key_is_not_known() {
+    let now = Instant::now();
+    for (key, is_let_in) in [(Some([7; 32]), false), (None, true)] {
+        let mut links = links("b", "a", true, now);
+        links.opened(now, 1, None, key);
+        links.heard(now, 1, PeerMessage::Hello(Hello::new(Role::Partner))).unwrap();
+        let came = links.heard(now, 1, PeerMessage::Introduction(introduction("a")));
+        assert_eq!(came.is_ok(), is_let_in);
+        if let Err(bye) = came {
+            assert_eq!(bye.code, bye::NOT_LET_IN);
+        }
+    }
+}

@@ -41,6 +41,8 @@ pub(super) const DIALS: u64 = 2;
 const QUEUE_MAX: usize = 256 << 20;
 /// When to come again after a defect.
 const DEFECT_PAUSE: Duration = Duration::from_millis(100);
+/// How long partitions have to say where they stand: one that hangs keeps no link from standing.
+const STANDPOINT_MAX: Duration = Duration::from_secs(5);
 /// From here on clocks that differ are told of.
 const SKEW_MS: i64 = 30_000;
 
@@ -61,6 +63,10 @@ pub(super) struct Front {
 }
 
 struct Asked {
+    partner: usize,
+    since: Instant,
+    /// Without those that are missing, which are as if they were down.
+    is_introduced: bool,
     missing: BTreeSet<usize>,
     standpoints: Vec<Standpoint>,
 }
@@ -141,7 +147,8 @@ impl Front {
         }
         let next = self.links.turn(now);
         self.act();
-        Some(next)
+        let next_asked = self.ask_no_longer(now);
+        Some(next_asked.map_or(next, |at| at.min(next)))
     }
 
     fn take_note(&mut self, now: Instant, note: Note) {
@@ -203,8 +210,14 @@ impl Front {
 
     /// Asks all partitions where they stand with a partner.
     fn ask(&mut self, partner: usize, conn: ConnId) {
-        let missing = (0..self.hub.partitions.len()).collect();
-        self.asked.insert(conn, Asked { missing, standpoints: Vec::new() });
+        let asked = Asked {
+            partner,
+            since: Instant::now(),
+            is_introduced: false,
+            missing: (0..self.hub.partitions.len()).collect(),
+            standpoints: Vec::new(),
+        };
+        self.asked.insert(conn, asked);
         for (index, partition) in self.hub.partitions.iter().enumerate() {
             let (hub, id) = (Arc::clone(&self.hub), self.links.id(partner).clone());
             let query = Work::Query(Box::new(move |machine| {
@@ -231,6 +244,17 @@ impl Front {
         if !asked.missing.remove(&index) {
             return;
         }
+        if asked.is_introduced {
+            if asked.missing.is_empty() {
+                self.asked.remove(&conn);
+            }
+            if standpoint.is_some() {
+                let why =
+                    format!("the partition {} answers again", self.hub.partitions[index].name);
+                self.links.relink(now, &why);
+            }
+            return;
+        }
         if let Some((head, taken)) = standpoint {
             let partition = self.hub.partitions[index].name.clone();
             asked.standpoints.push(Standpoint { partition, head, taken });
@@ -239,6 +263,37 @@ impl Front {
             return;
         }
         let Some(Asked { standpoints, .. }) = self.asked.remove(&conn) else { return };
+        self.introduce(now, conn, standpoints);
+    }
+
+    /// Introduces this side where a partition has taken too long; gives when to look again.
+    fn ask_no_longer(&mut self, now: Instant) -> Option<Instant> {
+        let waits = |asked: &Asked| !asked.is_introduced;
+        let is_due = |(conn, asked): (&ConnId, &mut Asked)| {
+            if !waits(asked) || now < asked.since + STANDPOINT_MAX {
+                return None;
+            }
+            asked.is_introduced = true;
+            let missing: Vec<_> = asked.missing.iter().copied().collect();
+            Some((*conn, asked.partner, missing, std::mem::take(&mut asked.standpoints)))
+        };
+        let due: Vec<_> = self.asked.iter_mut().filter_map(is_due).collect();
+        for (conn, partner, missing, standpoints) in due {
+            for index in missing {
+                log::warn!(
+                    "partition {} does not answer: {} is met without it",
+                    self.hub.partitions[index].name,
+                    self.links.id(partner)
+                );
+            }
+            self.introduce(now, conn, standpoints);
+        }
+        self.act();
+        let waiting = self.asked.values().filter(|asked| waits(asked));
+        waiting.map(|asked| asked.since + STANDPOINT_MAX).min()
+    }
+
+    fn introduce(&mut self, now: Instant, conn: ConnId, standpoints: Vec<Standpoint>) {
         let introduction = Introduction {
             controller: self.hub.config.me.clone(),
             boot: self.boot,
@@ -252,6 +307,8 @@ impl Front {
     fn up(&mut self, partner: usize, conn: ConnId, theirs: &Introduction) {
         let id = self.links.id(partner).clone();
         log::info!("the link to {id} stands");
+        // There are few of them, and devices must not be able to have them ended.
+        self.reactor.spare(conn);
         self.held.remove(&partner);
         let ahead = i64::try_from(theirs.wall_ms).unwrap_or(i64::MAX)
             - i64::try_from(wall_ms()).unwrap_or(i64::MAX);
@@ -313,7 +370,7 @@ impl Front {
                     let input = Input::Forward { partner: id.clone(), forward };
                     match self.hub.to_partition(route.index, &id, conn, input) {
                         Ok(_) => return,
-                        Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index) },
+                        Err(Full) => Outcome::Busy { after: self.hub.full_for(route.index, None) },
                     }
                 };
                 self.hub.send_partner(conn, &PeerMessage::Result { id: id_there, outcome });
