@@ -142,6 +142,7 @@ impl ControllerFile {
         }
         if let Some(path) = &door.identity {
             socket.identity = Some(StaticKey::from_bytes(read_key(path).map_err(wrong)?));
+            socket.sealing = Sealing::Always;
         }
         Ok(socket)
     }
