@@ -121,6 +121,8 @@ fn what_the_example_sets_are_the_defaults() {
         assert_eq!(one.door.registrations_per_second, door.registrations_per_second);
     }
     assert_eq!((file.store.quota, bare.store.quota), (Quota::default(), Quota::default()));
+    let large = parse(&with("dir = \"d\"", "quota-bytes = \"20GiB\"")).unwrap();
+    assert!(large.snapshot_bytes_max() >= 20 << 30, "what is kept can be sent");
     assert_eq!((file.partners[0].dial, bare.partners[0].dial), (Dial::Auto, Dial::Auto));
     assert_eq!(file.dispatch[0].1.mode, bare.dispatch[0].1.mode);
     assert_eq!(file.control, PathBuf::from("/var/lib/eversock/controller/control.sock"));
@@ -181,6 +183,7 @@ fn what_is_wrong_is_named_with_line_key_and_remedy() {
         ("-partition = \"b\"", "partition = \"c\"", 14, "no [[partner]] is called c"),
         ("partition = \"b\"", "mode = \"x\"", 15, "take \"serve\", \"proxy\" or \"refuse\""),
         ("dir = \"d\"", "postgres-prefix = \"x\"", 15, "belong to it; add it"),
+        ("dir = \"d\"", "quota-bytes = \"65GiB\"", 17, "a snapshot has 64 GiB at most"),
         ("dir = \"d\"", "quota-bytes = 0", 17, "`quota-bytes` in [store]: it is 0"),
         ("[policy]", "lease = \"60s\"", 17, "`lease` in [policy]: 60s is over before"),
         ("[policy]", "fail-back = \"soon\"", 18, "\"soon\" is no way home; take \"manual\""),
@@ -318,4 +321,21 @@ fn what_partners_with_keys_say_is_sealed() {
         }
     }
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// What passes the check is what can be started.
+#[test]
+fn a_device_that_could_not_start_is_refused() {
+    let small = "[device]\nname = \"x\"\nrequests-max = 4096\n[device.home]\nname = \"a\"\n\
+                 addrs = \"127.0.0.1:1\"\n[[device.backup]]\nname = \"b\"\n\
+                 addrs = \"127.0.0.1:2\"\n";
+    let parse = |text: &str| DeviceFile::from_text(text, "d.toml", Path::new("/f"));
+    parse(small).unwrap().device_config().unwrap().policy.check().unwrap();
+    for (from, to, expected) in [
+        ("4096", "4097", "d.toml:3: `requests-max` in [device]: it is 4097"),
+        ("\"b\"", "\"a\"", "d.toml:7: `name` in [[backup]]: a stands here already"),
+    ] {
+        let said = parse(&small.replace(from, to)).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
 }

@@ -325,8 +325,8 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let targets = |n: u64| to(["a", "b", "c"][(n % 3) as usize]);
-            let prefixes = prefixes.iter().map(|p| prefix(p));
-            let patterns = devices.iter().map(|d| device(d)).chain(prefixes);
+            let of_prefixes = prefixes.iter().map(|p| prefix(p));
+            let patterns = devices.iter().map(|d| device(d)).chain(of_prefixes);
             let mut rules: Vec<_> =
                 patterns.enumerate().map(|(n, p)| (p, targets(seed >> (n % 50)))).collect();
             let sorted = rules.clone();
