@@ -129,12 +129,13 @@ impl Node {
             let left = until.saturating_duration_since(Instant::now());
             let (mut status, error) = match answer(&asked, left, &partition.name) {
                 Ok((status, of_it)) => {
-                    add(counts, &of_it);
+                    *locked(&partition.gauges.counts) = of_it;
                     (status, partition.gauges.error())
                 }
                 Err(NodeError::Down { cause, .. }) => (PartitionStatus::default(), cause),
                 Err(error) => (PartitionStatus::default(), error.to_string()),
             };
+            add(counts, &locked(&partition.gauges.counts));
             status.name = partition.name.to_string();
             status.error = error;
             status.queued = partition.queue.len();
