@@ -80,7 +80,7 @@ fn show(folder: &Path) -> io::Result<()> {
 fn controller(folder: &Path, name: &str, more: &str) -> io::Result<Node> {
     let text = format!(
         "name = \"{name}\"\n\
-         [door]\nlisten = \"127.0.0.1:0\"\n\
+         [door]\nlisten = \"127.0.0.1:0\"\ninsecure = true\n\
          [policy]\nhandshake = \"500ms\"\n\
          [store]\ndir = \"{name}\"\n{more}"
     );

@@ -1440,10 +1440,11 @@ typedef struct evs_controller_outcome {
  * Is told what became of a request, once. `outcome` and all that it points to are borrowed until
  * it returns.
  *
- * Runs on a thread of the library, or on the one that is in evs_controller_close(). Others wait
- * for it: it should not block. It may call evs_controller_request(), but not
- * evs_controller_close(), which gives EDEADLK. It has to return: no exception, no longjmp, no
- * pthread_exit.
+ * Runs on a thread of the library, or on the one that is in evs_controller_close() or
+ * evs_device_close(). Others wait for it: it should not block. It may ask anew. Given to
+ * evs_controller_request() it must not call evs_controller_close(), and given to
+ * evs_device_request() neither evs_device_close() nor evs_device_deregister(): they give EDEADLK.
+ * It has to return: no exception, no longjmp, no pthread_exit.
  */
 typedef void (*evs_controller_done_fn)(void *user,
                                        const struct evs_controller_outcome *outcome);
@@ -3671,8 +3672,8 @@ int evs_controller_find(const struct evs_controller *controller,
  *
  * Returns:       0, or -errno.
  * Errors:        EAGAIN (the partition does not answer now); EFAULT (NULL); EILSEQ (not UTF-8);
- *                EINVAL (no such order, or what it is about); ENOENT (no such partition);
- *                ESHUTDOWN (a child of a fork).
+ *                EINVAL (no such order, or what it is about); ENOENT (no such partition, or no
+ *                partner that is called `target`); ESHUTDOWN (a child of a fork).
  * Thread safety: any thread.
  * Since:         0.1
  *

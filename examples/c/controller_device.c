@@ -109,6 +109,7 @@ int main(void)
         quit("a folder");
     south = controller(folder,
                        "name = \"south\"\n[door]\nlisten = \"127.0.0.1:0\"\n"
+                       "insecure = true\n"
                        "[partner-door]\nlisten = \"127.0.0.1:0\"\ninsecure = true\n"
                        "[[partner]]\nname = \"north\"\n"
                        "[[dispatch]]\nprefix = \"lamp\"\npartition = \"north\"\n"
@@ -118,6 +119,7 @@ int main(void)
         quit("the addresses of south");
     north = controller(folder,
                        "name = \"north\"\n[door]\nlisten = \"127.0.0.1:0\"\n"
+                       "insecure = true\n"
                        "[partner-door]\ninsecure = true\n"
                        "[[partner]]\nname = \"south\"\naddrs = \"%s\"\n"
                        "[policy]\nhandshake = \"500ms\"\n[store]\ndir = \"north\"\n",

@@ -43,6 +43,10 @@ static void done(void *user, const evs_controller_outcome *outcome)
     CHECK(outcome->text != NULL);
     if (told->controller != NULL)
         CHECK_STATUS(evs_controller_close(told->controller), -EDEADLK);
+    if (told->device != NULL) {
+        CHECK_STATUS(evs_device_close(told->device), -EDEADLK);
+        CHECK_STATUS(evs_device_deregister(told->device), -EDEADLK);
+    }
     atomic_store(&told->outcome, outcome->outcome);
 }
 
@@ -109,7 +113,7 @@ static evs_controller *start(const char *name, const char *other, const char *li
     evs_controller *controller;
 
     snprintf(text, sizeof text,
-             "name = \"%s\"\n[door]\nlisten = \"127.0.0.1:0\"\n"
+             "name = \"%s\"\n[door]\nlisten = \"127.0.0.1:0\"\ninsecure = true\n"
              "[partner-door]\n%s%s%s\ninsecure = true\n"
              "[[partner]]\nname = \"%s\"\n%s%s%s\ndial = \"%s\"\n"
              "[[dispatch]]\ndefault = true\npartition = \"north\"\n"
@@ -221,6 +225,8 @@ static void orders(evs_controller *controller)
                  -EINVAL);
     CHECK_STATUS(evs_controller_order(controller, EVS_CONTROLLER_FAIL_BACK, "nobody", NULL, NULL, 0),
                  -ENOENT);
+    CHECK_STATUS(evs_controller_order(controller, EVS_CONTROLLER_RESYNC, NULL, "nobody", NULL, 0),
+                 -ENOENT);
     CHECK_STATUS(evs_controller_order(controller, EVS_CONTROLLER_FAIL_BACK, "a b", NULL, NULL, 0),
                  -EINVAL);
     CHECK_STATUS(evs_controller_find(controller, "nobody", NULL, 0), -ENOENT);
@@ -291,9 +297,11 @@ int main(void)
     CHECK(wait_for(&told) == EVS_CONTROLLER_REFUSED);
     CHECK_STATUS(evs_controller_request(north, "nobody", NULL, 0, DEADLINE_MS, done, &told), 0);
     CHECK(wait_for(&told) == EVS_CONTROLLER_UNKNOWN);
+    told.device = device;
     CHECK_STATUS(evs_device_request(device, "lamp", "self", 4, DEADLINE_MS, done, &told), 0);
     CHECK(wait_for(&told) == EVS_CONTROLLER_DONE);
     CHECK(told.answer_len == 4 && memcmp(told.answer, "SELF", 4) == 0);
+    told.device = NULL;
 
     /* It goes where it is told to, unless it is busy; then the controller goes. */
     CHECK_STATUS(evs_device_set_busy(device, 1), 0);

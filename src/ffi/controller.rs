@@ -90,10 +90,11 @@ pub struct evs_controller_outcome {
 /// Is told what became of a request, once. `outcome` and all that it points to are borrowed until
 /// it returns.
 ///
-/// Runs on a thread of the library, or on the one that is in evs_controller_close(). Others wait
-/// for it: it should not block. It may call evs_controller_request(), but not
-/// evs_controller_close(), which gives EDEADLK. It has to return: no exception, no longjmp, no
-/// pthread_exit.
+/// Runs on a thread of the library, or on the one that is in evs_controller_close() or
+/// evs_device_close(). Others wait for it: it should not block. It may ask anew. Given to
+/// evs_controller_request() it must not call evs_controller_close(), and given to
+/// evs_device_request() neither evs_device_close() nor evs_device_deregister(): they give EDEADLK.
+/// It has to return: no exception, no longjmp, no pthread_exit.
 #[allow(non_camel_case_types, reason = "the name in C")]
 pub type evs_controller_done_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, outcome: *const evs_controller_outcome)>;
@@ -115,7 +116,7 @@ fn refused(error: &NodeError) -> io::Error {
     let number = match error {
         NodeError::Config(_) | NodeError::Parameters(_) | NodeError::Dispatch(_) => libc::EINVAL,
         NodeError::Listen { .. } | NodeError::System(_) | NodeError::Store { .. } => libc::EIO,
-        NodeError::NoPartition(_) => libc::ENOENT,
+        NodeError::NoPartition(_) | NodeError::NoPartner(_) => libc::ENOENT,
         NodeError::Down { .. } | NodeError::Late(_) => libc::EAGAIN,
         NodeError::Closed => libc::ESHUTDOWN,
     };
@@ -324,8 +325,8 @@ pub unsafe extern "C" fn evs_controller_find(
 ///
 /// Returns:       0, or -errno.
 /// Errors:        EAGAIN (the partition does not answer now); EFAULT (NULL); EILSEQ (not UTF-8);
-///                EINVAL (no such order, or what it is about); ENOENT (no such partition);
-///                ESHUTDOWN (a child of a fork).
+///                EINVAL (no such order, or what it is about); ENOENT (no such partition, or no
+///                partner that is called `target`); ESHUTDOWN (a child of a fork).
 /// Thread safety: any thread.
 /// Since:         0.1
 ///
@@ -482,7 +483,10 @@ pub unsafe extern "C" fn evs_controller_request(
         // SAFETY: the caller's word.
         let node = unsafe { node(controller)? };
         // SAFETY: as above.
-        let asked = unsafe { Asked::read(device, payload, payload_len, deadline_ms, done, user)? };
+        let asked = unsafe {
+            let kind = Callback::Controller;
+            Asked::read(device, payload, payload_len, deadline_ms, done, user, kind)?
+        };
         node.request(asked.device, asked.deadline, asked.payload, asked.reply);
         Ok(())
     })
@@ -497,6 +501,8 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// `kind` says what waits for `done`.
+    ///
     /// # Safety
     /// `device` is NULL or a string; `payload` is readable for `payload_len` bytes; `done` may be
     /// called with `user` on any thread.
@@ -507,6 +513,7 @@ impl Asked {
         deadline_ms: u32,
         done: evs_controller_done_fn,
         user: *mut c_void,
+        kind: Callback,
     ) -> io::Result<Self> {
         // SAFETY: the caller's word.
         let device: DeviceId = unsafe { some_name(device)? };
@@ -528,7 +535,7 @@ impl Asked {
         let reply = move |outcome: Outcome| {
             let told = Told::new(outcome);
             // SAFETY: the program's function, with what it asked for; `told` outlives the call.
-            Callback::Controller.run(|| unsafe { done(user.pointer(), &raw const told.view) });
+            kind.run(|| unsafe { done(user.pointer(), &raw const told.view) });
         };
         Ok(Self { device, deadline, payload, reply: Box::new(reply) })
     }

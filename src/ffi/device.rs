@@ -478,7 +478,10 @@ pub unsafe extern "C" fn evs_device_request(
         // SAFETY: the caller's word.
         let agent = unsafe { agent(device)? };
         // SAFETY: as above.
-        let asked = unsafe { Asked::read(other, payload, payload_len, deadline_ms, done, user)? };
+        let asked = unsafe {
+            let kind = Callback::Device;
+            Asked::read(other, payload, payload_len, deadline_ms, done, user, kind)?
+        };
         agent.request_with(asked.device, asked.deadline, asked.payload, asked.reply);
         Ok(())
     })

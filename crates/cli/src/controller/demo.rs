@@ -312,6 +312,7 @@ fn controller_text(name: &str, other: &str) -> String {
         "name = \"{name}\"\n\
          [door]\n\
          listen = \"{door}\"\n\
+         insecure = true\n\
          [partner-door]\n\
          listen = \"{own}\"\n\
          insecure = true\n\

@@ -166,6 +166,7 @@ fn file(name: &str, other: &str, door: SocketAddr, own: SocketAddr, partner: Soc
          metrics = \"127.0.0.1:0\"\n\
          [door]\n\
          listen = \"{door}\"\n\
+         insecure = true\n\
          [partner-door]\n\
          listen = \"{own}\"\n\
          insecure = true\n\

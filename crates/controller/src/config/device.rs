@@ -105,16 +105,18 @@ fn device(mut table: Table<'_, '_>, source: &str) -> Option<DeviceFile> {
                        \"10.0.0.1:7700\" }";
         table.wrong(table.at(), "home", problem);
     }
-    let home = table.table("home").and_then(place);
-    let backups = table.tables("backup", ALTERNATES_MAX);
-    let backups: Vec<PlaceFile> = backups.into_iter().filter_map(place).collect();
+    let mut places = Vec::new();
+    let home = table.table("home").and_then(|home| place(home, &mut places));
+    for backup in table.tables("backup", ALTERNATES_MAX) {
+        place(backup, &mut places);
+    }
     table.end();
     Some(DeviceFile {
         source: source.to_owned(),
         name: name?,
         counter,
         address: address.unwrap_or_default(),
-        controllers: std::iter::once(home?).chain(backups).collect(),
+        controllers: home.map(|()| places)?,
         policy,
         workers,
         keys,
@@ -144,7 +146,7 @@ fn policy(table: &mut Table<'_, '_>) -> Policy {
         }
     }
     table.set(&mut policy.attempt_burst, "attempt-burst", number(1, 1000));
-    table.set(&mut policy.requests_max, "requests-max", number(1, 10_000));
+    table.set(&mut policy.requests_max, "requests-max", number(1, 4_096));
     table.set(&mut policy.hand_offs, "hand-offs", |value| match text(value)?.as_str() {
         "known" => Ok(HandOffs::Known),
         "any" => Ok(HandOffs::Any),
@@ -154,9 +156,17 @@ fn policy(table: &mut Table<'_, '_>) -> Policy {
     policy
 }
 
-fn place(mut table: Table<'_, '_>) -> Option<PlaceFile> {
+/// Adds it to the others, each of which has a name of its own.
+fn place(mut table: Table<'_, '_>, others: &mut Vec<PlaceFile>) -> Option<()> {
     let controller = table.need("name", controller);
     let addrs = table.need("addrs", places);
+    if let Some(name) = &controller
+        && others.iter().any(|other| other.controller == *name)
+    {
+        let problem = format!("{name} stands here already; take another one, or leave it out");
+        table.wrong(table.at(), "name", &problem);
+    }
     table.end();
-    Some(PlaceFile { controller: controller?, addrs: addrs? })
+    others.push(PlaceFile { controller: controller?, addrs: addrs? });
+    Some(())
 }

@@ -37,10 +37,13 @@ impl DoorFile {
             );
             table.wrong(table.at(), "advertise", &problem);
         }
+        let keys = Keys::of_listener(&mut table);
+        let insecure = table.take("insecure", flag).unwrap_or(false);
+        guarded(&table, &keys, insecure);
         let door = Self {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             advertise: advertise.unwrap_or_default(),
-            keys: Keys::of_listener(&mut table),
+            keys,
             socket: SocketFile::of_listener(&mut table),
             connections_max: table.take("connections-max", number(1, 1_000_000)).unwrap_or(16_384),
             registrations_per_second: table
@@ -49,6 +52,22 @@ impl DoorFile {
         };
         table.end();
         listen.is_some().then_some(door)
+    }
+}
+
+/// Whoever gets in may register any device, and own it everywhere: that has to be meant.
+fn guarded(table: &Table<'_, '_>, keys: &Keys, insecure: bool) {
+    let is_guarded = keys.key.is_some() || keys.allowed_clients.is_some();
+    if !is_guarded && !insecure {
+        let problem = "anybody could say that he is a device; name the file of a `key` that all \
+                       devices have, or of an `identity` and the `allowed-clients`, or say \
+                       `insecure = true`";
+        table.wrong(table.at(), "insecure", problem);
+    }
+    if is_guarded && insecure {
+        let problem = "only those with keys get in, as `key` or `allowed-clients` says; leave out \
+                       the one or the other";
+        table.wrong(table.at(), "insecure", problem);
     }
 }
 

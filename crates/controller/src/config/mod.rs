@@ -204,10 +204,20 @@ fn controller(read: &Source<'_>, source: &str) -> Option<ControllerFile> {
         root.wrong(0, "store", "the records lie nowhere; add [store] with `dir`");
     }
     let device_keys = root.table("device-keys").map(|table| {
-        table.pairs(|name, value| {
+        let at = table.at();
+        let keys = table.pairs(|name, value| {
             let name: DeviceId = name.parse().map_err(|error: NameError| error.to_string())?;
             Ok((name, doors::public_key(&text(value)?)?))
-        })
+        });
+        if let Some(Some(door)) = &door
+            && door.keys.identity.is_none()
+            && !keys.is_empty()
+        {
+            let problem = "connections have no static keys without an `identity` in [door], so \
+                           these devices could never register; add one, or leave this out";
+            root.wrong(at, "device-keys", problem);
+        }
+        keys
     });
     root.end();
     let store = store??;

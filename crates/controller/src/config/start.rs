@@ -7,7 +7,7 @@ use eversock_engine::keys::read_key;
 use eversock_engine::{Config, PresharedKey, Sealing, StaticKey};
 
 use super::doors::{PartnerDoorFile, PartnerFile};
-use super::storage::StoreFile;
+use super::storage::{SNAPSHOT_MAX, StoreFile};
 use super::{ConfigError, ControllerFile, resolve};
 use crate::model::{ControllerId, Dispatch, DispatchMode, Dispatched};
 use crate::node::{DoorConfig, Node, NodeConfig, PartnerConfig, PartnerDoorConfig};
@@ -59,10 +59,16 @@ impl ControllerFile {
         config.policy = self.usual.clone();
         config.device_keys.clone_from(&self.device_keys);
         config.link = self.link;
+        config.snapshot_bytes_max = self.snapshot_bytes_max();
         if !self.dispatch.is_empty() {
             config.dispatch = Some(self.dispatch(&config.partition_names())?);
         }
         Ok(config)
+    }
+
+    /// A snapshot takes less than the quota, but ends of registrations may go beyond that.
+    pub(super) fn snapshot_bytes_max(&self) -> u64 {
+        self.store.quota.bytes.saturating_mul(2).clamp(1 << 30, SNAPSHOT_MAX)
     }
 
     /// Makes the directory of the records, for its user alone, if it is not there.
@@ -71,13 +77,18 @@ impl ControllerFile {
     ///
     /// The system does not let it.
     pub fn make_dir(&self) -> Result<(), ConfigError> {
-        use std::os::unix::fs::DirBuilderExt;
+        use std::os::unix::fs::{DirBuilderExt, MetadataExt};
         let dir = &self.store.dir;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|error| {
             let dir = dir.display();
             self.unusable(format!("`dir`: {dir} cannot be made: {error}; make it, or name another"))
-        })
+        })?;
+        if std::fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
+            let dir = dir.display();
+            log::warn!("others can look into {dir}, where the records lie: chmod 700 {dir}");
+        }
+        Ok(())
     }
 
     /// Where its partitions keep their records.
@@ -142,6 +153,7 @@ impl ControllerFile {
         }
         if let Some(path) = &door.identity {
             socket.identity = Some(StaticKey::from_bytes(read_key(path).map_err(wrong)?));
+            socket.sealing = Sealing::Always;
         }
         Ok(socket)
     }

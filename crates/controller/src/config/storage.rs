@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::table::{Table, number, size, text, time};
+use crate::limits::{CHUNK_BYTES, CHUNKS_MAX};
 use crate::store::Quota;
+
+/// Bytes of a snapshot, as its format has it.
+pub(super) const SNAPSHOT_MAX: u64 = CHUNKS_MAX as u64 * CHUNK_BYTES as u64;
 
 /// Where the records lie, and how many.
 #[derive(Debug, Clone)]
@@ -52,6 +56,9 @@ impl StoreFile {
         let quota_records = table.take("quota-records", number(1, i64::MAX as u64));
         let quota_bytes = table.take("quota-bytes", |value| match size(value)? {
             0 => Err("it is 0, with which nothing is kept; take more".to_owned()),
+            much if much > SNAPSHOT_MAX => {
+                Err("a snapshot has 64 GiB at most, and has to hold all; take less".to_owned())
+            }
             bytes => Ok(bytes),
         });
         table.end();

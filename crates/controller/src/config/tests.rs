@@ -15,6 +15,7 @@ const SMALL: &str = "\
 name = \"a\"
 [door]
 listen = \"127.0.0.1:0\"
+insecure = true # the door
 [partner-door]
 listen = \"127.0.0.1:0\"
 insecure = true
@@ -120,6 +121,8 @@ fn what_the_example_sets_are_the_defaults() {
         assert_eq!(one.door.registrations_per_second, door.registrations_per_second);
     }
     assert_eq!((file.store.quota, bare.store.quota), (Quota::default(), Quota::default()));
+    let large = parse(&with("dir = \"d\"", "quota-bytes = \"20GiB\"")).unwrap();
+    assert!(large.snapshot_bytes_max() >= 20 << 30, "what is kept can be sent");
     assert_eq!((file.partners[0].dial, bare.partners[0].dial), (Dial::Auto, Dial::Auto));
     assert_eq!(file.dispatch[0].1.mode, bare.dispatch[0].1.mode);
     assert_eq!(file.control, PathBuf::from("/var/lib/eversock/controller/control.sock"));
@@ -157,25 +160,35 @@ fn what_is_wrong_is_named_with_line_key_and_remedy() {
         ("[door]", "allowed-clients = \"x\"", 2, "it needs an `identity`"),
         ("[door]", "key = \"k\"\nidentity = \"i\"", 2, "`key` in [door]: it excludes static keys"),
         ("[door]", "lisen = \"x\"", 3, "unknown key `lisen` in [door]; there are `listen`, "),
-        ("insecure = true", "identity = \"i\"", 4, "exclude each other; keep one"),
-        ("-insecure = true", "", 4, "anybody could say that he is a partner"),
-        ("-name = \"b\"", "name = \"a\"", 7, "it is this controller's own"),
-        ("-addrs = \"127.0.0.1:1\"", "", 7, "`addrs` in [[partner]]: this side dials"),
-        ("-addrs = \"127.0.0.1:1\"", "addrs = \"b\"", 9, "\"b\" is no place; take HOST:PORT"),
-        ("-addrs = \"127.0.0.1:1\"", "addrs = []", 9, "it has 0; take 1 to 8"),
-        ("addrs = \"127.0.0.1:1\"", "dial = \"now\"", 10, "take \"auto\", \"always\" or \"never\""),
-        ("addrs = \"127.0.0.1:1\"", "public-key = \"x\"", 10, "take the 64 digits of `evs keygen`"),
-        ("addrs = \"127.0.0.1:1\"", &keyed, 7, "it needs an `identity` in [partner-door]"),
-        ("[link]", "silence = \"1s\"", 10, "`silence` in [link]: a link would be given up"),
-        ("prefix = \"b-\"", "device = \"b-1\"", 11, "one of `device`, `prefix` and `default`"),
-        ("-partition = \"b\"", "partition = \"c\"", 13, "no [[partner]] is called c"),
-        ("partition = \"b\"", "mode = \"x\"", 14, "take \"serve\", \"proxy\" or \"refuse\""),
-        ("dir = \"d\"", "postgres-prefix = \"x\"", 14, "belong to it; add it"),
-        ("dir = \"d\"", "quota-bytes = 0", 16, "`quota-bytes` in [store]: it is 0"),
-        ("[policy]", "lease = \"60s\"", 16, "`lease` in [policy]: 60s is over before"),
-        ("[policy]", "fail-back = \"soon\"", 17, "\"soon\" is no way home; take \"manual\""),
-        ("[partition.b]", "misses = 0", 18, "`misses` in [partition.\"b\"]: it is 0"),
-        ("-[partition.b]", "[partition.\"b c\"]", 17, "cannot be the name of a controller"),
+        (
+            "-insecure = true # the door",
+            "",
+            2,
+            "`insecure` in [door]: anybody could say that he is",
+        ),
+        ("-insecure = true # the door", "identity = \"i\"", 2, "anybody could say that he is a"),
+        ("[door]", "key = \"k\"", 2, "only those with keys get in"),
+        ("[door]", "identity = \"i\"\nallowed-clients = \"c\"", 2, "only those with keys get in"),
+        ("insecure = true", "identity = \"i\"", 5, "exclude each other; keep one"),
+        ("-insecure = true", "", 5, "anybody could say that he is a partner"),
+        ("-name = \"b\"", "name = \"a\"", 8, "it is this controller's own"),
+        ("-addrs = \"127.0.0.1:1\"", "", 8, "`addrs` in [[partner]]: this side dials"),
+        ("-addrs = \"127.0.0.1:1\"", "addrs = \"b\"", 10, "\"b\" is no place; take HOST:PORT"),
+        ("-addrs = \"127.0.0.1:1\"", "addrs = []", 10, "it has 0; take 1 to 8"),
+        ("addrs = \"127.0.0.1:1\"", "dial = \"now\"", 11, "take \"auto\", \"always\" or \"never\""),
+        ("addrs = \"127.0.0.1:1\"", "public-key = \"x\"", 11, "take the 64 digits of `evs keygen`"),
+        ("addrs = \"127.0.0.1:1\"", &keyed, 8, "it needs an `identity` in [partner-door]"),
+        ("[link]", "silence = \"1s\"", 11, "`silence` in [link]: a link would be given up"),
+        ("prefix = \"b-\"", "device = \"b-1\"", 12, "one of `device`, `prefix` and `default`"),
+        ("-partition = \"b\"", "partition = \"c\"", 14, "no [[partner]] is called c"),
+        ("partition = \"b\"", "mode = \"x\"", 15, "take \"serve\", \"proxy\" or \"refuse\""),
+        ("dir = \"d\"", "postgres-prefix = \"x\"", 15, "belong to it; add it"),
+        ("dir = \"d\"", "quota-bytes = \"65GiB\"", 17, "a snapshot has 64 GiB at most"),
+        ("dir = \"d\"", "quota-bytes = 0", 17, "`quota-bytes` in [store]: it is 0"),
+        ("[policy]", "lease = \"60s\"", 17, "`lease` in [policy]: 60s is over before"),
+        ("[policy]", "fail-back = \"soon\"", 18, "\"soon\" is no way home; take \"manual\""),
+        ("[partition.b]", "misses = 0", 19, "`misses` in [partition.\"b\"]: it is 0"),
+        ("-[partition.b]", "[partition.\"b c\"]", 18, "cannot be the name of a controller"),
     ];
     for (after, line, at, expected) in cases {
         let problem = problem(&with(after, line));
@@ -194,7 +207,7 @@ fn everything_that_is_wrong_is_told_at_once() {
     let ConfigError::Wrong { problems, .. } = parse(&text).unwrap_err() else { panic!() };
     let lines: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
     assert!(lines.is_sorted(), "{problems:?}");
-    for line in [1, 6, 15, 17, 18] {
+    for line in [1, 4, 7, 16, 18, 19] {
         assert!(lines.contains(&line), "{line}: {problems:?}");
     }
     let said = problem(&text);
@@ -231,16 +244,21 @@ fn what_is_missing_is_named() {
 #[test]
 fn keys_of_devices_are_those_of_keygen() {
     let key = eversock_engine::StaticKey::from_bytes([7; 32]).public();
-    let file = parse(&format!("{SMALL}[device-keys]\n\"b-1\" = \"{key}\"\n")).unwrap();
+    let small = with("[door]", "identity = \"i\"");
+    let keyed = format!("[device-keys]\n\"b-1\" = \"{key}\"\n");
+    let file = parse(&format!("{small}{keyed}")).unwrap();
     assert_eq!(file.device_keys.get(&"b-1".parse().unwrap()), Some(&key));
+    // A door without one never learns whose key a connection has.
+    let said = problem(&format!("{SMALL}{keyed}"));
+    assert!(said.contains("c.toml:19: `device-keys`: connections have no static keys"), "{said}");
     let said = problem(&format!("{SMALL}[device-keys]\n\"b 1\" = \"{key}\"\nb-2 = \"0\"\n"));
-    assert!(said.contains("c.toml:19: `b 1` in [device-keys]"), "{said}");
-    assert!(said.contains("c.toml:20: `b-2` in [device-keys]"), "{said}");
+    assert!(said.contains("c.toml:20: `b 1` in [device-keys]"), "{said}");
+    assert!(said.contains("c.toml:21: `b-2` in [device-keys]"), "{said}");
 }
 
 #[test]
 fn paths_are_relative_to_the_folder_of_the_file() {
-    let file = parse(&with("[door]", "key = \"k\"")).unwrap();
+    let file = parse(&with("-insecure = true # the door", "key = \"k\"")).unwrap();
     assert_eq!(file.store.dir, PathBuf::from("/f/d"));
     assert_eq!(file.door.keys.key, Some(PathBuf::from("/f/k")));
     let absolute = SMALL.replace("dir = \"d\"", "dir = \"/d\"");
@@ -281,4 +299,43 @@ fn the_example_of_a_device_has_every_key_and_no_other() {
     }
     let said = DeviceFile::from_text("", "d.toml", Path::new("/f")).unwrap_err().to_string();
     assert!(said.contains("begin with [device]"), "{said}");
+}
+
+/// Partners that know each other by keys tell nothing to who listens in between.
+#[test]
+fn what_partners_with_keys_say_is_sealed() {
+    let folder = std::env::temp_dir().join(format!("evs-config-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let key = folder.join("k");
+    std::fs::write(&key, "07".repeat(32)).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let public = eversock_engine::StaticKey::from_bytes([7; 32]).public();
+    let by_identity = with("addrs = \"127.0.0.1:1\"", &format!("public-key = \"{public}\""));
+    for (text, way) in [(by_identity, "identity"), (SMALL.to_owned(), "key")] {
+        let text = text.replace("insecure = true\n", &format!("{way} = \"k\"\n"));
+        let file = ControllerFile::from_text(&text, "c.toml", &folder).unwrap();
+        let config = file.node_config().unwrap();
+        let listens = config.partner_door.unwrap().socket;
+        for socket in [&listens, &config.partners[0].socket] {
+            assert_eq!(socket.sealing, eversock_engine::Sealing::Always, "{way}");
+        }
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// What passes the check is what can be started.
+#[test]
+fn a_device_that_could_not_start_is_refused() {
+    let small = "[device]\nname = \"x\"\nrequests-max = 4096\n[device.home]\nname = \"a\"\n\
+                 addrs = \"127.0.0.1:1\"\n[[device.backup]]\nname = \"b\"\n\
+                 addrs = \"127.0.0.1:2\"\n";
+    let parse = |text: &str| DeviceFile::from_text(text, "d.toml", Path::new("/f"));
+    parse(small).unwrap().device_config().unwrap().policy.check().unwrap();
+    for (from, to, expected) in [
+        ("4096", "4097", "d.toml:3: `requests-max` in [device]: it is 4097"),
+        ("\"b\"", "\"a\"", "d.toml:7: `name` in [[backup]]: a stands here already"),
+    ] {
+        let said = parse(&small.replace(from, to)).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
 }

@@ -92,6 +92,9 @@ pub enum NodeError {
     /// There is no such partition here.
     #[error("there is no partition {0} here")]
     NoPartition(ControllerId),
+    /// There is no such partner.
+    #[error("there is no partner {0} here: see `evs controller status`")]
+    NoPartner(ControllerId),
     /// The partition does not work now.
     #[error("partition {partition} does not work now: {cause}")]
     Down {

@@ -129,12 +129,13 @@ impl Node {
             let left = until.saturating_duration_since(Instant::now());
             let (mut status, error) = match answer(&asked, left, &partition.name) {
                 Ok((status, of_it)) => {
-                    add(counts, &of_it);
+                    *locked(&partition.gauges.counts) = of_it;
                     (status, partition.gauges.error())
                 }
                 Err(NodeError::Down { cause, .. }) => (PartitionStatus::default(), cause),
                 Err(error) => (PartitionStatus::default(), error.to_string()),
             };
+            add(counts, &locked(&partition.gauges.counts));
             status.name = partition.name.to_string();
             status.error = error;
             status.queued = partition.queue.len();
@@ -206,9 +207,16 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// There is no such partition, or the one that was named does not work now.
+    /// There is no such partition or partner, or the partition that was named does not work now.
     pub fn order(&self, partition: Option<&ControllerId>, order: Order) -> Result<(), NodeError> {
         let indices = self.of(partition)?;
+        if let Order::Move { target: partner, .. }
+        | Order::Pause { partner: Some(partner), .. }
+        | Order::Resync(partner) = &order
+            && !self.hub.config.partners.iter().any(|known| known.id == *partner)
+        {
+            return Err(NodeError::NoPartner(partner.clone()));
+        }
         if let (Some(name), [index]) = (partition, &indices[..]) {
             let cause = self.hub.partitions[*index].gauges.error();
             if !cause.is_empty() {
@@ -312,7 +320,11 @@ impl Node {
     /// everywhere.
     pub fn set_parameters(&self, text: &str) -> Result<u64, NodeError> {
         let hub = &self.hub;
-        locked(&hub.environment).check(&hub.config, text).map_err(NodeError::Parameters)?;
+        let environment = locked(&hub.environment);
+        environment.check(&hub.config, text).map_err(NodeError::Parameters)?;
+        // A table that was lost has forgotten what partners still know.
+        let in_use = environment.generation();
+        drop(environment);
         let index = hub.partitions.len() - 1;
         let (me, text) = (hub.config.me.clone(), text.to_owned());
         let for_then = Arc::clone(hub);
@@ -326,7 +338,8 @@ impl Node {
         };
         let question = move |machine: &mut dyn Machine| {
             let known = machine.get(kind::PARAMETERS, environment::KEY)?;
-            let generation = known.as_ref().map_or(0, generation_of).saturating_add(1);
+            let known = known.as_ref().map_or(0, generation_of);
+            let generation = known.max(in_use).saturating_add(1);
             if generation > GENERATION_MAX {
                 return Ok((generation, None));
             }

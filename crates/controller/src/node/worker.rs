@@ -102,6 +102,8 @@ pub(super) trait Outlet: Send + Sync {
 pub(super) struct Gauges {
     pub(super) registrations: AtomicU64,
     pub(super) latencies: Mutex<Latencies>,
+    /// As they were told last: they never go down because an answer is late.
+    pub(super) counts: Mutex<Counts>,
     /// Why it does not work; empty if it does.
     pub(super) error: Mutex<String>,
 }
@@ -111,6 +113,7 @@ impl Gauges {
         Self {
             registrations: AtomicU64::new(0),
             latencies: Mutex::new(Latencies::new(Instant::now())),
+            counts: Mutex::default(),
             error: Mutex::default(),
         }
     }

@@ -122,3 +122,19 @@ fn what_one_cannot_use_it_refuses_whole_and_says_so() {
     wait_for("the partner uses them", || a.parameters().0 == 3);
     assert_eq!(b.status().generation_refused, "");
 }
+
+/// The partners know the generations that the lost table had, and take no smaller one.
+#[test]
+fn generations_go_on_after_their_table_was_lost() {
+    let sites = Sites::new(&["a", "b"]);
+    let node = sites.start(0);
+    for misses in 1..=3 {
+        let text = format!("misses = {misses}");
+        assert_eq!(node.set_parameters(&text).unwrap(), misses);
+    }
+    node.close();
+    sites.sites[0].disks.disk(&id("shared")).lose();
+    let node = sites.start(0);
+    assert_eq!(node.parameters().0, 3);
+    assert_eq!(node.set_parameters("misses = 4").unwrap(), 4);
+}

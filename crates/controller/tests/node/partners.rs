@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eversock_chaos::{Config as ChaosConfig, Direction, Fault, Proxy, Target};
-use eversock_controller::node::{Node, NodeEvent};
+use eversock_controller::node::{Node, NodeError, NodeEvent};
 use eversock_controller::shard::output::SyncState;
 use eversock_controller::shard::{Event, Order};
 use eversock_controller::store::Quota;
@@ -244,6 +244,14 @@ fn devices_that_are_moved_go_where_they_are_sent() {
     let mut at_a = Client::device(&nodes[0]);
     at_a.register("a-1", 1);
     at_a.register("a-2", 1);
+    for order in [
+        Order::Move { devices: Vec::new(), target: id("nobody") },
+        Order::Resync(id("nobody")),
+        Order::Pause { partner: Some(id("nobody")), paused: true },
+    ] {
+        let refused = nodes[0].order(None, order);
+        assert!(matches!(refused, Err(NodeError::NoPartner(_))), "{refused:?}");
+    }
     let order = Order::Move { devices: vec![device("a-2")], target: id("c") };
     nodes[0].order(None, order).unwrap();
     let said = at_a.expect("a hand-over", |m| matches!(m, ClientMessage::HandOff { .. }));

@@ -7,7 +7,11 @@ use std::process::Command;
 use eversock_controller::store::sqlite::SqliteStores;
 use eversock_controller::store::{Opens, Store, StoreError};
 
-use crate::common::{KIND, Maker, ROOMY, Scratch, SqliteMaker, home, record, skip, snapshot};
+use eversock_controller::model::Standing;
+
+use crate::common::{
+    KIND, Maker, ROOMY, Scratch, SqliteMaker, home, location, record, skip, snapshot, wait_for,
+};
 use crate::crash::Promised;
 use crate::writer::{Role, Said};
 
@@ -125,6 +129,42 @@ fn a_full_disk() {
     assert!(store.reaches(old).unwrap());
 }
 
+/// A device that comes while the disk is full is refused, and those that are served stay so.
+#[test]
+fn registrations_on_a_full_disk() {
+    let Some(disk) = SmallDisk::new(16) else { return };
+    let stores = disk.stores();
+    let mut store = stores.open(&home()).unwrap();
+    let filler = disk.fill();
+    for opened in 1.. {
+        assert!(opened < 3, "it is opened anew again and again");
+        let mut job = |n| {
+            let new = location(&format!("first-{opened}-{n}"), 1, Standing::Registered, 900);
+            store.put(&new, None)?;
+            store.commit()
+        };
+        let failed = (0..100_000).find_map(|n| job(n).err()).unwrap();
+        assert!(matches!(failed, StoreError::Full { .. }), "{failed}");
+        if store.commit().is_ok() {
+            break;
+        }
+        drop(store);
+        store = stores.open(&home()).unwrap();
+    }
+    let kept = store.head();
+    for n in 0..100 {
+        let new = location(&format!("device-{n}"), 1, Standing::Registered, 10);
+        assert!(is_full(&store.put(&new, None)));
+        assert_eq!(store.get(new.kind, &new.key).unwrap(), None);
+        store.commit().unwrap();
+    }
+    fs::remove_file(filler).unwrap();
+    let new = location("device-1", 2, Standing::Registered, 10);
+    wait_for("there is room again", || store.put(&new, None).is_ok());
+    store.commit().unwrap();
+    assert_eq!(store.head(), kept + 1);
+}
+
 #[test]
 fn a_run_that_found_no_room_is_written_later() {
     let Some(disk) = SmallDisk::new(1) else { return };
@@ -239,4 +279,18 @@ fn a_folder_that_cannot_be_written() {
     let maker = SqliteMaker::new();
     assert_eq!(maker.open().get(KIND, b"a").unwrap(), None);
     assert!(maker.stores().folder(&home()).is_dir());
+}
+
+#[test]
+fn the_files_are_their_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let maker = SqliteMaker::new();
+    let mut store = maker.open();
+    store.put(&record("a", 1, 10), None).unwrap();
+    store.commit().unwrap();
+    for suffix in ["db", "db-wal", "db-shm", "lock", "reserve"] {
+        let path = maker.0.path().join(format!("{}.{suffix}", home()));
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{suffix}");
+    }
 }

@@ -6,8 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rusqlite::{Error, ErrorCode, ffi};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use crate::store::StoreError;
+
+/// Bytes that have to be free again after the disk was full: more than the log has, which an
+/// opening cuts.
+const ROOM: u64 = 5 << 20;
 
 /// What went wrong, without the name of the store.
 #[derive(Debug)]
@@ -71,14 +77,41 @@ impl Fault {
     pub(super) fn of(self, what: &str, path: &Path) -> StoreError {
         let what = what.to_owned();
         match self {
-            Self::Quota | Self::Full => StoreError::Full { what },
+            Self::Quota => StoreError::Full { what },
             Self::Held => StoreError::Held { what },
             Self::Foreign(cause) => StoreError::Foreign { what, cause },
             Self::Damaged(cause) => StoreError::Damaged { what, cause },
-            Self::Unwritten(_) if has_no_room(path) => StoreError::Full { what },
+            fault if fault.is_full(path) => StoreError::Full { what },
             Self::Unwritten(cause) | Self::Failed(cause) => StoreError::Failed { what, cause },
+            Self::Full => StoreError::Full { what },
         }
     }
+
+    /// Whether the disk is full, or the user's part of it. May write a page beside the store.
+    pub(super) fn is_full(&self, path: &Path) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Unwritten(_) => has_no_room(path),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a disk that was full has room again, as far as the file system tells.
+pub(super) fn has_room(path: &Path) -> bool {
+    let probe = path.with_extension("probe");
+    let take = || -> rustix::io::Result<()> {
+        let file = File::create(&probe).map_err(|_| Errno::NOSPC)?;
+        fallocate(&file, FallocateFlags::empty(), 0, ROOM)
+    };
+    let taken = take();
+    let _gone = fs::remove_file(&probe);
+    !taken.is_err_and(lacks_room)
+}
+
+/// Whether a call has failed as there is no room.
+pub(super) fn lacks_room(error: Errno) -> bool {
+    matches!(error, Errno::NOSPC | Errno::DQUOT)
 }
 
 /// Tries to write a page beside the file.

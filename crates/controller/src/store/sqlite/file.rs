@@ -2,13 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, params};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
-use super::fault::Fault;
+use super::fault::{Fault, lacks_room};
 use crate::store::book::Counters;
 
 /// "evct": says that a file is the table of a partition.
@@ -72,7 +73,7 @@ pub(super) struct Lock(File);
 
 impl Lock {
     pub(super) fn take(path: &Path) -> Result<Self, Fault> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = owners(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Fault::Held),
@@ -96,19 +97,30 @@ pub(super) struct Reserve(pub(super) PathBuf);
 impl Reserve {
     /// Takes up as much of the room as there is; says whether that is all.
     pub(super) fn restore(&self) -> io::Result<bool> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.0)?;
+        let file = owners(&self.0)?;
         if file.metadata()?.len() >= RESERVE {
             return Ok(true);
         }
-        // Where a file system cannot do that, stores cannot be opened when it is full.
-        let take = |parts| fallocate(&file, FallocateFlags::empty(), 0, parts * PART).is_ok();
-        Ok((1..=RESERVE / PART).rev().find(|parts| take(*parts)) == Some(RESERVE / PART))
+        for parts in (1..=RESERVE / PART).rev() {
+            match fallocate(&file, FallocateFlags::empty(), 0, parts * PART) {
+                Ok(()) => return Ok(parts == RESERVE / PART),
+                Err(error) if lacks_room(error) => {}
+                // Where a file system cannot do that, stores cannot be opened when it is full.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
     }
 
     /// Gives it up; says whether there was any.
     pub(super) fn spend(&self) -> bool {
         fs::metadata(&self.0).is_ok_and(|meta| meta.len() > 0) && fs::remove_file(&self.0).is_ok()
     }
+}
+
+/// Opens a file to write; a new one is for its user alone.
+fn owners(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 /// A file with a longer name.
@@ -143,7 +155,8 @@ pub(super) fn create(path: &Path, partition: &str) -> Result<(), Fault> {
     let journal = beside(path, ".new-journal");
     remove(&new)?;
     remove(&journal)?;
-    let made = fill(&new, partition);
+    // The log and its index get the mode of the file.
+    let made = owners(&new).map_err(Fault::from).and_then(|_| fill(&new, partition));
     if made.is_err() {
         let _gone = (remove(&new), remove(&journal));
     }

@@ -12,15 +12,19 @@
 //! purged records leave are used again, and no table is longer than it once was.
 //!
 //! After an error, but for a record over the quota, each call fails until the store is opened anew.
+//! One that is opened after its disk was full refuses registrations, as if they were over the quota,
+//! until there are 5 MiB again; all else is tried.
 
 mod fault;
 mod file;
 mod read;
 mod snapshot;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -30,7 +34,10 @@ use self::read::{int, select};
 use self::snapshot::{Signals, SqliteSnapshot};
 use super::book::{Book, RUNS_KEPT, Run, row_checksum, taken_checksum};
 use super::{Opens, Position, Quota, Result, Row, Snapshot, Store, StoreError, Totals};
-use crate::model::{ControllerId, Record};
+use crate::model::{ControllerId, Location, Record};
+
+/// How often a store whose disk was full looks whether there is room again.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 type Outcome<T> = std::result::Result<T, Fault>;
 
@@ -39,13 +46,17 @@ type Outcome<T> = std::result::Result<T, Fault>;
 pub struct SqliteStores {
     folder: PathBuf,
     quota: Quota,
+    full: WereFull,
 }
+
+/// The partitions whose disk was full when something was written last.
+type WereFull = Arc<Mutex<HashSet<String>>>;
 
 impl SqliteStores {
     /// In this folder, which is made when the first store is opened; the quota is of each.
     #[must_use]
     pub fn new(folder: &Path, quota: Quota) -> Self {
-        Self { folder: folder.to_owned(), quota }
+        Self { folder: folder.to_owned(), quota, full: WereFull::default() }
     }
 
     fn path(&self, partition: &ControllerId, suffix: &str) -> PathBuf {
@@ -67,6 +78,10 @@ impl SqliteStores {
     }
 }
 
+fn locked(full: &WereFull) -> MutexGuard<'_, HashSet<String>> {
+    full.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// How errors call a store.
 fn name(partition: &str, path: &Path) -> String {
     format!("the table of {partition} ({})", path.display())
@@ -77,7 +92,12 @@ impl Opens for SqliteStores {
     /// file.
     fn open(&self, partition: &ControllerId) -> Result<Box<dyn Store>> {
         let open = |path: &Path, lock| SqliteStore::open(path, partition, self.quota, lock);
-        Ok(Box::new(self.held(partition, open)?))
+        let mut store = self.held(partition, open)?;
+        store.full = Arc::clone(&self.full);
+        if locked(&store.full).contains(partition.as_str()) {
+            store.look_at = Some(Instant::now());
+        }
+        Ok(Box::new(store))
     }
 
     fn set_aside(&self, partition: &ControllerId) -> Result<()> {
@@ -100,6 +120,9 @@ struct SqliteStore {
     unwritten: Option<Run>,
     /// A transaction is open in SQLite, with something in it.
     writing: bool,
+    full: WereFull,
+    /// Its disk was full: when to see next whether there is room again.
+    look_at: Option<Instant>,
     /// What has gone wrong.
     broken: Option<String>,
     /// Bytes of the log from which on nobody may read a snapshot.
@@ -140,6 +163,8 @@ impl SqliteStore {
             book: Book::new(quota, runs, run, now),
             unwritten: Some(run),
             writing: false,
+            full: WereFull::default(),
+            look_at: None,
             broken: None,
             log_max: quota.bytes.clamp(64 << 20, 1 << 30),
             signals: Arc::default(),
@@ -148,8 +173,12 @@ impl SqliteStore {
         match store.begin().and_then(|()| store.end()) {
             Ok(()) => {}
             // What is there can be read; the first write that finds room has the run with it.
-            Err(Fault::Full) if store.conn.is_autocommit() || store.run("ROLLBACK").is_ok() => {
+            Err(fault)
+                if fault.is_full(path)
+                    && (store.conn.is_autocommit() || store.run("ROLLBACK").is_ok()) =>
+            {
                 log::warn!("{}: no room left for anything new", store.name());
+                store.look_at = Some(Instant::now());
                 store.unwritten = Some(run);
                 store.writing = false;
             }
@@ -157,7 +186,11 @@ impl SqliteStore {
         }
         match reserve.restore() {
             Ok(true) => {}
-            left => log::warn!("{}: its disk is nearly full: {left:?}", store.name()),
+            Ok(false) => {
+                log::warn!("{}: its disk is nearly full", store.name());
+                store.look_at = Some(Instant::now());
+            }
+            Err(error) => log::warn!("{}: no room can be set aside: {error}", store.name()),
         }
         Ok(store)
     }
@@ -180,11 +213,34 @@ impl SqliteStore {
             let begun = !matches!(fault, Fault::Quota);
             let error = fault.of(&self.name(), &self.path);
             if begun {
+                if matches!(error, StoreError::Full { .. }) {
+                    locked(&self.full).insert(self.partition.clone());
+                }
                 self.broken = Some(error.to_string());
                 self.signals.close();
             }
             error
         })
+    }
+
+    /// Whether a registration would only find that the disk is still full, and with that end all
+    /// that is under way here.
+    fn is_refused(&mut self, record: &Record, from: Option<&ControllerId>) -> bool {
+        let Some(at) = self.look_at else { return false };
+        let is_new = || Location::from_record(record).is_ok_and(|location| location.stands());
+        if from.is_some() || !is_new() {
+            return false;
+        }
+        let now = Instant::now();
+        if now < at {
+            return true;
+        }
+        let has_room = fault::has_room(&self.path);
+        if has_room {
+            locked(&self.full).remove(&self.partition);
+        }
+        self.look_at = (!has_room).then(|| now + LOOK_EVERY);
+        !has_room
     }
 
     /// Begins a transaction if none is open.
@@ -244,6 +300,9 @@ impl SqliteStore {
     }
 
     fn put_row(&mut self, record: &Record, from: Option<&ControllerId>) -> Outcome<u64> {
+        if self.is_refused(record, from) {
+            return Err(Fault::Quota);
+        }
         let replaced = self.weight(record.kind, &record.key)?;
         let room = self.book.room(record);
         let fits = replaced
