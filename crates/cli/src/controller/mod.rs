@@ -2,7 +2,7 @@
 //! its operator does with it.
 //!
 //! * `run`: the controller; `control`: what it answers on its control socket; `metrics`: its
-//! figures.
+//!   figures.
 //! * `ask`: the other end of the control socket.
 //! * `status`, `devices`, `order`, `parameters`, `request`, `top`: what operators do.
 

@@ -112,8 +112,8 @@ impl<H: Handler> Turns<H> {
         let mut events = vec![NONE; EVENTS];
         loop {
             self.obey();
-            // What it orders keeps the thread from sleeping, and so is done next. To take orders here
-            // as well would take a wake that came after its look at what others have for it.
+            // What it orders keeps the thread from sleeping, and so is done next. To take orders
+            // here as well would take a wake that came after its look at what others have for it.
             let next = self.handler.turn();
             if self.stop_at.is_none() && self.shared.is_stopping() {
                 self.stop();

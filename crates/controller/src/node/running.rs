@@ -316,8 +316,8 @@ impl Node {
     /// # Errors
     ///
     /// They are refused here already, or cannot follow what stands in the table, or the shared
-    /// partition does not work now. After [`NodeError::Late`] they may still come into use, here and
-    /// everywhere.
+    /// partition does not work now. After [`NodeError::Late`] they may still come into use, here
+    /// and everywhere.
     pub fn set_parameters(&self, text: &str) -> Result<u64, NodeError> {
         let hub = &self.hub;
         let environment = locked(&hub.environment);

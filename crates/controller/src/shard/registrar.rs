@@ -170,8 +170,8 @@ impl Registrar {
             self.say_registered(step, conn, known);
             return Ok(());
         }
-        // Whoever is registered here is served until it is elsewhere: one that was sent away and not
-        // let in there comes back with a larger counter.
+        // Whoever is registered here is served until it is elsewhere: one that was sent away and
+        // not let in there comes back with a larger counter.
         let is_here = known.as_ref().is_some_and(|at| at.owner == self.me && at.stands());
         if self.is_closed && !is_here {
             self.retry(step, conn, register);

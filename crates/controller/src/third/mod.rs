@@ -2,7 +2,7 @@
 //! and tools.
 //!
 //! * [`Routes`]: which controllers to ask for which device, best first; it learns where devices
-//! are.
+//!   are.
 //! * [`Breaker`]: keeps from asking a controller that does not answer.
 //! * [`Router`]: the life of a request, without I/O.
 //! * [`ThirdParty`]: all of it over virtual sockets.

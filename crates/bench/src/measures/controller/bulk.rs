@@ -28,9 +28,9 @@ struct Exchange {
     waits: [Vec<f64>; 2],
 }
 
-/// A controller with many records, and a partner that begins with an empty disk: from the link until
-/// the partner has all of them. Meanwhile one sender registers devices in the partition that is sent.
-/// The same with a tenth of the records, for the memory. Once in a run.
+/// A controller with many records, and a partner that begins with an empty disk: from the link
+/// until the partner has all of them. Meanwhile one sender registers devices in the partition that
+/// is sent. The same with a tenth of the records, for the memory. Once in a run.
 pub(crate) fn bulk(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
     const NAME: &str = "controller-bulk";
     let counts: [usize; 2] = bench.amount([100_000, 1_000_000], [11_000, 22_000]);

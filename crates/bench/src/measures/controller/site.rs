@@ -49,8 +49,8 @@ pub(super) fn worker(bench: &Bench<'_>) -> io::Result<End> {
 }
 
 impl Site {
-    /// Its door takes `rate` registrations per second; the partner is dialled if there is an address
-    /// of it.
+    /// Its door takes `rate` registrations per second; the partner is dialled if there is an
+    /// address of it.
     pub(super) fn start(
         bench: &Bench<'_>,
         name: &str,

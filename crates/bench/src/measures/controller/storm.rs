@@ -16,9 +16,9 @@ use crate::report::{Figure, Goal, Group, Report, quantile};
 const SERVED: usize = 100;
 
 /// A controller with so many registrations in its table, whose devices all register again at once,
-/// from another process and over connections with 1,000 of them each; the door takes what doors take
-/// by default. 100 other devices are served before and during that. Once in a run: it takes as long
-/// as the door makes it.
+/// from another process and over connections with 1,000 of them each; the door takes what doors
+/// take by default. 100 other devices are served before and during that. Once in a run: it takes as
+/// long as the door makes it.
 pub(crate) fn storm(bench: &Bench<'_>, report: &mut Report) -> io::Result<()> {
     let count = bench.amount(100_000, 300);
     let name = format!("controller-storm {count}");

@@ -12,8 +12,8 @@
 //! purged records leave are used again, and no table is longer than it once was.
 //!
 //! After an error, but for a record over the quota, each call fails until the store is opened anew.
-//! One that is opened after its disk was full refuses registrations, as if they were over the quota,
-//! until there are 5 MiB again; all else is tried.
+//! One that is opened after its disk was full refuses registrations, as if they were over the
+//! quota, until there are 5 MiB again; all else is tried.
 
 mod fault;
 mod file;

@@ -137,7 +137,7 @@ struct Try {
 /// * `TimedOut`, or the connection is lost behind the request: it may have been done, and is not
 ///   tried again unless it is marked as idempotent.
 /// * At most [`HOPS_MAX`] controllers are asked, none twice unless there is newer knowledge that
-/// the device is there.
+///   the device is there.
 #[derive(Debug)]
 pub struct Router {
     config: RouterConfig,
