@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use eversock_controller::config::DeviceFile;
 use eversock_controller::device::{
-    DeviceAgent, DeviceConfig, DeviceEvent, Event, Fleet, FleetConfig, Policy,
+    DeviceAgent, DeviceConfig, DeviceEvent, Event, Fleet, FleetConfig, Policy, State,
 };
 use eversock_controller::model::{ControllerId, DeviceId};
 use eversock_controller::wire::Place;
@@ -25,7 +25,7 @@ use crate::{lines, output, signals, units};
 /// Simulate devices: they register with their home, or with their backup while it does not answer,
 /// and answer requests with what they were asked.
 ///
-/// Goes on until SIGINT or SIGTERM. Up to 64 devices have connections of their own, and say what
+/// Goes on until SIGINT or SIGTERM; a second one ends it at once. Up to 64 devices have connections of their own, and say what
 /// happens to them; more share connections, and say how many are where.
 #[derive(Debug, Args)]
 pub(crate) struct Device {
@@ -46,7 +46,8 @@ pub(crate) struct Device {
     /// Where they go else, best first.
     #[arg(long, value_name = "NAME=HOST:PORT", value_parser = place, requires = "home")]
     backup: Vec<Place>,
-    /// Deregister at the end.
+    /// Deregister at the end, all at once; exit status 1 if a controller has not confirmed one of
+    /// up to 64 devices.
     #[arg(long)]
     deregister: bool,
     /// End also when standard input does.
@@ -81,10 +82,15 @@ impl Device {
     pub(crate) fn run(self) -> Result<bool, Failure> {
         let (stop, stopped) = channel();
         let on_signal = stop.clone();
+        let mut is_ending = false;
         let on_signal = move |name| {
+            // Deregistering may take as long as controllers do not answer.
+            if std::mem::replace(&mut is_ending, true) {
+                signals::leave_now(1);
+            }
             let _ends = on_signal.send(name);
         };
-        signals::on_end(on_signal)
+        signals::on_each(on_signal)
             .map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         if self.with_input {
             let input = lines::from_stdin()
@@ -184,9 +190,14 @@ impl Device {
         }
         let mut all_confirmed = true;
         if self.deregister {
-            for (_, agent) in &agents {
-                all_confirmed &= agent.deregister();
-            }
+            // All at once: each may have to wait.
+            thread::scope(|scope| {
+                let asked: Vec<_> =
+                    agents.iter().map(|(_, agent)| scope.spawn(|| agent.deregister())).collect();
+                for asked in asked {
+                    all_confirmed &= asked.join().unwrap_or(false);
+                }
+            });
         }
         agents.iter().for_each(|(_, agent)| agent.close());
         Ok(all_confirmed)
@@ -199,6 +210,12 @@ impl Device {
         wait: impl Fn(Duration) -> bool,
     ) -> Result<bool, Failure> {
         let count = names.len();
+        if config.counter.is_some() || !config.address.is_empty() || config.workers != 1 {
+            return Err(Failure::usage(format!(
+                "more than {AGENTS_MAX} devices have no `counter`, `address` or `workers`: leave \
+                 them out of the file, or start fewer"
+            )));
+        }
         let mut fleet = FleetConfig::new(names, config.policy);
         fleet.socket = config.socket;
         let fleet = Fleet::start(fleet).map_err(Failure::new)?;
@@ -231,6 +248,19 @@ impl Device {
                     "served: {each}; {} registrations, {} requests\n",
                     status.registrations, status.requests
                 ))?;
+            }
+        }
+        if self.deregister {
+            fleet.deregister(&[]);
+            loop {
+                let status = fleet.status();
+                if !status.failure.is_empty() {
+                    return Err(Failure::new(status.failure));
+                }
+                if status.states.get(State::Ended.as_str()) == Some(&count) {
+                    break;
+                }
+                thread::sleep(INTERVAL_MIN);
             }
         }
         fleet.close();

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use super::progress::Watch;
 use super::request::third_party;
 use crate::device::place;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, signals};
 
 /// Show what controllers do for each other: two of them, five devices and a third party.
 ///
@@ -47,12 +48,25 @@ const SOUTH: [&str; 2] = ["pump-1", "pump-2"];
 
 impl Demo {
     pub(super) fn run(self) -> Result<bool, Failure> {
+        let ended = |error| Failure::new(format!("cannot wait for signals: {error}"));
+        signals::on_end(|name| {
+            let _first = ENDED.set(name);
+        })
+        .map_err(ended)?;
         let stage = Stage::new(self.folder.as_deref())?;
         let show = Show { json: self.json, began: Instant::now() };
         play(&stage, &show)?;
         show.step("end", "all went as it should", json!({}))?;
         Ok(true)
     }
+}
+
+/// The signal that ends it, once one has come.
+static ENDED: OnceLock<&str> = OnceLock::new();
+
+/// So that what was begun is cleared away.
+fn unless_ended() -> Result<(), Failure> {
+    ENDED.get().map_or(Ok(()), |name| Err(Failure::new(format!("ended by {name}"))))
 }
 
 fn play(stage: &Stage, show: &Show) -> Result<(), Failure> {
@@ -134,6 +148,7 @@ fn wait(
 ) -> Result<(), Failure> {
     let until = Instant::now() + PATIENCE;
     loop {
+        unless_ended()?;
         let now = Asked::of(file)?.status()?;
         if wanted(&now) {
             return Ok(());
@@ -168,6 +183,7 @@ struct Show {
 
 impl Show {
     fn step(&self, step: &str, text: &str, mut more: Value) -> Result<(), Failure> {
+        unless_ended()?;
         let seconds = self.began.elapsed().as_secs_f64();
         if !self.json {
             return output::text(&format!("{seconds:6.2} s  {text}\n"));
@@ -223,9 +239,15 @@ fn partner_door(name: &str) -> SocketAddr {
     address(if name == "north" { 2 } else { 3 })
 }
 
+/// A folder that is not there: one that was killed has left its own behind.
+fn temporary() -> PathBuf {
+    let name = |n: u32| std::env::temp_dir().join(format!("evs-demo-{}-{n}", std::process::id()));
+    (0..u32::MAX).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(u32::MAX))
+}
+
 impl Stage {
     fn new(folder: Option<&Path>) -> Result<Self, Failure> {
-        let temporary = std::env::temp_dir().join(format!("evs-demo-{}", std::process::id()));
+        let temporary = temporary();
         let dir = folder.unwrap_or(&temporary);
         let failed = |error: io::Error| {
             Failure::new(format!("{}: the folder cannot be used: {error}", dir.display()))

@@ -5,6 +5,7 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use eversock_controller::report::PartitionReport;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -14,6 +15,11 @@ use crate::units::show_millis;
 
 /// How often the controller is asked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Looks at a partition that has no devices and hands none over, until it is taken for done: the
+/// word that a batch has ended may be lost.
+const EMPTY_LOOKS: u32 = 20;
+/// Looks at one that has devices and hands none over, until no more is expected of it.
+const IDLE_LOOKS: u32 = 600;
 
 /// Hand-overs that were just ordered.
 #[derive(Debug)]
@@ -60,6 +66,15 @@ impl fmt::Display for Came {
     }
 }
 
+/// How often in a row a partition was seen that works, and hands nothing over.
+fn looks_of(idle: &mut BTreeMap<String, (u64, u32)>, partition: &PartitionReport) -> u32 {
+    let (owned, looks) = idle.entry(partition.name.clone()).or_default();
+    let is_idle = partition.error.is_empty() && partition.hand_overs == 0;
+    *looks = if is_idle && *owned == partition.owned { *looks + 1 } else { 0 };
+    *owned = partition.owned;
+    *looks
+}
+
 impl Watch {
     /// Before the order is given: partitions that it is about.
     pub(super) fn begin(
@@ -89,8 +104,16 @@ impl Watch {
         let bar = bar(self.owned);
         let mut came = Came::default();
         let mut open = self.before;
+        let (mut up_ms, mut idle) = (0, BTreeMap::new());
         while !open.is_empty() {
             let status = asked.status()?;
+            if status.up_ms < up_ms {
+                bar.finish_and_clear();
+                let text = "the controller has been started anew, and has forgotten what it was \
+                            told to hand over; look with `evs controller status`";
+                return Err(Failure::new(text));
+            }
+            up_ms = status.up_ms;
             let left: u64 = status
                 .partitions
                 .iter()
@@ -107,6 +130,22 @@ impl Watch {
                     if !batch.stopped.is_empty() {
                         came.stopped.push(format!("{}: {}", batch.partition, batch.stopped));
                     }
+                }
+            }
+            for partition in &status.partitions {
+                let looks = looks_of(&mut idle, partition);
+                if !open.contains_key(&partition.name) || looks < EMPTY_LOOKS {
+                    continue;
+                }
+                if partition.owned == 0 {
+                    open.remove(&partition.name);
+                } else if looks >= IDLE_LOOKS {
+                    bar.finish_and_clear();
+                    return Err(Failure::new(format!(
+                        "{}: nothing is handed over any more, and {} devices are still here; look \
+                         with `evs controller status`",
+                        partition.name, partition.owned
+                    )));
                 }
             }
             if !open.is_empty() && timeout.is_some_and(|most| self.began.elapsed() >= most) {
@@ -134,4 +173,25 @@ fn bar(all: u64) -> ProgressBar {
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("##-");
     ProgressBar::new(all).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A wait whose end was missed is over once nothing happens any more.
+    #[test]
+    fn looks_count_while_nothing_is_handed_over() {
+        let mut idle = BTreeMap::new();
+        let mut of = |owned, hand_overs, error: &str| {
+            let (name, error) = ("north".to_owned(), error.to_owned());
+            looks_of(
+                &mut idle,
+                &PartitionReport { name, error, owned, hand_overs, ..Default::default() },
+            )
+        };
+        assert_eq!([of(3, 1, ""), of(3, 0, ""), of(3, 0, "")], [0, 1, 2]);
+        assert_eq!([of(2, 0, ""), of(2, 0, ""), of(2, 1, "")], [0, 1, 0]);
+        assert_eq!([of(0, 0, ""), of(0, 0, ""), of(0, 0, "it is down")], [0, 1, 0]);
+    }
 }

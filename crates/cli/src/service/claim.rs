@@ -51,7 +51,8 @@ impl Claim {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(beside(".lock"))
+            // No partition can be called so that its own lock has this name.
+            .open(beside("~lock"))
             .map_err(failed)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
