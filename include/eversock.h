@@ -3560,8 +3560,8 @@ int evs_spool_front_close(struct evs_spool_front *front);
 
 /**
  * Starts a controller as this file says it; it is that of `evs controller run`, and
- * examples/controller.toml has every key but those of PostgreSQL, which this library has not. Paths
- * in it are relative to its folder; `control` and `metrics` are not regarded.
+ * examples/controller.toml has every key but those of PostgreSQL, which this library has not.
+ * Paths in it are relative to its folder; `control` and `metrics` are not regarded.
  *
  * Opens the tables, listens, and begins to connect to the partners. Blocks as long as disks and
  * name servers take; cancellation does not end it.
@@ -3714,8 +3714,8 @@ int evs_controller_parameters(const struct evs_controller *controller,
  *
  * Returns:       0, or -errno.
  * Errors:        EAGAIN (the table of them cannot be written now); EFAULT (NULL); EILSEQ (not
- *                UTF-8); EINVAL (the text: evs_controller_error() says what is wrong); ESHUTDOWN (a
- *                child of a fork).
+ *                UTF-8); EINVAL (the text: evs_controller_error() says what is wrong); ESHUTDOWN
+ * (a child of a fork).
  * Thread safety: any thread.
  * Since:         0.1
  *
@@ -3771,8 +3771,8 @@ EVS_API
 int evs_controller_close(struct evs_controller *controller);
 
 /**
- * Why the last call of evs_controller_* or evs_device_* in this thread failed, with the remedy, for
- * people; empty if it did not. Never blocks.
+ * Why the last call of evs_controller_* or evs_device_* in this thread failed, with the remedy,
+ * for people; empty if it did not. Never blocks.
  *
  * Returns:       a string, never NULL; borrowed until the next call of these in this thread.
  * Thread safety: any thread.
@@ -3799,8 +3799,8 @@ const char *evs_controller_error(void);
  * Since:         0.1
  *
  * # Safety
- * `path` is a string; `functions` is NULL or readable for `size` bytes, and they may be called with
- * their `user` on any thread.
+ * `path` is a string; `functions` is NULL or readable for `size` bytes, and they may be called
+ * with their `user` on any thread.
  */
 EVS_API
 EVS_MUST_USE
