@@ -1,4 +1,4 @@
-//! Dialling blocks, so it has threads of its own, which come when they are needed.
+//! Dialling blocks, so it has threads of its own: a few, which come when they are needed.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,9 +12,8 @@ use eversock_socket::VirtualStream;
 
 use super::shared::{Order, Shared, lock};
 
-/// Threads that dial: as many as there can be partners, so that those that do not answer keep none
-/// of the others waiting.
-const THREADS_MAX: usize = 64;
+/// Threads that dial.
+const THREADS_MAX: usize = 8;
 /// Dials that wait for one of them.
 const WAITING_MAX: usize = 4096;
 
