@@ -20,6 +20,9 @@ pub struct Report {
     pub controller: String,
     /// How long its process runs.
     pub up_ms: u64,
+    /// Why it carries no connections any more; empty if it does.
+    #[serde(default)]
+    pub failure: String,
     /// An operator has set it to maintenance.
     pub maintenance: bool,
     /// The generation of the parameters in use.
@@ -202,6 +205,7 @@ impl From<NodeStatus> for Report {
         Self {
             controller: status.controller,
             up_ms: millis(status.up),
+            failure: status.failure,
             maintenance: status.maintenance,
             generation: status.generation,
             generation_refused: status.generation_refused,

@@ -1,7 +1,7 @@
 //! `evs controller run`: a controller, until it is told to end.
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{self, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,31 @@ pub(crate) struct Run {
 
 /// How long somebody who asks on the control socket may hold the end up.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+/// Between looks at whether the controller still carries connections.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Waits until it is to end. One that carries no connections any more is of no use, and whoever
+/// started it can start it anew.
+fn until_end(stopped: &mpsc::Receiver<&'static str>, node: &Node) -> Result<(), Failure> {
+    loop {
+        match stopped.recv_timeout(LOOK_EVERY) {
+            Ok(name) => {
+                log::info!("ends: {name}");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                log::info!("ends: nobody could stop it");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(failure) = node.failure() {
+                    return Err(Failure::new(format!("no connections are carried: {failure}")));
+                }
+            }
+        }
+    }
+}
 
 impl Run {
     pub(super) fn run(self) -> Result<bool, Failure> {
@@ -74,13 +99,12 @@ impl Run {
             .map_err(|error| Failure::new(format!("no thread for the control socket: {error}")))?;
         self.say_ready(&file, &node, metrics)?;
         tell(events).map_err(|error| Failure::new(format!("no thread for events: {error}")))?;
-        let name = stopped.recv().unwrap_or("nobody who could stop it");
-        log::info!("ends: {name}");
+        let ended = until_end(&stopped, &node);
         end(node);
         drop(claim);
         // What was written last still reaches the peers.
         eversock::shutdown();
-        Ok(true)
+        ended.map(|()| true)
     }
 
     fn say_ready(

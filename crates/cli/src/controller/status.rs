@@ -54,7 +54,8 @@ impl Status {
 }
 
 fn is_well(report: &Report) -> bool {
-    report.generation_refused.is_empty()
+    report.failure.is_empty()
+        && report.generation_refused.is_empty()
         && report.partitions.iter().all(|partition| partition.error.is_empty())
 }
 
@@ -72,6 +73,9 @@ pub(super) fn summary(report: &Report) -> String {
 
 fn text(report: &Report) -> String {
     let mut text = format!("{}\n\n", summary(report));
+    if !report.failure.is_empty() {
+        text.push_str(&format!("NO CONNECTIONS, start it anew: {}\n\n", report.failure));
+    }
     let mut rows = vec![PARTNER.map(str::to_owned).to_vec()];
     rows.extend(report.partners.iter().map(partner_row));
     text.push_str(&output::table(&rows));

@@ -15,7 +15,7 @@ use super::queue::Work;
 use super::status::{Counts, DeviceRow, NodeStatus, PartitionStatus, PartnerStatus};
 use super::worker::Machine;
 use super::{NodeConfig, NodeError, NodeEvent, environment, start};
-use crate::conn::ReactorThread;
+use crate::conn::{Reactor, ReactorThread};
 use crate::limits::{DEADLINE_MAX, GENERATION_MAX};
 use crate::model::{ControllerId, DeviceId, Dispatch, DispatchMode, Record, kind};
 use crate::shard::input::{Millis, Origin};
@@ -102,6 +102,7 @@ impl Node {
         NodeStatus {
             controller: hub.config.me.to_string(),
             up: self.began.elapsed(),
+            failure: self.failure().unwrap_or_default(),
             maintenance: hub.maintenance.load(Ordering::SeqCst),
             generation,
             generation_refused: refused.unwrap_or_default(),
@@ -111,6 +112,13 @@ impl Node {
             partners: self.partner_statuses(),
             counts,
         }
+    }
+
+    /// Why no connections are carried any more: a defect, or the system. The controller has to be
+    /// started anew. `None` while all is well.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.hub.reactor.get().and_then(Reactor::failure)
     }
 
     fn partition_statuses(&self, counts: &mut Counts) -> Vec<PartitionStatus> {

@@ -12,6 +12,8 @@ pub struct NodeStatus {
     pub controller: String,
     /// How long its process runs.
     pub up: Duration,
+    /// Why it carries no connections any more, and has to be started anew; empty if it does.
+    pub failure: String,
     /// An operator has set it to maintenance.
     pub maintenance: bool,
     /// The generation of the parameters in use.
