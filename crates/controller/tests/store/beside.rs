@@ -162,7 +162,7 @@ fn a_reading_ends_with_its_store() {
     assert!(snapshots.read(&mut |_| Ok(())).is_err());
 }
 
-/// What the child of [`large_tables`] is to do: "sqlite\tFOLDER" or "postgres\tPREFIX\tPARAMS".
+/// What the child of [`large_tables`] is to do: "sqlite\tFOLDER" or "postgres\tPREFIX\tPARAMS\tFOLDER".
 const ROLE: &str = "EVERSOCK_LARGE_ROLE";
 const MANY: u64 = 100_000;
 
@@ -182,7 +182,7 @@ fn read_a_large_table(role: &str) {
                 params: fields[2].to_owned(),
                 prefix: fields[1].to_owned(),
                 call_timeout: Duration::from_secs(60),
-                folder: "/nowhere/at/all".into(),
+                folder: fields[3].into(),
             },
             ROOMY,
         )),
@@ -223,7 +223,8 @@ fn large_tables() {
     assert!(store.head() == MANY && began.elapsed() < PATIENCE);
     drop(store);
     let Some(maker) = PostgresMaker::new() else { return };
-    large_table(&format!("postgres\t{}\t{}", maker.config.prefix, maker.config.params));
+    let PostgresConfig { prefix, params, folder, .. } = &maker.config;
+    large_table(&format!("postgres\t{prefix}\t{params}\t{}", folder.display()));
     assert_eq!(maker.open().totals().unwrap().records, MANY);
 }
 

@@ -17,7 +17,7 @@ use eversock_controller::store::{Opens, Position, Result, Store, StoreError};
 
 use crate::common::{Maker, ROOMY, SqliteMaker, home, named, record, wait_for};
 
-/// "sqlite\tFOLDER\tCOUNT" or "postgres\tPREFIX\tCOUNT\tPARAMS".
+/// "sqlite\tFOLDER\tCOUNT" or "postgres\tPREFIX\tCOUNT\tPARAMS\tFOLDER".
 const ROLE: &str = "EVERSOCK_TABLE_ROLE";
 const KEYS: u64 = 60;
 
@@ -78,7 +78,7 @@ fn write(role: &str) {
                 params: fields[3].to_owned(),
                 prefix: fields[1].to_owned(),
                 call_timeout: Duration::from_secs(30),
-                folder: PathBuf::from("/nowhere/at/all"),
+                folder: PathBuf::from(fields[4]),
             },
             ROOMY,
         )),
@@ -118,7 +118,9 @@ impl Role {
     }
 
     pub(crate) fn postgres(config: &PostgresConfig, transactions: u64) -> Self {
-        Self(format!("postgres\t{}\t{transactions}\t{}", config.prefix, config.params))
+        let folder = config.folder.display();
+        let PostgresConfig { prefix, params, .. } = config;
+        Self(format!("postgres\t{prefix}\t{transactions}\t{params}\t{folder}"))
     }
 
     /// The child, perhaps under another program (`strace ...`).
