@@ -25,8 +25,8 @@ use crate::{lines, output, signals, units};
 /// Simulate devices: they register with their home, or with their backup while it does not answer,
 /// and answer requests with what they were asked.
 ///
-/// Goes on until SIGINT or SIGTERM; a second one ends it at once. Up to 64 devices have connections of their own, and say what
-/// happens to them; more share connections, and say how many are where.
+/// Goes on until SIGINT or SIGTERM; a second one ends it at once. Up to 64 devices have connections
+/// of their own, and say what happens to them; more share connections, and say how many are where.
 #[derive(Debug, Args)]
 pub(crate) struct Device {
     /// Their names.

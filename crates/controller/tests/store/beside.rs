@@ -162,7 +162,8 @@ fn a_reading_ends_with_its_store() {
     assert!(snapshots.read(&mut |_| Ok(())).is_err());
 }
 
-/// What the child of [`large_tables`] is to do: "sqlite\tFOLDER" or "postgres\tPREFIX\tPARAMS\tFOLDER".
+/// What the child of [`large_tables`] is to do: "sqlite\tFOLDER" or
+/// "postgres\tPREFIX\tPARAMS\tFOLDER".
 const ROLE: &str = "EVERSOCK_LARGE_ROLE";
 const MANY: u64 = 100_000;
 

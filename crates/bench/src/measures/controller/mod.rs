@@ -2,7 +2,8 @@
 //! partner without anything or a flood costs those who are served.
 //!
 //! * [`registrations`]: beside single commits. [`updates`]: until a partner has one. [`isolation`]:
-//!   a partition beside one that is flooded. [`storm`]: all devices at once. [`bulk`]: a whole table.
+//!   a partition beside one that is flooded. [`storm`]: all devices at once. [`bulk`]: a whole
+//!   table.
 //! * [`site`]: a controller in a process of its own. [`worker()`]: what such processes do.
 //!   [`client`]: one connection of devices. [`served`]: devices that are served all the while.
 
